@@ -1,0 +1,372 @@
+//! Cross-references and rules that span fields. Run once, by `DesiredState::parse`.
+
+use super::*;
+use std::collections::HashMap;
+
+type Checked = Result<(), FieldError>;
+
+pub(super) fn references(state: &DesiredState) -> Checked {
+    if state.schema != crate::SCHEMA && state.schema + 1 != crate::SCHEMA {
+        return Err(FieldError::new(
+            "schema",
+            format!(
+                "{} is not understood: this amphora reads {}",
+                state.schema,
+                crate::SCHEMA
+            ),
+        ));
+    }
+    interfaces(state)?;
+    let certificates = certificates(state)?;
+    unique(
+        "vrrp",
+        "vrid on an interface",
+        state.vrrp.iter().map(|r| (&r.interface, r.vrid)),
+    )?;
+    for (i, router) in state.vrrp.iter().enumerate() {
+        virtual_router(state, router).map_err(|e| e.within(format!("vrrp[{i}]")))?;
+    }
+    unique(
+        "load_balancers",
+        "id",
+        state.load_balancers.iter().map(|lb| lb.id),
+    )?;
+    let mut endpoints = HashMap::new();
+    for (i, lb) in state.load_balancers.iter().enumerate() {
+        let at = |e: FieldError| e.within(format!("load_balancers[{i}]"));
+        load_balancer(lb, &certificates).map_err(at)?;
+        for listener in lb.listeners.iter().filter(|l| l.enabled && lb.enabled) {
+            for vip in &lb.vips {
+                if let Some(other) = endpoints.insert((*vip, listener.port), listener.id) {
+                    return Err(at(FieldError::new(
+                        "listeners",
+                        format!(
+                            "{} and {other} both listen on {vip}:{}",
+                            listener.id, listener.port
+                        ),
+                    )));
+                }
+            }
+        }
+    }
+    if let Some(heartbeat) = &state.heartbeat
+        && heartbeat.interval.value() < 50
+    {
+        return Err(FieldError::new("heartbeat.interval", "use at least 50 ms"));
+    }
+    if !["error", "warn", "info", "debug", "trace"].contains(&state.logging.level.as_str()) {
+        return Err(FieldError::new(
+            "logging.level",
+            format!(
+                "{:?}: use error, warn, info, debug or trace",
+                state.logging.level
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn interfaces(state: &DesiredState) -> Checked {
+    unique(
+        "interfaces",
+        "name",
+        state.interfaces.iter().map(|i| &i.name),
+    )?;
+    unique("interfaces", "mac", state.interfaces.iter().map(|i| i.mac))?;
+    for (i, interface) in state.interfaces.iter().enumerate() {
+        let name = &interface.name;
+        let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+        if name.is_empty() || name.len() > 15 || !name.bytes().all(plain) || name.starts_with('.') {
+            return Err(FieldError::new(
+                format!("interfaces[{i}].name"),
+                format!("{name:?} is not an interface name: 1 to 15 of a-z 0-9 - _ ."),
+            ));
+        }
+        if interface.mtu.is_some_and(|mtu| mtu < 576) {
+            return Err(FieldError::new(
+                format!("interfaces[{i}].mtu"),
+                "use at least 576",
+            ));
+        }
+        for (r, route) in interface.routes.iter().enumerate() {
+            same_family(route).map_err(|e| e.within(format!("interfaces[{i}].routes[{r}]")))?;
+        }
+    }
+    Ok(())
+}
+
+fn same_family(route: &Route) -> Checked {
+    let v4 = route.to.addr().is_ipv4();
+    for (field, address) in [("via", route.via), ("source", route.source)] {
+        if address.is_some_and(|address| address.is_ipv4() != v4) {
+            return Err(FieldError::new(
+                field,
+                format!("not of the family of {}", route.to),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn certificates(state: &DesiredState) -> Result<HashSet<&CertificateId>, FieldError> {
+    for (i, certificate) in state.certificates.iter().enumerate() {
+        let real = CertificateId::of(certificate.pem.expose().as_bytes());
+        if real != certificate.id {
+            return Err(FieldError::new(
+                format!("certificates[{i}].id"),
+                format!("{} but the SHA-256 of pem is {real}", certificate.id),
+            ));
+        }
+    }
+    Ok(state.certificates.iter().map(|c| &c.id).collect())
+}
+
+fn virtual_router(state: &DesiredState, router: &VirtualRouter) -> Checked {
+    let known = |i: &&Interface| i.name == router.interface && i.role == InterfaceRole::Vip;
+    if !state.interfaces.iter().any(|i| known(&i)) {
+        return Err(FieldError::new(
+            "interface",
+            format!(
+                "{:?} is not among interfaces with role vip",
+                router.interface
+            ),
+        ));
+    }
+    if router.addresses.is_empty() || router.addresses.len() > 255 {
+        return Err(FieldError::new(
+            "addresses",
+            "1 to 255 addresses (RFC 9568 section 5.2.5)",
+        ));
+    }
+    let v4 = router.source.is_ipv4();
+    if router.addresses.iter().any(|a| a.addr().is_ipv4() != v4) {
+        return Err(FieldError::new(
+            "addresses",
+            "all must be of the family of source",
+        ));
+    }
+    if router.peers.iter().any(|p| p.is_ipv4() != v4) {
+        return Err(FieldError::new(
+            "peers",
+            "all must be of the family of source",
+        ));
+    }
+    if router.peers.contains(&router.source) {
+        return Err(FieldError::new("peers", "must not contain source"));
+    }
+    Ok(())
+}
+
+fn load_balancer(lb: &LoadBalancer, certificates: &HashSet<&CertificateId>) -> Checked {
+    unique("listeners", "id", lb.listeners.iter().map(|l| l.id))?;
+    unique("pools", "id", lb.pools.iter().map(|p| p.id))?;
+    let pools: HashMap<PoolId, &Pool> = lb.pools.iter().map(|p| (p.id, p)).collect();
+    for (i, pool) in lb.pools.iter().enumerate() {
+        self::pool(pool, certificates).map_err(|e| e.within(format!("pools[{i}]")))?;
+    }
+    for (i, listener) in lb.listeners.iter().enumerate() {
+        self::listener(listener, &pools, certificates)
+            .map_err(|e| e.within(format!("listeners[{i}]")))?;
+    }
+    Ok(())
+}
+
+fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
+    unique("members", "id", pool.members.iter().map(|m| m.id))?;
+    if let Some(tls) = &pool.tls {
+        for (field, id) in [
+            ("certificate", &tls.certificate),
+            ("ca", &tls.ca),
+            ("crl", &tls.crl),
+        ] {
+            known_certificate(field, id.as_ref(), certificates).map_err(|e| e.within("tls"))?;
+        }
+    }
+    let Some(monitor) = &pool.health_monitor else {
+        return Ok(());
+    };
+    let at = |field: &str, why: &str| Err(FieldError::new(format!("health_monitor.{field}"), why));
+    if monitor.timeout.value() == 0 {
+        return at("timeout", "use at least 1 ms");
+    }
+    if let HealthCheck::Http(check) | HealthCheck::Https(check) = &monitor.check {
+        let printable = |c: u8| c.is_ascii_graphic();
+        if !check.path.starts_with('/') || !check.path.bytes().all(printable) {
+            return at(
+                "check.path",
+                "must begin with / and hold no space or control character",
+            );
+        }
+        if check.method.is_empty() || !check.method.bytes().all(|c| c.is_ascii_alphabetic()) {
+            return at("check.method", "must be a token such as GET");
+        }
+        if check.expected.is_empty() || check.expected.iter().any(|(a, b)| a > b) {
+            return at(
+                "check.expected",
+                "needs at least one range, lower end first",
+            );
+        }
+        let host_ok = |h: &String| !h.is_empty() && h.bytes().all(printable);
+        if check.host.as_ref().is_some_and(|h| !host_ok(h)) {
+            return at("check.host", "must be a host name");
+        }
+    }
+    Ok(())
+}
+
+fn listener(
+    listener: &Listener,
+    pools: &HashMap<PoolId, &Pool>,
+    certificates: &HashSet<&CertificateId>,
+) -> Checked {
+    let http = listener.protocol.is_http();
+    let terminated = listener.protocol == ListenerProtocol::TerminatedHttps;
+    let fit = |field: &str, id: PoolId| -> Checked {
+        let Some(pool) = pools.get(&id) else {
+            return Err(FieldError::new(
+                field,
+                format!("pool {id} is not in this load balancer"),
+            ));
+        };
+        if compatible(listener.protocol, pool.protocol) {
+            Ok(())
+        } else {
+            let (l, p) = (listener.protocol, pool.protocol);
+            Err(FieldError::new(
+                field,
+                format!("a {l:?} listener cannot use a {p:?} pool"),
+            ))
+        }
+    };
+    if let Some(id) = listener.default_pool {
+        fit("default_pool", id)?;
+    }
+    if listener.connection_limit == Some(0) {
+        return Err(FieldError::new(
+            "connection_limit",
+            "use at least 1, or leave it out",
+        ));
+    }
+    match &listener.tls {
+        None if terminated => {
+            return Err(FieldError::new("tls", "required for TERMINATED_HTTPS"));
+        }
+        Some(_) if !terminated => {
+            return Err(FieldError::new("tls", "only for TERMINATED_HTTPS"));
+        }
+        Some(tls) => listener_tls(tls, certificates).map_err(|e| e.within("tls"))?,
+        None => {}
+    }
+    if !http && !listener.insert_headers.is_empty() {
+        return Err(FieldError::new(
+            "insert_headers",
+            "only for HTTP and TERMINATED_HTTPS",
+        ));
+    }
+    if !terminated && listener.insert_headers.iter().any(|h| h.needs_tls()) {
+        return Err(FieldError::new(
+            "insert_headers",
+            "X-SSL-… only for TERMINATED_HTTPS",
+        ));
+    }
+    if !http && !listener.l7_policies.is_empty() {
+        return Err(FieldError::new(
+            "l7_policies",
+            "only for HTTP and TERMINATED_HTTPS",
+        ));
+    }
+    unique(
+        "l7_policies",
+        "id",
+        listener.l7_policies.iter().map(|p| p.id),
+    )?;
+    for (i, policy) in listener.l7_policies.iter().enumerate() {
+        let at = |e: FieldError| e.within(format!("l7_policies[{i}]"));
+        match &policy.action {
+            L7Action::RedirectToPool { pool } => fit("action.pool", *pool).map_err(at)?,
+            L7Action::RedirectToUrl { code, .. } | L7Action::RedirectPrefix { code, .. }
+                if ![301, 302, 303, 307, 308].contains(&code.value()) =>
+            {
+                let why = format!("{code}: use 301, 302, 303, 307 or 308");
+                return Err(at(FieldError::new("action.code", why)));
+            }
+            L7Action::RedirectToUrl { url: text, .. }
+            | L7Action::RedirectPrefix { prefix: text, .. }
+                if text.is_empty() || !text.bytes().all(|c| c.is_ascii_graphic()) =>
+            {
+                return Err(at(FieldError::new(
+                    "action",
+                    "the URL holds a space or control byte",
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn listener_tls(tls: &ListenerTls, certificates: &HashSet<&CertificateId>) -> Checked {
+    known_certificate(
+        "default_certificate",
+        Some(&tls.default_certificate),
+        certificates,
+    )?;
+    for id in &tls.sni_certificates {
+        known_certificate("sni_certificates", Some(id), certificates)?;
+    }
+    known_certificate("client_ca", tls.client_ca.as_ref(), certificates)?;
+    known_certificate("client_crl", tls.client_crl.as_ref(), certificates)?;
+    if tls.client_authentication != ClientAuthentication::None && tls.client_ca.is_none() {
+        return Err(FieldError::new(
+            "client_ca",
+            "required with client_authentication",
+        ));
+    }
+    if tls.client_crl.is_some() && tls.client_ca.is_none() {
+        return Err(FieldError::new("client_crl", "needs client_ca"));
+    }
+    Ok(())
+}
+
+fn known_certificate(
+    field: &str,
+    id: Option<&CertificateId>,
+    certificates: &HashSet<&CertificateId>,
+) -> Checked {
+    match id {
+        Some(id) if !certificates.contains(id) => Err(FieldError::new(
+            field,
+            format!("{id} is not among certificates"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The matrix of spec/octavia-api.md section 2.
+pub(crate) const fn compatible(listener: ListenerProtocol, pool: PoolProtocol) -> bool {
+    use PoolProtocol::{Http, Https, Proxy, Proxyv2, Tcp};
+    match listener {
+        ListenerProtocol::Tcp => true,
+        ListenerProtocol::Http | ListenerProtocol::TerminatedHttps => {
+            matches!(pool, Http | Proxy | Proxyv2)
+        }
+        ListenerProtocol::Https => matches!(pool, Https | Tcp | Proxy | Proxyv2),
+    }
+}
+
+fn unique<T: std::hash::Hash + Eq>(
+    field: &str,
+    what: &str,
+    items: impl Iterator<Item = T>,
+) -> Checked {
+    let mut seen = HashSet::new();
+    for (i, item) in items.enumerate() {
+        if !seen.insert(item) {
+            return Err(FieldError::new(
+                format!("{field}[{i}]"),
+                format!("{what} stands twice"),
+            ));
+        }
+    }
+    Ok(())
+}

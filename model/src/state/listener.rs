@@ -1,0 +1,220 @@
+//! Listeners.
+
+use super::*;
+
+/// A listener of a load balancer: one port on each of its VIPs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Identifier.
+    pub id: ListenerId,
+    /// For logs only.
+    #[serde(default)]
+    pub name: String,
+    /// Administrative state; false: does not listen.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// What clients speak.
+    pub protocol: ListenerProtocol,
+    /// Port.
+    pub port: Port,
+    /// Concurrent client connections; more wait in the backlog. None is unlimited.
+    #[serde(default)]
+    pub connection_limit: Option<u32>,
+    /// Time-outs.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// Client networks that may connect. Empty: all.
+    #[serde(default)]
+    pub allowed_cidrs: Vec<IpNet>,
+    /// Headers added to requests; HTTP and TERMINATED_HTTPS only.
+    #[serde(default)]
+    pub insert_headers: Vec<InsertHeader>,
+    /// Required for TERMINATED_HTTPS, refused elsewhere.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
+    /// Where connections and requests go that no policy takes. None: 503, or connection closed.
+    #[serde(default)]
+    pub default_pool: Option<PoolId>,
+    /// L7 policies; HTTP and TERMINATED_HTTPS only.
+    #[serde(default)]
+    pub l7_policies: Vec<L7Policy>,
+}
+
+/// What clients of a listener speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ListenerProtocol {
+    /// Bytes.
+    Tcp,
+    /// HTTP/1.1.
+    Http,
+    /// TLS passed through untouched.
+    Https,
+    /// TLS ends here, HTTP/1.1 inside.
+    TerminatedHttps,
+}
+
+impl ListenerProtocol {
+    /// Whether requests are parsed.
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::TerminatedHttps)
+    }
+}
+
+/// A listener's time-outs, named as in Octavia; 0 means none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// Client inactivity.
+    pub client_data: Millis,
+    /// Connect to a member.
+    pub member_connect: Millis,
+    /// Member inactivity.
+    pub member_data: Millis,
+    /// Wait for content inspection before the TCP connection is passed on.
+    pub tcp_inspect: Millis,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            client_data: Millis::literal(50_000),
+            member_connect: Millis::literal(5_000),
+            member_data: Millis::literal(50_000),
+            tcp_inspect: Millis::literal(0),
+        }
+    }
+}
+
+/// Headers a listener can add. A header of that name from the client never passes for ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum InsertHeader {
+    /// Client address, appended.
+    #[serde(rename = "X-Forwarded-For")]
+    XForwardedFor,
+    /// Listener port.
+    #[serde(rename = "X-Forwarded-Port")]
+    XForwardedPort,
+    /// `http` or `https`.
+    #[serde(rename = "X-Forwarded-Proto")]
+    XForwardedProto,
+    /// Client address, replaced.
+    #[serde(rename = "X-Forwarded-IP")]
+    XForwardedIp,
+    /// Client address, replaced.
+    #[serde(rename = "X-Client-IP")]
+    XClientIp,
+    /// Client address, replaced.
+    #[serde(rename = "X-Real-IP")]
+    XRealIp,
+    /// Verification result of the client's certificate.
+    #[serde(rename = "X-SSL-Client-Verify")]
+    XSslClientVerify,
+    /// Whether there is one.
+    #[serde(rename = "X-SSL-Client-Has-Cert")]
+    XSslClientHasCert,
+    /// Distinguished name.
+    #[serde(rename = "X-SSL-Client-DN")]
+    XSslClientDn,
+    /// Common name.
+    #[serde(rename = "X-SSL-Client-CN")]
+    XSslClientCn,
+    /// Issuer's distinguished name.
+    #[serde(rename = "X-SSL-Issuer")]
+    XSslIssuer,
+    /// SHA-1 of the certificate.
+    #[serde(rename = "X-SSL-Client-SHA1")]
+    XSslClientSha1,
+    /// Start of validity.
+    #[serde(rename = "X-SSL-Client-Not-Before")]
+    XSslClientNotBefore,
+    /// End of validity.
+    #[serde(rename = "X-SSL-Client-Not-After")]
+    XSslClientNotAfter,
+}
+
+impl InsertHeader {
+    /// Those that only a TERMINATED_HTTPS listener can fill.
+    pub const fn needs_tls(self) -> bool {
+        !matches!(
+            self,
+            Self::XForwardedFor
+                | Self::XForwardedPort
+                | Self::XForwardedProto
+                | Self::XForwardedIp
+                | Self::XClientIp
+                | Self::XRealIp
+        )
+    }
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Shown when no other matches the server name.
+    pub default_certificate: CertificateId,
+    /// Chosen by server name.
+    #[serde(default)]
+    pub sni_certificates: Vec<CertificateId>,
+    /// Accepted versions, `TLSv1.2` and `TLSv1.3`. Empty: both.
+    #[serde(default)]
+    pub versions: Vec<TlsVersion>,
+    /// OpenSSL cipher names. Empty: the library's choice.
+    #[serde(default)]
+    pub ciphers: Vec<String>,
+    /// Offered protocols.
+    #[serde(default)]
+    pub alpn: Vec<String>,
+    /// Client certificates.
+    #[serde(default)]
+    pub client_authentication: ClientAuthentication,
+    /// CA bundle for client certificates.
+    #[serde(default)]
+    pub client_ca: Option<CertificateId>,
+    /// CRL for client certificates.
+    #[serde(default)]
+    pub client_crl: Option<CertificateId>,
+    /// Strict-Transport-Security.
+    #[serde(default)]
+    pub hsts: Option<Hsts>,
+}
+
+/// TLS protocol versions that exist here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    #[serde(rename = "TLSv1.2")]
+    Tls12,
+    /// TLS 1.3
+    #[serde(rename = "TLSv1.3")]
+    Tls13,
+}
+
+/// Whether clients show certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ClientAuthentication {
+    /// Not asked.
+    #[default]
+    None,
+    /// Asked.
+    Optional,
+    /// Required.
+    Mandatory,
+}
+
+/// Strict-Transport-Security (RFC 6797).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hsts {
+    /// Seconds.
+    pub max_age: u32,
+    /// Directive `includeSubDomains`.
+    #[serde(default)]
+    pub include_subdomains: bool,
+    /// Directive `preload`.
+    #[serde(default)]
+    pub preload: bool,
+}

@@ -1,0 +1,198 @@
+//! Pools, members, health monitors.
+
+use super::*;
+
+/// A pool of members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// Identifier.
+    pub id: PoolId,
+    /// For logs only.
+    #[serde(default)]
+    pub name: String,
+    /// Administrative state; false: as if it had no members.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// What members speak.
+    pub protocol: PoolProtocol,
+    /// How a member is chosen.
+    pub algorithm: Algorithm,
+    /// Stickiness.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
+    /// Active health checks; none: members count as up (NO_MONITOR).
+    #[serde(default)]
+    pub health_monitor: Option<HealthMonitor>,
+    /// TLS towards members.
+    #[serde(default)]
+    pub tls: Option<PoolTls>,
+    /// Members.
+    #[serde(default)]
+    pub members: Vec<Member>,
+}
+
+/// What members speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PoolProtocol {
+    /// Bytes.
+    Tcp,
+    /// HTTP/1.1.
+    Http,
+    /// TLS passed through.
+    Https,
+    /// PROXY protocol version 1, then bytes or HTTP as the listener speaks.
+    Proxy,
+    /// PROXY protocol version 2.
+    Proxyv2,
+}
+
+/// How a member is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Algorithm {
+    /// Smooth weighted round robin.
+    RoundRobin,
+    /// Weighted least connections.
+    LeastConnections,
+    /// Weighted hash of the client address.
+    SourceIp,
+    /// Weighted hash of client address and port.
+    SourceIpPort,
+}
+
+/// Stickiness of clients to members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
+pub enum Persistence {
+    /// By client address.
+    SourceIp {
+        /// Entries unused for this long are forgotten.
+        timeout: Millis,
+    },
+    /// By a cookie that we insert.
+    HttpCookie,
+    /// By a cookie of the application, learned from responses.
+    AppCookie {
+        /// Its name.
+        cookie_name: String,
+    },
+}
+
+/// TLS towards members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolTls {
+    /// Client certificate shown to members.
+    #[serde(default)]
+    pub certificate: Option<CertificateId>,
+    /// CA bundle that must have signed the members' certificates. None: not verified.
+    #[serde(default)]
+    pub ca: Option<CertificateId>,
+    /// CRL.
+    #[serde(default)]
+    pub crl: Option<CertificateId>,
+    /// Versions. Empty: all.
+    #[serde(default)]
+    pub versions: Vec<TlsVersion>,
+    /// OpenSSL cipher names. Empty: the library's choice.
+    #[serde(default)]
+    pub ciphers: Vec<String>,
+}
+
+/// A member of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Identifier; runtime state (connections, health, statistics) is keyed by it.
+    pub id: MemberId,
+    /// For logs only.
+    #[serde(default)]
+    pub name: String,
+    /// Administrative state; false: gets nothing.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: Port,
+    /// Share of the load; 0 drains.
+    pub weight: Weight,
+    /// Used only when every other member is down.
+    #[serde(default)]
+    pub backup: bool,
+    /// Address that probes use instead.
+    #[serde(default)]
+    pub monitor_address: Option<IpAddr>,
+    /// Port that probes use instead.
+    #[serde(default)]
+    pub monitor_port: Option<Port>,
+}
+
+/// Active health checks of a pool's members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthMonitor {
+    /// Identifier.
+    pub id: HealthMonitorId,
+    /// Administrative state; false: as if there were none.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// What is probed.
+    pub check: HealthCheck,
+    /// From the start of one probe to the start of the next.
+    pub delay: Millis,
+    /// How long one probe may take.
+    pub timeout: Millis,
+    /// Successes in a row that bring a member up (`max_retries`).
+    pub rise: ProbeCount,
+    /// Failures in a row that take it down (`max_retries_down`).
+    pub fall: ProbeCount,
+}
+
+/// What a health monitor probes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "SCREAMING-KEBAB-CASE", deny_unknown_fields)]
+pub enum HealthCheck {
+    /// The member accepts a connection.
+    Tcp,
+    /// The member answers an ICMP echo.
+    Ping,
+    /// The member answers a ClientHello with a ServerHello.
+    TlsHello,
+    /// The member answers a request with an expected status.
+    Http(HttpCheck),
+    /// The same inside TLS, without verification.
+    Https(HttpCheck),
+}
+
+/// An HTTP probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpCheck {
+    /// Method.
+    pub method: String,
+    /// Path, begins with `/`.
+    pub path: String,
+    /// Inclusive ranges of statuses that count as success.
+    pub expected: Vec<(StatusCode, StatusCode)>,
+    /// `1.0` or `1.1`.
+    #[serde(default)]
+    pub version: HttpVersion,
+    /// Host header; needs 1.1.
+    #[serde(default)]
+    pub host: Option<String>,
+}
+
+/// Version in a probe's request line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum HttpVersion {
+    /// HTTP/1.0
+    #[default]
+    #[serde(rename = "1.0")]
+    Http10,
+    /// HTTP/1.1
+    #[serde(rename = "1.1")]
+    Http11,
+}

@@ -1,0 +1,3 @@
+//! Contracts between controller and amphora. The public REST types live in the controller.
+pub mod agent;
+pub mod heartbeat;

@@ -1,0 +1,1 @@
+//! Logging, versions and metrics that every Krater process shares.
