@@ -1,1 +1,7 @@
-fn main() {}
+//! The `krater` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    krater_controller::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Use cases and permissions; the only caller of `db`.

@@ -1,0 +1,76 @@
+//! The command line: one module per subcommand, each with `Args` and `run(args)`.
+//!
+//! `run` is called before any thread exists, so that it may enter namespaces; it makes its own
+//! runtime when it needs one. What it prints goes to stdout, what it logs to stderr.
+#![allow(
+    clippy::print_stderr,
+    reason = "the one place that reports a failed command"
+)]
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub mod doctor;
+pub mod down;
+pub mod net;
+
+/// State folder of a controller on this host.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StateDir {
+    /// Folder that holds database, private CA and amphorae.
+    #[arg(
+        long,
+        env = "KRATER_STATE_DIR",
+        default_value = "/var/lib/krater",
+        value_name = "DIR"
+    )]
+    pub state_dir: PathBuf,
+}
+
+/// A running controller.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Endpoint {
+    /// Address of the controller's API.
+    #[arg(
+        long,
+        env = "KRATER_ENDPOINT",
+        default_value = "http://127.0.0.1:9876",
+        value_name = "URL"
+    )]
+    pub endpoint: String,
+}
+
+/// Krater: a load balancer that speaks OpenStack Octavia's API.
+#[derive(Debug, Parser)]
+#[command(name = "krater", version = env!("CARGO_PKG_VERSION"), propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a load balancer coming up, balancing, and surviving the death of its active amphora.
+    Demo(crate::demo::Args),
+    /// Check whether this host can run Krater, and say what to do where it cannot.
+    Doctor(doctor::Args),
+    /// Stop the controller and end its amphorae.
+    Down(down::Args),
+    /// Run a command or a small server on a network of ours.
+    Net(net::Args),
+}
+
+/// Parses the command line and runs the subcommand.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(args) => crate::demo::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Down(args) => down::run(args),
+        Command::Net(args) => net::run(args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("krater: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,377 @@
+//! `krater.toml`: the controller's configuration. Unknown keys are refused.
+
+use ipnet::IpNet;
+use krater_model::{Centiseconds, FieldError, Millis};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The whole file. Every key has a default; an empty file is valid.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The REST API.
+    pub api: Api,
+    /// Load balancers and amphorae.
+    pub controller: Controller,
+    /// Heartbeats.
+    pub heartbeat: Heartbeat,
+    /// Takeover between two amphorae.
+    pub vrrp: Vrrp,
+    /// Certificates of the amphorae.
+    pub certificates: Certificates,
+    /// Clean-up of what was deleted.
+    pub housekeeping: Housekeeping,
+    /// Logs.
+    pub logging: Logging,
+    /// Networks of the `local` network driver, made at the first start.
+    pub networks: Vec<Network>,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Where it listens. Without authentication only loopback addresses are accepted.
+    pub listen: SocketAddr,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9876)),
+        }
+    }
+}
+
+/// How many amphorae a load balancer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Topology {
+    /// One.
+    Single,
+    /// Two; one takes over from the other.
+    #[default]
+    ActiveStandby,
+}
+
+impl Topology {
+    /// As in the database and Octavia's API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Single => "SINGLE",
+            Self::ActiveStandby => "ACTIVE_STANDBY",
+        }
+    }
+}
+
+/// `[controller]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Controller {
+    /// Topology of new load balancers.
+    pub topology: Topology,
+    /// Flows that run at the same time.
+    pub workers: usize,
+    /// The `amphora` program. None: the file of that name beside `krater`.
+    pub amphora_bin: Option<PathBuf>,
+    /// Worker threads of each amphora's data plane. None: one per CPU.
+    pub amphora_workers: Option<u16>,
+    /// How long a new amphora may take until its agent answers.
+    pub boot_timeout_ms: Millis,
+}
+
+impl Default for Controller {
+    fn default() -> Self {
+        Self {
+            topology: Topology::default(),
+            workers: 8,
+            amphora_bin: None,
+            amphora_workers: None,
+            boot_timeout_ms: Millis::literal(30_000),
+        }
+    }
+}
+
+/// `[heartbeat]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Heartbeat {
+    /// How often an amphora sends.
+    pub interval_ms: Millis,
+    /// Silence after which it is replaced.
+    pub stale_after_ms: Millis,
+    /// How often the health manager looks for silent amphorae.
+    pub check_ms: Millis,
+    /// This many silent at once are taken for a fault of the management network: none is replaced.
+    /// 0 switches this guard off.
+    pub failover_threshold: usize,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            interval_ms: Millis::literal(1_000),
+            stale_after_ms: Millis::literal(5_000),
+            check_ms: Millis::literal(250),
+            failover_threshold: 0,
+        }
+    }
+}
+
+/// `[vrrp]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vrrp {
+    /// Advertisement interval in centiseconds, 1 to 4095.
+    pub advert_centiseconds: Centiseconds,
+}
+
+impl Default for Vrrp {
+    fn default() -> Self {
+        Self {
+            advert_centiseconds: Centiseconds::new(10).unwrap_or(Centiseconds::MIN),
+        }
+    }
+}
+
+/// `[certificates]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Certificates {
+    /// Validity of an amphora's certificate.
+    pub validity_days: u32,
+    /// Renewed when less than this is left.
+    pub rotate_before_days: u32,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self {
+            validity_days: 30,
+            rotate_before_days: 14,
+        }
+    }
+}
+
+/// `[housekeeping]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Housekeeping {
+    /// How often it runs.
+    pub interval_seconds: u32,
+    /// Age at which rows of deleted load balancers and amphorae, and ended flows, are removed.
+    pub keep_deleted_seconds: u32,
+}
+
+impl Default for Housekeeping {
+    fn default() -> Self {
+        Self {
+            interval_seconds: 30,
+            keep_deleted_seconds: 604_800,
+        }
+    }
+}
+
+/// `[logging]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logging {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// JSON lines instead of text.
+    pub json: bool,
+    /// A file instead of stderr; rotated.
+    pub file: Option<PathBuf>,
+    /// Size at which the file is rotated, in bytes.
+    pub max_bytes: u64,
+    /// Rotated files that are kept.
+    pub keep: u32,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            json: false,
+            file: None,
+            max_bytes: 16 * 1024 * 1024,
+            keep: 3,
+        }
+    }
+}
+
+/// One `[[networks]]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Unique name.
+    pub name: String,
+    /// Subnets.
+    pub subnets: Vec<Subnet>,
+}
+
+/// One `[[networks.subnets]]`; the gateway is the first address.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subnet {
+    /// Unique name.
+    pub name: String,
+    /// Prefix.
+    pub cidr: IpNet,
+}
+
+impl Config {
+    /// Reads the file's text. The error names key and line.
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|error| FieldError::new("krater.toml", error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads a file; no file given means the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Self, FieldError> {
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| FieldError::new("--config", format!("{}: {error}", path.display())))?;
+        Self::parse(&text)
+    }
+
+    fn check(&self) -> Result<(), FieldError> {
+        let refuse = |field: &str, why: String| Err(FieldError::new(field, why));
+        let beat = &self.heartbeat;
+        if beat.interval_ms.value() < 50 {
+            return refuse("heartbeat.interval_ms", "use at least 50".into());
+        }
+        if beat.stale_after_ms.value() < 2 * beat.interval_ms.value() {
+            return refuse(
+                "heartbeat.stale_after_ms",
+                format!(
+                    "{} is less than two intervals of {} ms: one lost datagram would fail over",
+                    beat.stale_after_ms.value(),
+                    beat.interval_ms.value()
+                ),
+            );
+        }
+        if beat.check_ms.value() < 10 {
+            return refuse("heartbeat.check_ms", "use at least 10".into());
+        }
+        if !(1..=256).contains(&self.controller.workers) {
+            return refuse("controller.workers", "use 1 to 256".into());
+        }
+        let days = &self.certificates;
+        if days.validity_days == 0 || days.rotate_before_days >= days.validity_days {
+            return refuse(
+                "certificates.rotate_before_days",
+                "must be less than validity_days".into(),
+            );
+        }
+        if self.housekeeping.interval_seconds == 0 {
+            return refuse("housekeeping.interval_seconds", "use at least 1".into());
+        }
+        let levels = ["error", "warn", "info", "debug", "trace"];
+        if !levels.contains(&self.logging.level.as_str()) {
+            return refuse(
+                "logging.level",
+                format!(
+                    "{:?}: use error, warn, info, debug or trace",
+                    self.logging.level
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// The networks to make at the first start.
+    pub fn inventory(&self) -> Vec<Network> {
+        if self.networks.is_empty() {
+            default_networks()
+        } else {
+            self.networks.clone()
+        }
+    }
+}
+
+/// `public` (documentation prefix of RFC 5737 and RFC 3849) and `tenant`.
+fn default_networks() -> Vec<Network> {
+    let subnet = |name: &str, cidr: [u16; 8], v4: [u8; 4], six: bool| Subnet {
+        name: name.into(),
+        cidr: if six {
+            IpNet::V6(ipnet::Ipv6Net::new(cidr.into(), 64).unwrap_or_default())
+        } else {
+            IpNet::V4(ipnet::Ipv4Net::new(v4.into(), 24).unwrap_or_default())
+        },
+    };
+    let network = |name: &str, v4: [u8; 4], v6: [u16; 8]| Network {
+        name: name.into(),
+        subnets: vec![
+            subnet(&format!("{name}-subnet"), v6, v4, false),
+            subnet(&format!("{name}-subnet6"), v6, v4, true),
+        ],
+    };
+    vec![
+        network(
+            "public",
+            [203, 0, 113, 0],
+            [0x2001, 0xdb8, 1, 0, 0, 0, 0, 0],
+        ),
+        network("tenant", [192, 0, 2, 0], [0x2001, 0xdb8, 2, 0, 0, 0, 0, 0]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_file_is_the_default() {
+        assert_eq!(Config::parse(""), Ok(Config::default()));
+        let names: Vec<String> = Config::default()
+            .inventory()
+            .iter()
+            .flat_map(|n| n.subnets.iter().map(|s| format!("{} {}", s.name, s.cidr)))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "public-subnet 203.0.113.0/24",
+                "public-subnet6 2001:db8:1::/64",
+                "tenant-subnet 192.0.2.0/24",
+                "tenant-subnet6 2001:db8:2::/64"
+            ]
+        );
+    }
+
+    #[test]
+    fn refusals_name_the_key() {
+        for (text, named) in [
+            ("[controller]\ntopolgy = \"SINGLE\"", "topolgy"),
+            ("[heartbeat]\ninterval_ms = 10", "heartbeat.interval_ms"),
+            (
+                "[heartbeat]\nstale_after_ms = 1000",
+                "heartbeat.stale_after_ms",
+            ),
+            ("[vrrp]\nadvert_centiseconds = 0", "out of range"),
+            ("[logging]\nlevel = \"loud\"", "logging.level"),
+            ("[controller]\nworkers = 0", "controller.workers"),
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn takes_every_section() {
+        let config = Config::parse(
+            "[api]\nlisten = \"127.0.0.1:1\"\n[controller]\ntopology = \"SINGLE\"\n\
+             [vrrp]\nadvert_centiseconds = 1\n[[networks]]\nname = \"n\"\n\
+             [[networks.subnets]]\nname = \"s\"\ncidr = \"10.0.0.0/24\"",
+        )
+        .unwrap();
+        assert_eq!(config.controller.topology, Topology::Single);
+        assert_eq!(config.inventory().len(), 1);
+    }
+}

@@ -1,0 +1,1 @@
+//! Drivers: one trait each, one file per driver, a fake beside them.
