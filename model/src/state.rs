@@ -18,6 +18,8 @@ mod check;
 mod l7;
 mod listener;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 pub use l7::*;
 pub use listener::*;
