@@ -199,9 +199,10 @@ fn every_rule_refuses_and_names_the_field() {
     ];
     for (pointer, value, field) in cases {
         let mut changed = document();
-        match changed.pointer_mut(pointer) {
-            Some(place) => *place = value.clone(),
-            None => changed[pointer.trim_start_matches('/')] = value.clone(),
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        match changed.pointer_mut(parent).unwrap() {
+            Value::Array(items) => items[key.parse::<usize>().unwrap()] = value.clone(),
+            object => object[key] = value.clone(),
         }
         let refusal = parse(&changed).expect_err(&format!("{pointer} = {value}"));
         assert!(
