@@ -1,1 +1,61 @@
-fn main() {}
+//! The commands of developers and newcomers, as `cargo xtask …`. Depends on std alone, so that it
+//! builds in seconds on a machine that has nothing but cargo and a C compiler.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program's product is its output"
+)]
+
+mod build;
+mod ci;
+mod layers;
+mod setup;
+mod tests;
+mod tidy;
+mod util;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  setup            fetch the programs that tests talk to, into target/peers; changes nothing on the host
+  demo [ARGS…]     build the release binaries and run `krater demo ARGS…`
+  test [FILTER]    run all tests: unit, property, simulation, end to end in namespaces
+  ci [nightly]     format, lints, tidy, layers, build, tests, fuzz smoke: what must pass before a merge
+  tidy             file sizes, forbidden words
+  layers           the arrows between the crates
+  openapi [--check]  write openapi/*.json from the handlers, or compare
+  dist             static release binaries in target/dist
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    let result = match args.first().map(String::as_str) {
+        Some("setup") => setup::setup().map(|_| ()),
+        Some("demo") => return finish(build::demo(rest)),
+        Some("test") => tests::test(rest),
+        Some("ci") => ci::ci(rest),
+        Some("tidy") => tidy::tidy(),
+        Some("layers") => layers::layers(),
+        Some("openapi") => build::openapi(rest),
+        Some("dist") => build::dist(),
+        Some("help" | "-h" | "--help") => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    finish(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn finish(result: Result<ExitCode, util::Failure>) -> ExitCode {
+    result.unwrap_or_else(|failure| {
+        eprintln!("xtask: {failure}");
+        ExitCode::FAILURE
+    })
+}

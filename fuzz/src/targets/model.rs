@@ -1,0 +1,61 @@
+//! Parsers of krater-model.
+
+use krater_model::DesiredState;
+use krater_model::config::AgentConfig;
+use krater_model::control::Progress;
+use krater_model::secret::Secret;
+use krater_model::wire::heartbeat::Beat;
+
+/// A datagram as it arrives, and the same bytes as the body of a datagram that is authentic: what a
+/// stolen key could send.
+pub(super) fn heartbeat(data: &[u8]) {
+    let key = Secret::new("fuzz");
+    let _ = Beat::decode(data, &key);
+    if let Ok(beat) = serde_json::from_slice::<Beat>(data)
+        && let Some(sent) = beat.encode(&key)
+    {
+        assert_eq!(
+            Beat::decode(&sent, &key).as_ref(),
+            Ok(&beat),
+            "an encoded beat is read back"
+        );
+        let mut damaged = sent;
+        if let Some(byte) = damaged.last_mut() {
+            *byte ^= 1;
+        }
+        assert!(
+            Beat::decode(&damaged, &key).is_err(),
+            "a damaged tag is refused"
+        );
+    }
+}
+
+/// What is accepted must survive its own serialisation: the agent's ledger depends on it.
+pub(super) fn desired_state(data: &[u8]) {
+    match DesiredState::parse(data) {
+        Ok(state) => {
+            let text = serde_json::to_vec(&state).unwrap_or_default();
+            let again = DesiredState::parse(&text);
+            assert_eq!(again, Ok(state), "a written state is read back");
+        }
+        Err(error) => assert!(!error.to_string().is_empty(), "a refusal says why"),
+    }
+}
+
+/// The config drive.
+pub(super) fn agent_toml(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = AgentConfig::parse(text);
+    }
+}
+
+/// The record in shared memory.
+pub(super) fn progress(data: &[u8]) {
+    let mut record = [0; Progress::SIZE];
+    for (to, from) in record.iter_mut().zip(data) {
+        *to = *from;
+    }
+    if let Some(progress) = Progress::decode(&record) {
+        assert_eq!(Progress::decode(&progress.encode()), Some(progress));
+    }
+}

@@ -1,0 +1,63 @@
+//! The committed corpora, and a short search, as ordinary tests.
+
+use krater_fuzz::{Mutator, TARGETS, corpus};
+
+#[test]
+fn every_target_survives_its_corpus_and_a_short_search() {
+    for (name, target) in TARGETS {
+        let inputs: Vec<Vec<u8>> = corpus(name).unwrap().into_iter().map(|f| f.1).collect();
+        assert!(!inputs.is_empty(), "corpus/{name} is empty");
+        inputs.iter().for_each(|input| target(input));
+        let mut mutator = Mutator::new(7);
+        for _ in 0..300 {
+            target(&mutator.mutate(&inputs));
+        }
+    }
+}
+
+#[test]
+fn every_corpus_folder_has_a_target() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(
+            krater_fuzz::target(&name).is_some(),
+            "corpus/{name} has no target"
+        );
+    }
+}
+
+#[test]
+fn a_seed_repeats_and_another_differs() {
+    let inputs = vec![b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec()];
+    let run = |seed| {
+        let mut mutator = Mutator::new(seed);
+        (0..50).map(|_| mutator.mutate(&inputs)).collect::<Vec<_>>()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(3));
+}
+
+/// Negative control: the search finds a parser that panics behind two particular bytes.
+#[test]
+fn a_broken_parser_is_found() {
+    let inputs = vec![b"HTTP/1.1 200 OK\r\n\r\n".to_vec()];
+    let mut mutator = Mutator::new(1);
+    let broken = (0..20_000).any(|_| mutator.mutate(&inputs).windows(2).any(|w| w == b"99"));
+    assert!(broken);
+}
+
+/// A corpus whose files are all refused at the first byte would search nothing.
+#[test]
+fn the_corpus_holds_messages_that_are_accepted() {
+    let read = |name: &str| {
+        String::from_utf8(
+            std::fs::read(format!("{}/corpus/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap(),
+        )
+        .unwrap()
+    };
+    krater_model::DesiredState::parse(read("desired_state/pair.json").as_bytes()).unwrap();
+    krater_model::config::AgentConfig::parse(&read("agent_toml/full.toml")).unwrap();
+    serde_json::from_str::<krater_model::wire::heartbeat::Beat>(&read("heartbeat/beat.json"))
+        .unwrap();
+}

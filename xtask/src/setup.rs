@@ -1,0 +1,215 @@
+//! Fetches the programs that tests talk to (a real keepalived, curl, the OpenStack client) without
+//! touching the host: packages are downloaded and unpacked under `target/peers/root`, nothing is
+//! installed or started; package lists and downloads stay under `target/peers/apt`.
+
+use crate::util::{Failure, at, capture, root, target_dir};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Debian packages that tests use, and for what.
+const PACKAGES: [(&str, &str); 3] = [
+    ("keepalived", "VRRP interoperation"),
+    ("curl", "a client that is not ours"),
+    ("python3-venv", "runs the OpenStack client"),
+];
+/// Another apt may hold a lock for as long as an unattended upgrade takes.
+const LOCK_SECONDS: &str = "DPkg::Lock::Timeout=120";
+
+/// Where the peers are.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) folder: PathBuf,
+}
+
+/// Fetches what is missing; returns at once when nothing is.
+pub(crate) fn setup() -> Result<Peers, Failure> {
+    let folder = target_dir().join("peers");
+    let constraints = root().join("e2e/peers/constraints.txt");
+    let pinned = std::fs::read_to_string(&constraints).map_err(at(&constraints))?;
+    let wanted = format!("{PACKAGES:?}\n{pinned}");
+    let stamp = folder.join("complete");
+    if std::fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
+        return Ok(Peers { folder });
+    }
+    // A half-made folder is not worth repairing: it takes seconds to make it again.
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).map_err(at(&folder))?;
+    }
+    std::fs::create_dir_all(&folder).map_err(at(&folder))?;
+    packages(&folder)?;
+    python(&folder, &constraints)?;
+    std::fs::write(&stamp, wanted).map_err(at(&stamp))?;
+    Ok(Peers { folder })
+}
+
+fn apt(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    let lists = folder.join("apt/lists");
+    let cache = folder.join("apt/cache");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C")
+        .args([
+            "-q",
+            "-y",
+            "-o",
+            LOCK_SECONDS,
+            "-o",
+            "Acquire::Retries=3",
+            "-o",
+            "APT::Sandbox::User=root",
+        ])
+        .arg("-o")
+        .arg(format!("Dir::State::Lists={}", lists.display()))
+        .arg("-o")
+        .arg(format!("Dir::Cache={}", cache.display()));
+    command
+}
+
+fn packages(folder: &Path) -> Result<(), Failure> {
+    let names: Vec<&str> = PACKAGES.iter().map(|p| p.0).collect();
+    eprintln!("peers: fetching {} with apt-get", names.join(", "));
+    for sub in [
+        "apt/lists/partial",
+        "apt/cache/archives/partial",
+        "debs",
+        "root",
+    ] {
+        let path = folder.join(sub);
+        std::fs::create_dir_all(&path).map_err(at(&path))?;
+    }
+    capture(apt("apt-get", folder).arg("update")).map_err(|failure| {
+        Failure(format!(
+            "package lists of {} could not be fetched.\n  {failure}\n  fix: see that this machine reaches its Debian mirror \
+             (/etc/apt/sources.list, http_proxy), then run `cargo xtask setup` again",
+            names.join(", ")
+        ))
+    })?;
+    // The host's own packages count as present, so that only what is missing is downloaded.
+    let resolved = capture(apt("apt-get", folder).args(["install", "--simulate", "--no-install-recommends"]).args(&names))
+        .map_err(|failure| {
+            Failure(format!(
+                "the dependencies of {} could not be resolved.\n  {failure}\n  fix: run `apt-get check`; \
+                 the packages are of Debian 12's section main",
+                names.join(", ")
+            ))
+        })?;
+    let set = to_download(&resolved);
+    let debs = folder.join("debs");
+    for package in &set {
+        capture(apt("apt-get", folder).arg("download").arg(package).current_dir(&debs)).map_err(|failure| {
+            Failure(format!(
+                "package {package} could not be fetched.\n  {failure}\n  fix: try `apt-get download {package}` by hand, \
+                 then run `cargo xtask setup` again"
+            ))
+        })?;
+    }
+    let tree = folder.join("root");
+    for entry in std::fs::read_dir(&debs).map_err(at(&debs))? {
+        let deb = entry.map_err(at(&debs))?.path();
+        capture(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree)).map_err(|failure| {
+            Failure(format!(
+                "{} could not be unpacked.\n  {failure}\n  fix: free disk space, then again",
+                deb.display()
+            ))
+        })?;
+    }
+    std::fs::remove_dir_all(&debs).map_err(at(&debs))?;
+    let lists = folder.join("apt");
+    std::fs::remove_dir_all(&lists).map_err(at(&lists))
+}
+
+/// `name=version` of each `Inst name [old] (version …)` line of a simulation.
+fn to_download(simulation: &str) -> BTreeSet<String> {
+    simulation
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst "))
+        .filter_map(|line| {
+            let name = line.split_whitespace().next()?;
+            let version = line.split_once('(')?.1.split_whitespace().next()?;
+            Some(format!("{name}={version}"))
+        })
+        .collect()
+}
+
+/// A virtual environment with the OpenStack client, versions as pinned in the tree.
+fn python(folder: &Path, constraints: &Path) -> Result<(), Failure> {
+    let venv = folder.join("venv-cli");
+    let libraries = folder
+        .join("root/usr/lib")
+        .join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    let explain = |failure: Failure| {
+        Failure(format!(
+            "python-openstackclient could not be fetched.\n  {failure}\n  fix: see that this machine reaches the Python \
+             package index (pip config, https_proxy), then run `cargo xtask setup` again"
+        ))
+    };
+    eprintln!("peers: fetching the OpenStack client with pip");
+    let unpacked = folder.join("root/usr/bin/python3.11");
+    let python = if unpacked.exists() {
+        unpacked
+    } else {
+        PathBuf::from("/usr/bin/python3")
+    };
+    // Without pip: ensurepip looks for its wheel in /usr/share, where an unpacked package is not.
+    capture(
+        Command::new(&python)
+            .args(["-m", "venv", "--without-pip"])
+            .arg(&venv)
+            .env("LD_LIBRARY_PATH", &libraries),
+    )
+    .map_err(explain)?;
+    let wheel = wheel(&[
+        &folder.join("root/usr/share/python-wheels"),
+        Path::new("/usr/share/python-wheels"),
+    ])?;
+    capture(
+        Command::new(venv.join("bin/python3"))
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-input",
+                "--only-binary=:all:",
+            ])
+            .args([
+                "python-openstackclient",
+                "python-octaviaclient",
+                "--constraint",
+            ])
+            .arg(constraints)
+            .env("PYTHONPATH", wheel)
+            .env("LD_LIBRARY_PATH", &libraries),
+    )
+    .map_err(explain)?;
+    Ok(())
+}
+
+fn wheel(folders: &[&Path]) -> Result<PathBuf, Failure> {
+    for folder in folders {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("pip-") {
+                return Ok(entry.path());
+            }
+        }
+    }
+    Err("pip's wheel is not in package python3-pip-whl; fix: `apt-get download python3-pip-whl` must work".into())
+}
+
+#[cfg(test)]
+mod unit {
+    use super::to_download;
+
+    #[test]
+    fn a_simulation_gives_names_and_versions() {
+        let text = "Reading package lists...\n\
+            Inst libnl-3-200 (3.7.0-0.2+b1 Debian:12.15/oldstable [amd64])\n\
+            Inst curl [7.88.1-9] (7.88.1-10 Debian:12 [amd64]) []\n\
+            Conf curl (7.88.1-10 Debian:12 [amd64])\n";
+        let set: Vec<String> = to_download(text).into_iter().collect();
+        assert_eq!(set, ["curl=7.88.1-10", "libnl-3-200=3.7.0-0.2+b1"]);
+    }
+}
