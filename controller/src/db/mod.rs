@@ -1,1 +1,298 @@
-//! Row types, migrations and queries.
+//! The database: connections, transactions with retry, migrations, row types, queries.
+//!
+//! SQLite (the default) has one writer connection and separate readers, WAL and
+//! `synchronous=FULL`: what a client was told is on disk. PostgreSQL and MariaDB use one pool for both.
+//! Only `app`, `flow`, `health` and `failover` call in here; handlers hold no SQL.
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction,
+    DbErr, EntityTrait, TransactionTrait,
+};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
+
+pub mod entity;
+pub mod migration;
+pub mod query;
+
+/// Readers of SQLite: lists of clients, the health manager and flows read at the same time; more
+/// connections than that only cost memory, because reads take well under a millisecond.
+const SQLITE_READERS: u32 = 4;
+/// How long SQLite waits for a lock of another process (`krater db`, a backup).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a caller waits for a connection before it gets an error instead of a hung request.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections to a database server, per controller.
+const SERVER_CONNECTIONS: u32 = 16;
+/// Times a transaction is tried again after a busy database, deadlock or serialization failure.
+pub const TRIES: u32 = 8;
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A statement or the connection failed.
+    #[error("database")]
+    Sql(#[from] DbErr),
+    /// Written by a newer program.
+    #[error(
+        "the database has schema {found}, this program knows up to {known}: use the newer program, \
+         or restore the backup that its migration made"
+    )]
+    Newer {
+        /// Newest migration in the database.
+        found: String,
+        /// Newest migration of this program.
+        known: String,
+    },
+    /// The backup before a migration failed, so the migration was not begun.
+    #[error("backup to {path} before the migration: free space or write permission missing?")]
+    Backup {
+        /// Where it would have been.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: DbErr,
+    },
+}
+
+/// Whether a failed transaction may succeed when it is tried again.
+pub trait Retriable {
+    /// Busy, deadlock, serialization failure.
+    fn retriable(&self) -> bool;
+}
+
+impl Retriable for DbErr {
+    fn retriable(&self) -> bool {
+        let text = self.to_string();
+        // SQLite: SQLITE_BUSY and SQLITE_LOCKED. PostgreSQL: 40001, 40P01. MariaDB: 1213, 1205.
+        [
+            "database is locked",
+            "database table is locked",
+            "could not serialize access",
+            "deadlock detected",
+            "Deadlock found",
+            "Lock wait timeout",
+        ]
+        .iter()
+        .any(|sign| text.contains(sign))
+    }
+}
+
+impl Retriable for Error {
+    fn retriable(&self) -> bool {
+        matches!(self, Self::Sql(error) if error.retriable())
+    }
+}
+
+/// The database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Db {
+    writer: DatabaseConnection,
+    reader: DatabaseConnection,
+    flows: Arc<Notify>,
+}
+
+impl Db {
+    /// Opens the SQLite file, makes it when it is missing, and brings its schema up to date.
+    /// Before a migration of an existing file a copy is left beside it (`krater.db.before-<migration>`).
+    pub async fn open_sqlite(file: &Path) -> Result<Self, Error> {
+        let existed = file.exists();
+        let writer = sqlite(file, 1, false).await?;
+        let backup = existed.then(|| file.to_owned());
+        migrate(&writer, backup.as_deref()).await?;
+        let reader = sqlite(file, SQLITE_READERS, true).await?;
+        Ok(Self {
+            writer,
+            reader,
+            flows: Arc::default(),
+        })
+    }
+
+    /// Connects to `postgres://…` or `mysql://…` and brings the schema up to date.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let mut options = ConnectOptions::new(url);
+        options
+            .max_connections(SERVER_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .sqlx_logging(false);
+        let pool = sea_orm::Database::connect(options).await?;
+        migrate(&pool, None).await?;
+        Ok(Self {
+            writer: pool.clone(),
+            reader: pool,
+            flows: Arc::default(),
+        })
+    }
+
+    /// For reads outside a transaction.
+    pub fn read(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
+    /// For single statements that write. More than one: [`transaction!`](crate::transaction).
+    pub fn write(&self) -> &DatabaseConnection {
+        &self.writer
+    }
+
+    /// Begins a transaction that may write. Callers use [`transaction!`](crate::transaction).
+    pub async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        self.writer.begin().await
+    }
+
+    /// Notified after a commit that enqueued a flow. A worker waits on it, and also looks from time
+    /// to time, because another controller's enqueue is not seen here.
+    pub fn flows(&self) -> &Notify {
+        &self.flows
+    }
+
+    /// To be called after the commit of a transaction that enqueued flows.
+    pub fn nudge(&self) {
+        self.flows.notify_waiters();
+        self.flows.notify_one();
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), DbErr> {
+        entity::meta::Entity::find()
+            .one(&self.reader)
+            .await
+            .map(drop)
+    }
+}
+
+/// Runs a block in one transaction: `transaction!(db, |txn| { …; Ok(value) })`, where the block's
+/// error type is given by the context and implements [`Retriable`] and `From<DbErr>`.
+///
+/// The block may run several times: it must have no effect outside `txn`. An error rolls everything
+/// back. Dropping the future rolls back too.
+#[macro_export]
+macro_rules! transaction {
+    ($db:expr, |$txn:ident| $body:block) => {{
+        let mut tries = 0_u32;
+        loop {
+            tries += 1;
+            let attempt = async {
+                let transaction = $db.begin().await?;
+                let value = {
+                    let $txn = &transaction;
+                    let body = async { $body };
+                    body.await
+                };
+                match value {
+                    Ok(value) => {
+                        transaction.commit().await?;
+                        Ok(value)
+                    }
+                    Err(error) => {
+                        transaction.rollback().await?;
+                        Err(error)
+                    }
+                }
+            };
+            match attempt.await {
+                Err(error)
+                    if tries < $crate::db::TRIES && $crate::db::Retriable::retriable(&error) =>
+                {
+                    $crate::db::back_off(tries).await;
+                }
+                result => break result,
+            }
+        }
+    }};
+}
+
+/// Waits before the next try: 2, 4, 8, … ms.
+pub async fn back_off(tries: u32) {
+    tokio::time::sleep(Duration::from_millis(1 << tries.min(8))).await;
+}
+
+/// Now, in Unix milliseconds, as rows hold it.
+pub fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
+}
+
+async fn sqlite(
+    file: &Path,
+    connections: u32,
+    read_only: bool,
+) -> Result<DatabaseConnection, Error> {
+    let mut options = ConnectOptions::new("sqlite://");
+    let file = file.to_owned();
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |options| {
+            use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+            options
+                .filename(&file)
+                .create_if_missing(!read_only)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .foreign_keys(true)
+                .busy_timeout(BUSY_TIMEOUT)
+        });
+    Ok(sea_orm::Database::connect(options).await?)
+}
+
+async fn migrate(connection: &DatabaseConnection, file: Option<&Path>) -> Result<(), Error> {
+    use sea_orm_migration::MigratorTrait;
+    let known: Vec<String> = migration::Migrator::migrations()
+        .iter()
+        .map(|migration| migration.name().to_owned())
+        .collect();
+    let applied = applied(connection).await?;
+    if let Some(found) = applied.iter().find(|name| !known.contains(name)) {
+        return Err(Error::Newer {
+            found: found.clone(),
+            known: known.last().cloned().unwrap_or_default(),
+        });
+    }
+    let next = known.iter().find(|name| !applied.contains(name));
+    if let (Some(file), Some(next), false) = (file, next, applied.is_empty()) {
+        backup(connection, file, next).await?;
+    }
+    migration::Migrator::up(connection, None).await?;
+    Ok(())
+}
+
+/// Names of the migrations in the database; empty when it is new.
+async fn applied(connection: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    use sea_orm_migration::{SchemaManager, seaql_migrations};
+    let manager = SchemaManager::new(connection);
+    if !manager.has_table("seaql_migrations").await? {
+        return Ok(Vec::new());
+    }
+    let rows = seaql_migrations::Entity::find().all(connection).await?;
+    Ok(rows.into_iter().map(|row| row.version).collect())
+}
+
+async fn backup(connection: &DatabaseConnection, file: &Path, next: &str) -> Result<(), Error> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".before-{next}"));
+    let path = PathBuf::from(name);
+    if path.exists() {
+        return Ok(()); // An earlier attempt got this far; its copy is the older, better one.
+    }
+    let statement = sea_orm::Statement::from_sql_and_values(
+        DatabaseBackend::Sqlite,
+        "VACUUM INTO ?",
+        [path.to_string_lossy().into_owned().into()],
+    );
+    connection
+        .execute(statement)
+        .await
+        .map_err(|source| Error::Backup { path, source })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

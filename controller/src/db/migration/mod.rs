@@ -1,0 +1,16 @@
+//! Embedded migrations, in order. One that was released is never changed.
+
+use sea_orm_migration::prelude::*;
+
+mod m0001_initial;
+
+/// Runs what is missing.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_initial::Migration)]
+    }
+}
