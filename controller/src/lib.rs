@@ -6,10 +6,13 @@
 //! The controller never depends on the data plane, vrrp or the agent: it knows `krater-model` alone.
 #![forbid(unsafe_code)]
 
+pub mod agent_client;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod db;
 pub mod demo;
 pub mod drivers;
+pub mod files;
 pub mod http;
+pub mod pki;
