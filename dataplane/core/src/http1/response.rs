@@ -1,0 +1,114 @@
+//! Response heads.
+
+use super::fault::Fault;
+use super::framing::Framing;
+use super::head::{
+    Field, Known, MAX_FIELDS, Span, Version, connection_options, fault_of, framing_fields, spans,
+};
+use super::request::Method;
+
+/// A response head, as spans of the buffer it was parsed from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// Status, 100 to 999.
+    pub status: u16,
+    /// Reason phrase, perhaps empty.
+    pub reason: Span,
+    /// Version.
+    pub version: Version,
+    /// Field lines in order.
+    pub fields: Vec<Field>,
+    /// Where the field lines begin.
+    pub fields_start: u16,
+    /// Where the head ends, its empty line included.
+    pub end: u16,
+    /// The body that follows.
+    pub framing: Framing,
+    /// The member keeps the connection open afterwards.
+    pub keep_alive: bool,
+}
+
+impl ResponseHead {
+    /// Parses the head in `start..end` of `buffer`: the answer to a request with `method`, which
+    /// asked for an upgrade or not.
+    pub fn parse(
+        &mut self,
+        buffer: &[u8],
+        start: usize,
+        end: usize,
+        method: Method,
+        upgrade: bool,
+    ) -> Result<(), Fault> {
+        let head = buffer.get(start..end).ok_or(Fault::HeadTooLarge)?;
+        let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            head,
+            &mut storage,
+        );
+        match outcome {
+            Ok(httparse::Status::Complete(n)) if n == head.len() => {}
+            Ok(_) => return Err(Fault::StatusLine),
+            Err(error) => return Err(fault_of(error, head, Fault::StatusLine)),
+        }
+        let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
+            return Err(Fault::StatusLine);
+        };
+        if status < 100 {
+            return Err(Fault::StatusLine);
+        }
+        self.status = status;
+        self.version = if minor == 0 {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
+        self.end = Span::new(0, end).end;
+        spans(&mut self.fields, parsed.headers, buffer);
+        self.fields_start = match self.fields.first() {
+            Some(field) => field.name.start,
+            None => self.end - 2,
+        };
+        // httparse hands out no reason with obs-text, so it is taken from the line itself.
+        let line_end = usize::from(self.fields_start).saturating_sub(2);
+        self.reason = match buffer.get(start + 13..line_end) {
+            Some(reason) => Span::of(reason, buffer),
+            None => Span::default(),
+        };
+        let options = connection_options(&mut self.fields, buffer);
+        self.keep_alive = match self.version {
+            Version::Http11 => !options.close,
+            Version::Http10 => options.keep_alive && !options.close,
+        };
+        let found = framing_fields(&mut self.fields, buffer, self.version, true)?;
+        self.framing = match status {
+            101 if !upgrade => return Err(Fault::UnexpectedUpgrade),
+            101 => {
+                self.strip_framing();
+                Framing::Tunnel
+            }
+            // RFC 9110 section 8.6: no Content-Length, RFC 9112 section 6.1: no Transfer-Encoding.
+            100..200 | 204 => {
+                self.strip_framing();
+                Framing::None
+            }
+            304 => Framing::None,
+            _ if method == Method::Head => Framing::None,
+            _ if found.chunked => Framing::Chunked,
+            _ => found.length.map_or(Framing::UntilClose, Framing::Length),
+        };
+        Ok(())
+    }
+
+    /// An interim response: another head follows.
+    pub const fn interim(&self) -> bool {
+        self.status < 200 && self.status != 101
+    }
+
+    fn strip_framing(&mut self) {
+        for field in &mut self.fields {
+            field.drop |= field.known == Known::ContentLength;
+        }
+    }
+}
