@@ -1,0 +1,563 @@
+//! The state machine of one virtual router (RFC 9568 section 6.4), widened by faults, by knowledge
+//! of one's own stalls, and by announcements after every heal.
+//!
+//! `handle(now, event)` decides, [`Machine::poll_output`] gives the effects in order,
+//! [`Machine::poll_timeout`] says when to call with [`Event::Timeout`]. Before a timeout the caller
+//! feeds every advert that its sockets hold: silence counts only when the queue was empty.
+//!
+//! Where it goes beyond the RFC, and why:
+//! - *Fault* is Initialize with a reason: what is broken is never the owner of an address.
+//! - A Backup whose only peer resigns does not wait Skew_Time: there is nobody to collide with.
+//! - Who woke up too late listens before it speaks: the silence may be its own.
+//! - An Active that hears a loser, or a resignation, announces again (coalesced): until now
+//!   somebody else answered for the address too.
+
+use crate::announcer::Announcer;
+use crate::output::{Faults, Notice, Output, Reason};
+use crate::receive::Heard;
+use crate::router::Router;
+use crate::time::{Span, Time};
+use crate::timers;
+use krater_model::control::RouterState;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// How often in a row a Backup that wakes up late listens again before it takes over all the same:
+/// a machine that is always late must not leave the address without an owner.
+const MAX_RELISTENS: u8 = 3;
+
+/// What happens to a machine.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Begin; nothing happens before.
+    Startup,
+    /// An advertisement passed the receive ladder.
+    Heard(Heard),
+    /// The time of [`Machine::poll_timeout`] has come. Harmless when it has not.
+    Timeout,
+    /// What is broken now; the whole set.
+    Faults(Faults),
+    /// A new configuration of the same router: same interface, identifier and family.
+    Configure(Arc<Router>),
+    /// Resign and withdraw.
+    Shutdown,
+}
+
+/// One virtual router.
+#[derive(Debug)]
+pub struct Machine {
+    router: Arc<Router>,
+    phase: Phase,
+    started: bool,
+    faults: Faults,
+    reason: Reason,
+    since: Time,
+    transitions: u64,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Initialize,
+    Backup(Backup),
+    Active(Active),
+}
+
+#[derive(Debug)]
+struct Backup {
+    /// Active_Adver_Interval.
+    learned: Span,
+    /// When the Active was last heard, or when we began to listen.
+    heard: Time,
+    /// Active_Down_Timer.
+    deadline: Time,
+    /// Whom we follow.
+    active: Option<IpAddr>,
+    /// Who resigned since.
+    resigned: Option<IpAddr>,
+    relistens: u8,
+}
+
+#[derive(Debug)]
+struct Active {
+    /// When we last sent an advert.
+    sent: Time,
+    /// Adver_Timer; none without peers.
+    next: Option<Time>,
+    /// After a stall: silent until then, unless another Active is heard first.
+    listening: Option<Listening>,
+    announcer: Announcer,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Listening {
+    until: Time,
+    silence: Span,
+}
+
+impl Machine {
+    /// A machine in Initialize.
+    pub fn new(router: Arc<Router>, now: Time) -> Self {
+        Self {
+            router,
+            phase: Phase::Initialize,
+            started: false,
+            faults: Faults::NONE,
+            reason: Reason::Created,
+            since: now,
+            transitions: 0,
+            // One event causes at most a handful of outputs.
+            outputs: VecDeque::with_capacity(16),
+        }
+    }
+
+    /// The state by its RFC name.
+    pub fn state(&self) -> RouterState {
+        match self.phase {
+            Phase::Backup(_) => RouterState::Backup,
+            Phase::Active(_) => RouterState::Active,
+            Phase::Initialize if self.started => RouterState::Fault,
+            Phase::Initialize => RouterState::Initialize,
+        }
+    }
+    /// Why it is in this state.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+    /// Since when it is in this state.
+    pub fn since(&self) -> Time {
+        self.since
+    }
+    /// How often it gained or lost the Active role.
+    pub fn transitions(&self) -> u64 {
+        self.transitions
+    }
+    /// The configuration in force.
+    pub fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+    /// Whom it follows, while Backup.
+    pub fn active_peer(&self) -> Option<IpAddr> {
+        match &self.phase {
+            Phase::Backup(backup) => backup.active,
+            _ => None,
+        }
+    }
+
+    /// The next effect.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Event::Timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        match &self.phase {
+            Phase::Initialize => None,
+            Phase::Backup(backup) => Some(backup.deadline),
+            Phase::Active(active) => match active.listening {
+                Some(listening) => Some(listening.until),
+                None => [active.next, active.announcer.deadline()]
+                    .into_iter()
+                    .flatten()
+                    .min(),
+            },
+        }
+    }
+
+    /// Takes an event in. `now` never goes back.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        if !matches!(event, Event::Shutdown | Event::Faults(_)) {
+            self.notice_own_stall(now);
+        }
+        match event {
+            Event::Startup => {
+                if !self.started {
+                    self.started = true;
+                    self.begin(now);
+                }
+            }
+            Event::Heard(heard) => match self.phase {
+                // What is heard while broken changes nothing.
+                Phase::Initialize => {}
+                Phase::Backup(_) => self.backup_heard(heard),
+                Phase::Active(_) => self.active_heard(now, heard),
+            },
+            Event::Timeout => match self.phase {
+                Phase::Initialize => {}
+                Phase::Backup(_) => self.backup_timeout(now),
+                Phase::Active(_) => self.active_timeout(now),
+            },
+            Event::Faults(faults) => self.set_faults(now, faults),
+            Event::Configure(router) => self.configure(now, router),
+            Event::Shutdown => {
+                if self.started {
+                    let old = self.state();
+                    self.withdraw();
+                    self.started = false;
+                    self.enter(now, old, Phase::Initialize, Reason::Shutdown);
+                }
+            }
+        }
+    }
+
+    /// Leaves Initialize, or reports why not.
+    fn begin(&mut self, now: Time) {
+        let old = match self.started {
+            // `started` is set already, so the state would read Fault at the very start.
+            true if self.reason == Reason::Created || self.reason == Reason::Shutdown => {
+                RouterState::Initialize
+            }
+            _ => self.state(),
+        };
+        if !self.faults.is_empty() {
+            let reason = Reason::Faulty(self.faults);
+            self.enter(now, old, Phase::Initialize, reason);
+        } else if self.router.peers().is_empty() {
+            self.become_active(now, old, Reason::Alone);
+        } else {
+            let learned = timers::interval(self.router.interval());
+            let backup = Backup {
+                learned,
+                heard: now,
+                deadline: now + self.active_down(learned),
+                active: None,
+                resigned: None,
+                relistens: 0,
+            };
+            self.enter(now, old, Phase::Backup(backup), Reason::Listening);
+        }
+    }
+
+    fn set_faults(&mut self, now: Time, faults: Faults) {
+        let before = std::mem::replace(&mut self.faults, faults);
+        if !self.started || before == faults {
+            return;
+        }
+        match (before.is_empty(), faults.is_empty()) {
+            (true, false) => {
+                let old = self.state();
+                self.withdraw();
+                self.enter(now, old, Phase::Initialize, Reason::Faulty(faults));
+            }
+            (false, true) => self.begin(now),
+            _ => self.reason = Reason::Faulty(faults),
+        }
+    }
+
+    /// Gives the addresses up, if held. The resignation goes first: the peer installs them while
+    /// we still remove ours, and nobody finds the address without an owner.
+    fn withdraw(&mut self) {
+        if matches!(self.phase, Phase::Active(_)) {
+            self.send(0);
+            let belongings = self.router.belongings();
+            self.outputs.push_back(Output::Remove(belongings));
+        }
+    }
+
+    fn backup_heard(&mut self, heard: Heard) {
+        let own = self.router.priority().value();
+        let only_peer = self.router.peers() == [heard.source];
+        let own_skew = |learned| timers::skew(own, learned);
+        let Phase::Backup(backup) = &mut self.phase else {
+            return;
+        };
+        if heard.priority == 0 {
+            // Only the Active can give up what it has; before any advert it may be anybody.
+            if backup.active.is_none_or(|active| active == heard.source) {
+                backup.resigned = Some(heard.source);
+                let wait = if only_peer {
+                    Span::ZERO
+                } else {
+                    own_skew(backup.learned)
+                };
+                backup.deadline = backup.deadline.min(heard.received + wait);
+            }
+            return;
+        }
+        if self.router.preempts() && heard.priority < own {
+            // Discarded (section 6.4.2): the timer runs on and we take over.
+            return;
+        }
+        let learned = timers::interval(heard.interval);
+        if learned != backup.learned {
+            self.outputs
+                .push_back(Output::Notice(Notice::IntervalLearned {
+                    source: heard.source,
+                    interval: learned,
+                }));
+        }
+        if backup.active != Some(heard.source) && !heard.same_addresses {
+            self.outputs
+                .push_back(Output::Notice(Notice::AddressesDiffer {
+                    source: heard.source,
+                }));
+        }
+        backup.learned = learned;
+        backup.active = Some(heard.source);
+        backup.resigned = None;
+        backup.relistens = 0;
+        backup.heard = backup.heard.max(heard.received);
+        backup.deadline = backup.heard + timers::active_down(own, learned);
+    }
+
+    fn backup_timeout(&mut self, now: Time) {
+        let own = self.router.priority().value();
+        let Phase::Backup(backup) = &mut self.phase else {
+            return;
+        };
+        if now < backup.deadline {
+            return;
+        }
+        let late = now - backup.deadline;
+        if late > backup.learned && backup.relistens < MAX_RELISTENS {
+            backup.relistens += 1;
+            backup.deadline = now + backup.learned + timers::skew(own, backup.learned);
+            self.outputs
+                .push_back(Output::Notice(Notice::Stalled { late }));
+            return;
+        }
+        let reason = match backup.resigned {
+            Some(by) => Reason::Resigned(by),
+            None => Reason::Silence(now - backup.heard),
+        };
+        self.become_active(now, RouterState::Backup, reason);
+    }
+
+    fn become_active(&mut self, now: Time, old: RouterState, reason: Reason) {
+        self.send(self.router.priority().value());
+        let belongings = self.router.belongings();
+        self.outputs.push_back(Output::Add(belongings));
+        let interval = timers::interval(self.router.interval());
+        let active = Active {
+            sent: now,
+            next: (!self.router.peers().is_empty()).then(|| now + interval),
+            listening: None,
+            announcer: Announcer::new(self.router.announce(), now),
+        };
+        self.phase = Phase::Active(active);
+        self.announce_due(now);
+        self.changed(now, old, reason);
+    }
+
+    fn active_heard(&mut self, now: Time, heard: Heard) {
+        let wins = self.outranks_us(&heard);
+        let preempts = self.router.preempts();
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        if heard.priority == 0 {
+            // Somebody answered for the address until now (a duplicate that ends): say whose it is.
+            active.announcer.request(now);
+            self.speak(now);
+        } else if wins {
+            self.remove_all();
+            // One last advert, after ours are gone: it makes the winner announce again.
+            self.send(self.router.priority().value());
+            let reason = Reason::Outranked {
+                by: heard.source,
+                priority: heard.priority,
+            };
+            self.follow(now, heard, reason);
+        } else if let Some(listening) = active.listening.filter(|_| !preempts) {
+            self.remove_all();
+            // Our own priority would win the election that nobody asked for; a resignation makes
+            // the new Active announce again and changes nothing else.
+            self.send(0);
+            let reason = Reason::Displaced {
+                by: heard.source,
+                silence: listening.silence,
+            };
+            self.follow(now, heard, reason);
+        } else {
+            active.listening = None;
+            active.announcer.request(now);
+            self.outputs.push_back(Output::Notice(Notice::RivalActive {
+                source: heard.source,
+                priority: heard.priority,
+            }));
+            self.speak(now);
+        }
+    }
+
+    /// Becomes Backup of the sender of `heard`.
+    fn follow(&mut self, now: Time, heard: Heard, reason: Reason) {
+        let learned = timers::interval(heard.interval);
+        let backup = Backup {
+            learned,
+            heard: heard.received,
+            deadline: heard.received + self.active_down(learned),
+            active: Some(heard.source),
+            resigned: None,
+            relistens: 0,
+        };
+        self.enter(now, RouterState::Active, Phase::Backup(backup), reason);
+    }
+
+    fn active_timeout(&mut self, now: Time) {
+        let interval = timers::interval(self.router.interval());
+        let own = self.router.priority().value();
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        if let Some(listening) = active.listening {
+            if now < listening.until {
+                return;
+            }
+            // Nobody took our place. Say that it is still ours.
+            active.listening = None;
+            active.announcer.burst(now);
+            self.speak(now);
+        } else if let Some(next) = active.next.filter(|next| *next <= now) {
+            // An absolute schedule: lateness does not add up, and missed slots are not made up for.
+            let missed = (now - next).micros() / interval.micros().max(1);
+            active.next = Some(next + interval.times(missed + 1));
+            active.sent = now;
+            self.send(own);
+        }
+        self.announce_due(now);
+    }
+
+    /// An advert now, and the next one an interval later.
+    fn speak(&mut self, now: Time) {
+        let interval = timers::interval(self.router.interval());
+        let has_peers = !self.router.peers().is_empty();
+        let priority = self.router.priority().value();
+        if let Phase::Active(active) = &mut self.phase {
+            active.sent = now;
+            active.next = has_peers.then(|| now + interval);
+        }
+        self.send(priority);
+        self.announce_due(now);
+    }
+
+    /// An Active that was silent for so long that a peer may have taken over listens before it
+    /// speaks: for one interval, in which a living Active is heard.
+    fn notice_own_stall(&mut self, now: Time) {
+        let interval = timers::interval(self.router.interval());
+        let own = self.router.priority().value();
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        let silence = now - active.sent;
+        // No peer's Active_Down_Interval is shorter than three intervals.
+        if active.next.is_some() && active.listening.is_none() && silence > interval.times(3) {
+            active.listening = Some(Listening {
+                until: now + interval + timers::skew(own, interval),
+                silence,
+            });
+            self.outputs
+                .push_back(Output::Notice(Notice::Stalled { late: silence }));
+        }
+    }
+
+    fn announce_due(&mut self, now: Time) {
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        if active.listening.is_none() {
+            while active.announcer.poll(now) {
+                self.outputs.push_back(Output::Announce);
+            }
+        }
+    }
+
+    fn configure(&mut self, now: Time, router: Arc<Router>) {
+        let old = std::mem::replace(&mut self.router, Arc::clone(&router));
+        if old == router {
+            return;
+        }
+        let alone = router.peers().is_empty();
+        let interval = timers::interval(router.interval());
+        match &mut self.phase {
+            Phase::Initialize => {}
+            Phase::Backup(_) if alone => {
+                self.become_active(now, RouterState::Backup, Reason::Alone);
+            }
+            Phase::Backup(backup) => {
+                if backup
+                    .active
+                    .is_some_and(|active| !router.peers().contains(&active))
+                {
+                    backup.active = None;
+                }
+                if backup.active.is_none() {
+                    backup.learned = interval;
+                }
+                if backup.resigned.is_none() {
+                    let own = router.priority().value();
+                    let deadline = backup.heard + timers::active_down(own, backup.learned);
+                    // A shorter interval must not make silence of what was not silence yet.
+                    backup.deadline = deadline.max(now + backup.learned);
+                }
+            }
+            Phase::Active(active) => {
+                let (before, after) = (old.belongings(), router.belongings());
+                let (gone, new) = (before.without(&after), after.without(&before));
+                let speak = old.priority() != router.priority()
+                    || old.interval() != router.interval()
+                    || old.peers() != router.peers()
+                    || old.source() != router.source()
+                    || old.advertised() != router.advertised();
+                active.announcer.configure(router.announce(), now);
+                if alone {
+                    active.listening = None;
+                }
+                if !gone.is_empty() {
+                    self.outputs.push_back(Output::Remove(gone));
+                }
+                if !new.is_empty() {
+                    if !new.addresses.is_empty() {
+                        active.announcer.burst(now);
+                    }
+                    self.outputs.push_back(Output::Add(new));
+                }
+                if speak && active.listening.is_none() {
+                    self.speak(now);
+                } else {
+                    self.announce_due(now);
+                }
+            }
+        }
+    }
+
+    fn remove_all(&mut self) {
+        let belongings = self.router.belongings();
+        self.outputs.push_back(Output::Remove(belongings));
+    }
+
+    fn send(&mut self, priority: u8) {
+        if !self.router.peers().is_empty() {
+            self.outputs.push_back(Output::SendAdvert { priority });
+        }
+    }
+
+    /// Section 6.4.3: higher priority, or equal priority and the greater address.
+    fn outranks_us(&self, heard: &Heard) -> bool {
+        let own = self.router.priority().value();
+        heard.priority > own || (heard.priority == own && heard.source > self.router.source())
+    }
+
+    fn active_down(&self, learned: Span) -> Span {
+        timers::active_down(self.router.priority().value(), learned)
+    }
+
+    fn enter(&mut self, now: Time, old: RouterState, phase: Phase, reason: Reason) {
+        self.phase = phase;
+        self.changed(now, old, reason);
+    }
+
+    fn changed(&mut self, now: Time, old: RouterState, reason: Reason) {
+        let new = self.state();
+        self.reason = reason;
+        self.since = now;
+        if (old == RouterState::Active) != (new == RouterState::Active) {
+            self.transitions += 1;
+        }
+        self.outputs
+            .push_back(Output::StateChanged { old, new, reason });
+    }
+}
+
+#[cfg(test)]
+mod tests;
