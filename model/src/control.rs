@@ -15,6 +15,7 @@
 //! | `vrrp-track.sock` | one SOCK_SEQPACKET frame | [`TrackDataplane`] + 2 descriptors by SCM_RIGHTS |
 
 use crate::SCHEMA;
+use crate::error::FieldError;
 use crate::id::*;
 use crate::state::{Certificate, DesiredState, LoadBalancer, VirtualRouter};
 use crate::units::*;
@@ -38,6 +39,27 @@ pub struct Snapshot {
     pub load_balancers: Vec<LoadBalancer>,
     /// With what certificates.
     pub certificates: Vec<Certificate>,
+}
+
+impl Snapshot {
+    /// Reads and checks a snapshot. Nothing is applied when it fails. A certificate that is referred
+    /// to may be missing; its listener then stays down.
+    pub fn parse(text: &[u8]) -> Result<Self, FieldError> {
+        if text.len() > MAX_BODY {
+            return Err(FieldError::new(
+                "document",
+                format!("{} bytes; at most {MAX_BODY} are read", text.len()),
+            ));
+        }
+        let mut json = serde_json::Deserializer::from_slice(text);
+        let snapshot: Self = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            FieldError::new(error.path().to_string(), error.inner().to_string())
+        })?;
+        json.end()
+            .map_err(|error| FieldError::new("document", error.to_string()))?;
+        crate::state::check::snapshot(snapshot.schema, &snapshot.load_balancers)?;
+        Ok(snapshot)
+    }
 }
 
 /// vrrp's part of the desired state.

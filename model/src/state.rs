@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-mod check;
+pub(crate) mod check;
 mod l7;
 mod listener;
 mod pool;

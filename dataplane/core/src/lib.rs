@@ -7,6 +7,10 @@
 //! Architecture Invariant: neither tokio nor a socket crate is in this crate's manifest.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod exchange;
 pub mod http1;
 pub mod l7;
+pub mod limit;
+pub mod member;
+pub mod table;

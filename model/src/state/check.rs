@@ -6,16 +6,7 @@ use std::collections::HashMap;
 type Checked = Result<(), FieldError>;
 
 pub(super) fn references(state: &DesiredState) -> Checked {
-    if state.schema != crate::SCHEMA && state.schema + 1 != crate::SCHEMA {
-        return Err(FieldError::new(
-            "schema",
-            format!(
-                "{} is not understood: this amphora reads {}",
-                state.schema,
-                crate::SCHEMA
-            ),
-        ));
-    }
+    known_schema(state.schema)?;
     interfaces(state)?;
     let certificates = certificates(state)?;
     unique(
@@ -26,15 +17,48 @@ pub(super) fn references(state: &DesiredState) -> Checked {
     for (i, router) in state.vrrp.iter().enumerate() {
         virtual_router(state, router).map_err(|e| e.within(format!("vrrp[{i}]")))?;
     }
-    unique(
-        "load_balancers",
-        "id",
-        state.load_balancers.iter().map(|lb| lb.id),
-    )?;
+    load_balancers(&state.load_balancers, &certificates)?;
+    if let Some(heartbeat) = &state.heartbeat
+        && heartbeat.interval.value() < 50
+    {
+        return Err(FieldError::new("heartbeat.interval", "use at least 50 ms"));
+    }
+    if !["error", "warn", "info", "debug", "trace"].contains(&state.logging.level.as_str()) {
+        return Err(FieldError::new(
+            "logging.level",
+            format!(
+                "{:?}: use error, warn, info, debug or trace",
+                state.logging.level
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The data plane's part alone. Certificates may be missing: after a reboot without a sealing key
+/// the agent has none, and the listeners that need them stay down by themselves.
+pub(crate) fn snapshot(schema: u32, balancers: &[LoadBalancer]) -> Checked {
+    known_schema(schema)?;
+    let listeners = balancers.iter().flat_map(|lb| &lb.listeners);
+    let by_listeners = listeners.filter_map(|l| l.tls.as_ref()).flat_map(|tls| {
+        std::iter::once(&tls.default_certificate)
+            .chain(&tls.sni_certificates)
+            .chain(&tls.client_ca)
+            .chain(&tls.client_crl)
+    });
+    let pools = balancers.iter().flat_map(|lb| &lb.pools);
+    let by_pools = pools
+        .filter_map(|p| p.tls.as_ref())
+        .flat_map(|tls| tls.certificate.iter().chain(&tls.ca).chain(&tls.crl));
+    load_balancers(balancers, &by_listeners.chain(by_pools).collect())
+}
+
+fn load_balancers(balancers: &[LoadBalancer], certificates: &HashSet<&CertificateId>) -> Checked {
+    unique("load_balancers", "id", balancers.iter().map(|lb| lb.id))?;
     let mut endpoints = HashMap::new();
-    for (i, lb) in state.load_balancers.iter().enumerate() {
+    for (i, lb) in balancers.iter().enumerate() {
         let at = |e: FieldError| e.within(format!("load_balancers[{i}]"));
-        load_balancer(lb, &certificates).map_err(at)?;
+        load_balancer(lb, certificates).map_err(at)?;
         for listener in lb.listeners.iter().filter(|l| l.enabled && lb.enabled) {
             for vip in &lb.vips {
                 if let Some(other) = endpoints.insert((*vip, listener.port), listener.id) {
@@ -49,17 +73,16 @@ pub(super) fn references(state: &DesiredState) -> Checked {
             }
         }
     }
-    if let Some(heartbeat) = &state.heartbeat
-        && heartbeat.interval.value() < 50
-    {
-        return Err(FieldError::new("heartbeat.interval", "use at least 50 ms"));
-    }
-    if !["error", "warn", "info", "debug", "trace"].contains(&state.logging.level.as_str()) {
+    Ok(())
+}
+
+fn known_schema(schema: u32) -> Checked {
+    if schema != crate::SCHEMA && schema.saturating_add(1) != crate::SCHEMA {
         return Err(FieldError::new(
-            "logging.level",
+            "schema",
             format!(
-                "{:?}: use error, warn, info, debug or trace",
-                state.logging.level
+                "{schema} is not understood: this amphora reads {}",
+                crate::SCHEMA
             ),
         ));
     }

@@ -1,0 +1,228 @@
+//! A connection, plain or TLS, to a client or a member.
+
+use super::tls_stream::TlsStream;
+use crate::runtime::ListenerRuntime;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+/// A stream socket. Payload bytes of a client's connection are counted here, so that statistics are
+/// exact whatever a proxy does with them.
+#[derive(Debug)]
+pub struct Conn {
+    stream: Stream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    meter: Option<Arc<ListenerRuntime>>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<(TlsStream, TlsInfo)>),
+}
+
+/// What is known of a client's TLS connection.
+#[derive(Debug, Clone, Default)]
+pub struct TlsInfo {
+    /// The server name that the client asked for.
+    pub sni: Option<String>,
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The client's certificate in DER, when it showed one. It was verified: a client whose
+    /// certificate does not verify is refused in the handshake.
+    pub client_certificate: Option<Vec<u8>>,
+}
+
+impl Conn {
+    /// A plain client connection of `listener`.
+    pub(crate) fn client(
+        tcp: TcpStream,
+        peer: SocketAddr,
+        local: SocketAddr,
+        listener: Arc<ListenerRuntime>,
+    ) -> Self {
+        Self {
+            stream: Stream::Plain(tcp),
+            peer,
+            local,
+            meter: Some(listener),
+        }
+    }
+
+    /// A TLS client connection of `listener`.
+    pub(crate) fn tls_client(
+        tls: TlsStream,
+        info: TlsInfo,
+        peer: SocketAddr,
+        local: SocketAddr,
+        listener: Arc<ListenerRuntime>,
+    ) -> Self {
+        Self {
+            stream: Stream::Tls(Box::new((tls, info))),
+            peer,
+            local,
+            meter: Some(listener),
+        }
+    }
+
+    /// A plain connection to a member.
+    pub(crate) fn member(tcp: TcpStream, peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            stream: Stream::Plain(tcp),
+            peer,
+            local,
+            meter: None,
+        }
+    }
+
+    /// The other end. IPv4-mapped addresses are IPv4.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// This end.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// TLS facts; none on a plain connection.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        match &self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(tls) => Some(&tls.1),
+        }
+    }
+
+    /// The socket when bytes on it are payload, so that `splice(2)` can be used.
+    pub(super) fn plain(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Stream::Plain(tcp) => Some(tcp),
+            Stream::Tls(_) => None,
+        }
+    }
+
+    /// Ready when [`Self::try_read`] has something to say.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => tcp.poll_read_ready(cx),
+            Stream::Tls(tls) => tls.0.poll_readable(cx),
+        }
+    }
+
+    /// Waits, holding no buffer, until [`Self::try_read`] has something to say. Cancel-safe.
+    pub async fn readable(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// Reads what is there: `WouldBlock` when nothing is, 0 at the end of the stream.
+    pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = match &mut self.stream {
+            Stream::Plain(tcp) => tcp.try_read(buf),
+            Stream::Tls(tls) => tls.0.try_read(buf),
+        }?;
+        self.count_in(n);
+        Ok(n)
+    }
+
+    /// Reads at least one byte, or 0 at the end of the stream.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_readable(cx))?;
+                }
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Reads at least one byte, or 0 at the end of the stream. Cancel-safe. Prefer [`Self::readable`]
+    /// where a connection may be idle.
+    pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Writes some of `parts`.
+    pub fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let n = match &mut self.stream {
+            Stream::Plain(tcp) => loop {
+                match tcp.try_write_vectored(parts) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready!(tcp.poll_write_ready(cx))?;
+                    }
+                    other => break other?,
+                }
+            },
+            Stream::Tls(tls) => ready!(tls.0.poll_write_vectored(cx, parts))?,
+        };
+        self.count_out(n);
+        Poll::Ready(Ok(n))
+    }
+
+    /// Writes all of `parts` with as few system calls as the socket allows, and flushes.
+    pub async fn write_all_vectored(&mut self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            match poll_fn(|cx| self.poll_write_vectored(cx, parts)).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => IoSlice::advance_slices(&mut parts, n),
+            }
+        }
+        self.flush().await
+    }
+
+    /// Writes all of `bytes` and flushes.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_vectored(&mut [IoSlice::new(bytes)]).await
+    }
+
+    /// Ready when everything written is in the socket.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(tls) => tls.0.poll_flush(cx),
+        }
+    }
+
+    /// Waits until everything written is in the socket.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Ends the write direction; the read direction lives on.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) => tls.0.poll_shutdown(cx),
+        }
+    }
+
+    /// Ends the write direction; the read direction lives on.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Counts payload that left or entered by a way around [`Self::try_read`] and the writes.
+    pub(super) fn count_in(&self, n: usize) {
+        if let Some(listener) = &self.meter {
+            listener.stats.add_in(n as u64);
+        }
+    }
+
+    /// See [`Self::count_in`].
+    pub(super) fn count_out(&self, n: usize) {
+        if let Some(listener) = &self.meter {
+            listener.stats.add_out(n as u64);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Connecting to members.
+
+use super::Conn;
+use nix::ifaddrs::getifaddrs;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// A connect that did not succeed. Nothing was sent, so another member may be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No answer in time.
+    #[error("no answer from {address} in {after:?}")]
+    Timeout {
+        /// Where to.
+        address: SocketAddr,
+        /// The limit.
+        after: Duration,
+    },
+    /// Refused, unreachable, no descriptor, no port.
+    #[error("cannot connect to {address}")]
+    Io {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Connects to `address` within `timeout` (zero: the kernel's patience), with TCP_NODELAY, never
+/// from one of `vips`: an answer to a VIP would go to the other amphora after a takeover.
+pub async fn connect(
+    address: SocketAddr,
+    timeout: Duration,
+    vips: &HashSet<IpAddr>,
+) -> Result<Conn, ConnectError> {
+    let failed = |source| ConnectError::Io { address, source };
+    let tcp = open(address, timeout, vips).await?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    let local = tcp.local_addr().map_err(failed)?;
+    Ok(Conn::member(tcp, address, local))
+}
+
+async fn open(
+    address: SocketAddr,
+    timeout: Duration,
+    vips: &HashSet<IpAddr>,
+) -> Result<TcpStream, ConnectError> {
+    let failed = |source| ConnectError::Io { address, source };
+    let socket = socket(address, source(address, vips)).map_err(failed)?;
+    let connecting = socket.connect(address);
+    if timeout.is_zero() {
+        return connecting.await.map_err(failed);
+    }
+    match tokio::time::timeout(timeout, connecting).await {
+        Ok(result) => result.map_err(failed),
+        Err(_) => Err(ConnectError::Timeout {
+            address,
+            after: timeout,
+        }),
+    }
+}
+
+fn socket(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(from) = from {
+        // The port is chosen at connect, when the destination is known: many more are usable.
+        SockRef::from(&socket).set_ip_bind_address_no_port(true)?;
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    Ok(socket)
+}
+
+/// The source address to bind, when the kernel's own choice would be a VIP.
+pub(crate) fn source(to: SocketAddr, vips: &HashSet<IpAddr>) -> Option<IpAddr> {
+    let of_family = |vip: &&IpAddr| vip.is_ipv4() == to.is_ipv4() && !vip.is_loopback();
+    if !vips.iter().any(|vip| of_family(&vip)) {
+        return None;
+    }
+    let chosen = kernels_choice(to).ok()?;
+    if chosen.is_loopback() || !vips.contains(&chosen) {
+        return None;
+    }
+    substitute(chosen, vips)
+}
+
+/// Asks the kernel by connecting a UDP socket: a routing decision without a packet.
+fn kernels_choice(to: SocketAddr) -> io::Result<IpAddr> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.connect(&to.into())?;
+    let local = socket.local_addr()?.as_socket();
+    local.map(|local| local.ip()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Another address of the interface that has the VIP.
+fn substitute(vip: IpAddr, vips: &HashSet<IpAddr>) -> Option<IpAddr> {
+    let addresses: Vec<(String, IpAddr)> = getifaddrs()
+        .ok()?
+        .filter_map(|entry| {
+            let storage = entry.address?;
+            let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            let v6 = storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+            Some((entry.interface_name, v4.or(v6)?))
+        })
+        .collect();
+    let interface = &addresses.iter().find(|(_, address)| *address == vip)?.0;
+    let usable = |address: &IpAddr| {
+        let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        address.is_ipv4() == vip.is_ipv4() && !link_local && !vips.contains(address)
+    };
+    let own = addresses.iter().filter(|(name, _)| name == interface);
+    own.map(|(_, address)| *address).find(usable)
+}

@@ -1,0 +1,20 @@
+//! The one module behind which all socket calls of the data path sit, so that another engine can
+//! replace readiness without touching a proxy.
+//!
+//! Reads are readiness-first: wait with [`Conn::readable`] while holding nothing, then take a
+//! [`Buffer`] from the worker's pool, read, and give it back when it is drained. An idle connection
+//! holds no buffer and no pipe.
+
+mod buffer;
+mod connect;
+mod conn;
+mod pipe;
+mod relay;
+mod sys;
+mod tls_stream;
+
+pub use buffer::{BUFFER_SIZE, Buffer, BufferPool};
+pub use conn::{Conn, TlsInfo};
+pub use connect::{ConnectError, connect};
+pub use pipe::{PipePool, PIPES, PIPE_SIZE};
+pub use relay::{IdleTimeouts, RelayError, Relayed, Side, relay, tunnel};

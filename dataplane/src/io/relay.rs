@@ -1,0 +1,334 @@
+//! Moving bytes from one connection to another: `splice(2)` through a pooled pipe when both are
+//! plain sockets, else through a pooled buffer. A direction holds pipe or buffer only while bytes are
+//! in it, so back-pressure costs at most one pipe.
+
+use super::pipe::HeldPipe;
+use super::{BUFFER_SIZE, Buffer, Conn};
+use crate::worker::WorkerShared;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::time::{Instant, Sleep};
+
+/// Which connection an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one that is read from.
+    From,
+    /// The one that is written to.
+    To,
+}
+
+/// A relay ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// A connection failed.
+    #[error("{side:?} side failed")]
+    Io {
+        /// In the direction of the relay; in a tunnel `From` is the client.
+        side: Side,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No byte moved for this long.
+    #[error("idle for {0:?}")]
+    Idle(Duration),
+}
+
+/// How a relay in one direction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relayed {
+    /// `at_most` bytes were moved.
+    Complete(u64),
+    /// The source ended before.
+    Eof(u64),
+}
+
+/// How long a tunnel may be idle; zero is for ever. Every byte in either direction counts as life of
+/// both sides, as a byte read from one is written to the other.
+#[derive(Debug, Clone, Copy)]
+pub struct IdleTimeouts {
+    /// Octavia's timeout_client_data.
+    pub client: Duration,
+    /// Octavia's timeout_member_data.
+    pub member: Duration,
+}
+
+impl IdleTimeouts {
+    fn shortest(self) -> Option<Duration> {
+        [self.client, self.member].into_iter().filter(|d| !d.is_zero()).min()
+    }
+}
+
+/// Moves up to `at_most` bytes and flushes them; `idle` (zero: for ever) bounds the time without any
+/// byte moving. Not cancel-safe: bytes in flight are lost with the future.
+pub async fn relay(
+    from: &mut Conn,
+    to: &mut Conn,
+    at_most: u64,
+    idle: Duration,
+    worker: &WorkerShared,
+) -> Result<Relayed, RelayError> {
+    let mut flow = Flow::new(at_most);
+    let mut clock = IdleClock::new((!idle.is_zero()).then_some(idle));
+    let result = poll_fn(|cx| {
+        let before = flow.moved;
+        let done = flow.poll(cx, from, to, worker);
+        if done.is_ready() {
+            return done;
+        }
+        clock.poll(cx, flow.moved != before).map(Err)
+    })
+    .await;
+    result?;
+    Ok(if flow.moved == at_most {
+        Relayed::Complete(flow.moved)
+    } else {
+        Relayed::Eof(flow.moved)
+    })
+}
+
+/// Moves bytes both ways until both directions ended; the end of one is passed on as the end of the
+/// write direction of the other side. Returns bytes (client to member, member to client).
+pub async fn tunnel(
+    client: &mut Conn,
+    member: &mut Conn,
+    idle: IdleTimeouts,
+    worker: &WorkerShared,
+) -> Result<(u64, u64), RelayError> {
+    let mut up = Flow::new(u64::MAX);
+    let mut down = Flow::new(u64::MAX);
+    let mut clock = IdleClock::new(idle.shortest());
+    let result = poll_fn(|cx| {
+        let before = up.moved ^ down.moved.rotate_left(32);
+        let up_done = up.poll_half(cx, client, member, worker)?.is_ready();
+        let down_done = match down.poll_half(cx, member, client, worker) {
+            Ok(poll) => poll.is_ready(),
+            Err(error) => return Poll::Ready(Err(error.swapped())),
+        };
+        if up_done && down_done {
+            return Poll::Ready(Ok(()));
+        }
+        let moved = before != up.moved ^ down.moved.rotate_left(32);
+        clock.poll(cx, moved).map(Err)
+    })
+    .await;
+    result.map(|()| (up.moved, down.moved))
+}
+
+impl RelayError {
+    fn swapped(self) -> Self {
+        match self {
+            Self::Io { side, source } => Self::Io {
+                side: match side {
+                    Side::From => Side::To,
+                    Side::To => Side::From,
+                },
+                source,
+            },
+            idle => idle,
+        }
+    }
+}
+
+/// One direction.
+struct Flow {
+    at_most: u64,
+    /// Bytes that reached the other socket.
+    moved: u64,
+    holds: Holds,
+    end: End,
+}
+
+/// Where bytes are that were read and not yet written.
+enum Holds {
+    Nothing,
+    Pipe(HeldPipe),
+    Buffer { buffer: Buffer, at: usize, end: usize },
+}
+
+#[derive(PartialEq, Eq)]
+enum End {
+    Open,
+    /// The source ended; what is held goes out, then the write direction is ended.
+    Eof,
+    Done,
+}
+
+impl Flow {
+    fn new(at_most: u64) -> Self {
+        Self {
+            at_most,
+            moved: 0,
+            holds: Holds::Nothing,
+            end: End::Open,
+        }
+    }
+
+    /// Like [`Self::poll`]; ends the write direction of `to` at the end of `from`.
+    fn poll_half(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Conn,
+        to: &mut Conn,
+        worker: &WorkerShared,
+    ) -> Result<Poll<()>, RelayError> {
+        if self.end == End::Done {
+            return Ok(Poll::Ready(()));
+        }
+        match self.poll(cx, from, to, worker) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(result) => result?,
+        }
+        match to.poll_shutdown(cx) {
+            Poll::Pending => Ok(Poll::Pending),
+            // The other side may have gone away completely: nothing is lost by it.
+            Poll::Ready(_) => {
+                self.end = End::Done;
+                Ok(Poll::Ready(()))
+            }
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Conn,
+        to: &mut Conn,
+        worker: &WorkerShared,
+    ) -> Poll<Result<(), RelayError>> {
+        let failed = |side| move |source| RelayError::Io { side, source };
+        loop {
+            ready!(self.poll_out(cx, to, worker)).map_err(failed(Side::To))?;
+            let left = self.at_most - self.moved;
+            if self.end != End::Open || left == 0 {
+                return to.poll_flush(cx).map_err(failed(Side::To));
+            }
+            ready!(from.poll_readable(cx)).map_err(failed(Side::From))?;
+            match self.fill(from, to, left, worker) {
+                Ok(0) => self.end = End::Eof,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(failed(Side::From)(error))),
+            }
+        }
+    }
+
+    /// Reads once into a pipe or a buffer.
+    fn fill(
+        &mut self,
+        from: &mut Conn,
+        to: &Conn,
+        left: u64,
+        worker: &WorkerShared,
+    ) -> io::Result<usize> {
+        let pipes = &worker.shared.pipes;
+        if let (Some(socket), Some(_)) = (from.plain(), to.plain())
+            && let Some(mut pipe) = pipes.take()
+        {
+            let len = usize::try_from(left).unwrap_or(usize::MAX);
+            let bytes = socket.try_io(Interest::READABLE, || pipe.fill(socket.as_fd(), len))?;
+            from.count_in(bytes);
+            if bytes > 0 {
+                self.holds = Holds::Pipe(pipe);
+            }
+            return Ok(bytes);
+        }
+        let mut buffer = worker.buffers.take();
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(BUFFER_SIZE);
+        let end = from.try_read(&mut buffer[..len])?;
+        if end > 0 {
+            self.holds = Holds::Buffer { buffer, at: 0, end };
+        }
+        Ok(end)
+    }
+
+    /// Writes everything that is held.
+    fn poll_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Conn,
+        worker: &WorkerShared,
+    ) -> Poll<io::Result<()>> {
+        let pipes = &worker.shared.pipes;
+        loop {
+            match &mut self.holds {
+                Holds::Nothing => return Poll::Ready(Ok(())),
+                Holds::Pipe(pipe) => {
+                    let Some(socket) = to.plain() else {
+                        return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+                    };
+                    match socket.try_io(Interest::WRITABLE, || pipe.drain(socket.as_fd())) {
+                        Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                        Ok(n) => {
+                            to.count_out(n);
+                            self.moved += n as u64;
+                            if pipe.holds() == 0 {
+                                self.holds = Holds::Nothing;
+                            }
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            ready!(socket.poll_write_ready(cx))?;
+                        }
+                        Err(error) => return Poll::Ready(Err(error)),
+                    }
+                }
+                Holds::Buffer { buffer, at, end } => {
+                    let part = IoSlice::new(&buffer[*at..*end]);
+                    let n = ready!(to.poll_write_vectored(cx, &[part]))?;
+                    if n == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    pipes.count_copied(n);
+                    self.moved += n as u64;
+                    *at += n;
+                    if at == end {
+                        self.holds = Holds::Nothing;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fires when nothing moved for `after`. The timer is touched only when it fires: life just notes the
+/// time.
+struct IdleClock {
+    after: Option<Duration>,
+    last: Instant,
+    sleep: Option<std::pin::Pin<Box<Sleep>>>,
+}
+
+impl IdleClock {
+    fn new(after: Option<Duration>) -> Self {
+        Self {
+            after,
+            last: Instant::now(),
+            sleep: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, alive: bool) -> Poll<RelayError> {
+        let Some(after) = self.after else {
+            return Poll::Pending;
+        };
+        if alive {
+            self.last = Instant::now();
+        }
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.last + after)));
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            let deadline = self.last + after;
+            if deadline <= Instant::now() {
+                return Poll::Ready(RelayError::Idle(after));
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}

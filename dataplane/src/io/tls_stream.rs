@@ -1,0 +1,166 @@
+//! TLS over a socket, driven by readiness: rustls does the protocol, this file moves its records.
+
+use rustls::ServerConnection;
+use std::io::{self, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+/// The server's side of a TLS connection.
+#[derive(Debug)]
+pub(crate) struct TlsStream {
+    tcp: TcpStream,
+    session: ServerConnection,
+    /// The peer closed its direction, properly or not.
+    eof: bool,
+}
+
+impl TlsStream {
+    /// Does the handshake. The caller bounds the time. A refusal is sent to the client as an alert.
+    pub(crate) async fn accept(
+        tcp: TcpStream,
+        config: std::sync::Arc<rustls::ServerConfig>,
+    ) -> io::Result<Self> {
+        let session = ServerConnection::new(config).map_err(io::Error::other)?;
+        let mut stream = Self {
+            tcp,
+            session,
+            eof: false,
+        };
+        while stream.session.is_handshaking() {
+            std::future::poll_fn(|cx| stream.poll_records(cx)).await?;
+            if stream.eof && stream.session.is_handshaking() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        std::future::poll_fn(|cx| stream.poll_flush(cx)).await?;
+        Ok(stream)
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    pub(crate) fn session(&self) -> &ServerConnection {
+        &self.session
+    }
+
+    /// Ready when plaintext or the end of the stream can be read.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.eof || self.has_plaintext()? {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_records(cx))?;
+        }
+    }
+
+    /// Reads what is there; `WouldBlock` when nothing is, 0 at the end of the stream.
+    pub(crate) fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.session.reader().read(buf) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.eof => Ok(0),
+            // A peer that closes the socket without close_notify: the end, as for other proxies.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Encrypts and sends. Takes more only after everything before is in the socket, so that a slow
+    /// peer slows the sender.
+    pub(crate) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush(cx))?;
+        let taken = self.session.writer().write_vectored(parts)?;
+        if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Ready when all records are in the socket.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.session.wants_write() {
+            let mut writer = Records(&self.tcp);
+            match self.session.write_tls(&mut writer) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.tcp.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends close_notify and ends the write direction.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session.send_close_notify();
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    fn has_plaintext(&mut self) -> io::Result<bool> {
+        let state = self.session.process_new_packets().map_err(io::Error::other)?;
+        self.eof |= state.peer_has_closed();
+        Ok(state.plaintext_bytes_to_read() > 0)
+    }
+
+    /// Reads and processes some records, and sends what the protocol answers.
+    fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.session.wants_write() {
+            match self.poll_flush(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                // In a handshake the answer must go out before the next flight can come.
+                Poll::Pending if self.session.is_handshaking() => return Poll::Pending,
+                _ => {}
+            }
+        }
+        loop {
+            match self.session.read_tls(&mut Records(&self.tcp)) {
+                Ok(0) => self.eof = true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.tcp.poll_read_ready(cx))?;
+                    continue;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            break;
+        }
+        if let Err(error) = self.session.process_new_packets() {
+            // The alert is worth one attempt; the connection ends either way.
+            let _alert = self.poll_flush(cx);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
+        match self.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// The socket as rustls wants it: blocking calls that say `WouldBlock`.
+struct Records<'a>(&'a TcpStream);
+
+impl Read for Records<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buf)
+    }
+}
+
+impl Write for Records<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.try_write(buf)
+    }
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(parts)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

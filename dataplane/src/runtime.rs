@@ -1,0 +1,323 @@
+//! What outlives snapshots: listeners, pools and members at run time, keyed by id, and the one swap.
+//!
+//! | type | lives | content |
+//! |---|---|---|
+//! | [`Shared`] | the process | the current [`Routes`], everything process-global |
+//! | [`ListenerRuntime`] [`PoolRuntime`] [`MemberState`] | while the id is configured or in use | counters, limits, health, balancing state |
+//! | [`ListenerView`] [`PoolView`] | while the content is unchanged | configuration + handles of the runtimes |
+//!
+//! A connection holds runtimes for as long as it likes. It takes a view when it needs one (per request
+//! in HTTP, once in TCP) and drops it afterwards: no connection holds a whole [`Routes`].
+
+use crate::io::PipePool;
+use crate::tls;
+use arc_swap::ArcSwap;
+use krater_dataplane_core::balance::{self, Candidate};
+use krater_dataplane_core::limit::Gauge;
+use krater_dataplane_core::member::MemberState;
+use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
+use krater_model::control::ListenerStats;
+use krater_model::{ListenerId, MemberId, PoolId};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
+
+pub use krater_dataplane_core::balance::Input as SelectInput;
+
+/// Process-global state, one per process, shared by all threads.
+#[derive(Debug)]
+pub struct Shared {
+    routes: ArcSwap<Routes>,
+    /// Pipes for `splice(2)`.
+    pub pipes: Arc<PipePool>,
+}
+
+/// One snapshot, ready to be used. Swapped whole.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// The compiled snapshot; none before the first.
+    pub table: Option<Arc<RoutingTable>>,
+    /// Every configured listener.
+    pub listeners: HashMap<ListenerId, Arc<ListenerView>>,
+    /// Which enabled listener serves an address.
+    pub by_address: HashMap<SocketAddr, Arc<ListenerView>>,
+    /// Every configured pool.
+    pub pools: HashMap<PoolId, Arc<PoolView>>,
+}
+
+impl Shared {
+    /// Nothing configured.
+    pub fn new(pipes: PipePool) -> Self {
+        Self {
+            routes: ArcSwap::default(),
+            pipes: Arc::new(pipes),
+        }
+    }
+
+    /// The listener as configured now; none when it was removed or disabled.
+    pub fn listener(&self, id: ListenerId) -> Option<Arc<ListenerView>> {
+        let routes = self.routes.load();
+        routes.listeners.get(&id).filter(|view| view.conf.enabled).cloned()
+    }
+
+    /// The listener that serves `address` now.
+    pub fn listener_at(&self, address: SocketAddr) -> Option<Arc<ListenerView>> {
+        self.routes.load().by_address.get(&address).cloned()
+    }
+
+    /// Everything. For the control thread: do not keep it across an await.
+    pub fn routes(&self) -> Arc<Routes> {
+        self.routes.load_full()
+    }
+
+    /// The swap.
+    pub(crate) fn swap(&self, routes: Arc<Routes>) {
+        self.routes.store(routes);
+    }
+}
+
+/// A listener in one version of its configuration and that of its pools.
+#[derive(Debug)]
+pub struct ListenerView {
+    /// Configuration.
+    pub conf: Arc<ListenerConf>,
+    /// What outlives the configuration.
+    pub runtime: Arc<ListenerRuntime>,
+    /// TLS towards clients, ready; for TERMINATED_HTTPS. An error says why the listener is down.
+    pub tls: Option<Result<Arc<tls::Terminator>, String>>,
+    /// Pools that its policies and default may name.
+    pub pools: HashMap<PoolId, Arc<PoolView>>,
+}
+
+impl ListenerView {
+    /// The default pool, if there is one.
+    pub fn default_pool(&self) -> Option<&Arc<PoolView>> {
+        self.conf.default_pool.and_then(|id| self.pools.get(&id))
+    }
+}
+
+/// A pool in one version of its configuration.
+#[derive(Debug)]
+pub struct PoolView {
+    /// Configuration.
+    pub conf: Arc<PoolConf>,
+    /// What outlives the configuration.
+    pub runtime: Arc<PoolRuntime>,
+    /// Members in the order of the configuration.
+    pub members: Vec<MemberView>,
+}
+
+/// A member in one version of its configuration.
+#[derive(Debug, Clone)]
+pub struct MemberView {
+    /// Configuration.
+    pub conf: Arc<MemberConf>,
+    /// Counters and health.
+    pub state: Arc<MemberState>,
+}
+
+impl Candidate for MemberView {
+    fn conf(&self) -> &MemberConf {
+        &self.conf
+    }
+    fn state(&self) -> &MemberState {
+        &self.state
+    }
+}
+
+/// A listener's lasting state.
+#[derive(Debug)]
+pub struct ListenerRuntime {
+    /// Which.
+    pub id: ListenerId,
+    /// Statistics.
+    pub stats: Counters,
+    /// Open client connections.
+    connections: Gauge,
+    /// Accept loops that wait for a place.
+    waiting: AtomicUsize,
+    place: Notify,
+    /// Wakes connections that shall end because the listener was removed or disabled.
+    closing: Notify,
+}
+
+/// Counters of a listener on a cache line of their own: every relayed chunk writes them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    total: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    request_errors: AtomicU64,
+}
+
+impl Counters {
+    /// `n` bytes of payload came from a client. [`crate::io::Conn`] calls it.
+    pub fn add_in(&self, n: u64) {
+        self.bytes_in.fetch_add(n, Relaxed);
+    }
+    /// `n` bytes of payload went to a client. [`crate::io::Conn`] calls it.
+    pub fn add_out(&self, n: u64) {
+        self.bytes_out.fetch_add(n, Relaxed);
+    }
+    /// A request was refused for the client's fault (4xx of our own).
+    pub fn add_request_error(&self) {
+        self.request_errors.fetch_add(1, Relaxed);
+    }
+}
+
+impl ListenerRuntime {
+    /// A new listener.
+    pub fn new(id: ListenerId) -> Self {
+        Self {
+            id,
+            stats: Counters::default(),
+            connections: Gauge::default(),
+            waiting: AtomicUsize::new(0),
+            place: Notify::new(),
+            closing: Notify::new(),
+        }
+    }
+
+    /// Statistics now.
+    pub fn snapshot(&self) -> ListenerStats {
+        ListenerStats {
+            active_connections: self.connections.open(),
+            total_connections: self.stats.total.load(Relaxed),
+            bytes_in: self.stats.bytes_in.load(Relaxed),
+            bytes_out: self.stats.bytes_out.load(Relaxed),
+            request_errors: self.stats.request_errors.load(Relaxed),
+        }
+    }
+
+    /// Whether `limit` connections are open.
+    pub fn is_full(&self, limit: Option<u32>) -> bool {
+        self.connections.is_full(limit)
+    }
+
+    /// Takes a place for one client connection.
+    pub fn try_enter(self: &Arc<Self>, limit: Option<u32>) -> Option<Place> {
+        let entered = self.connections.try_enter(limit);
+        entered.then(|| Place(Arc::clone(self)))
+    }
+
+    /// Waits until a place may be free; `limit` is asked again after registration, so that no
+    /// wake-up is lost. Cancel-safe.
+    pub async fn place(&self, limit: Option<u32>) {
+        let notified = self.place.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        self.waiting.fetch_add(1, Relaxed);
+        let _leave = Waiting(&self.waiting);
+        if self.is_full(limit) {
+            notified.await;
+        }
+    }
+
+    /// Wakes accept loops that wait for a place, because one came back or the limit changed.
+    pub fn wake(&self) {
+        self.place.notify_waiters();
+    }
+
+    /// Ends when connections of this listener shall end.
+    pub async fn closing(&self) {
+        self.closing.notified().await;
+    }
+
+    /// Ends all connections of this listener.
+    pub fn close_connections(&self) {
+        self.closing.notify_waiters();
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One client connection's place under the listener's limit; given back on drop.
+#[derive(Debug)]
+pub struct Place(Arc<ListenerRuntime>);
+
+impl Place {
+    /// Counts the connection as accepted.
+    pub fn accepted(&self) {
+        self.0.stats.total.fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.leave();
+        // SeqCst is not needed: a waiter registers with the Notify before it looks at the gauge.
+        if self.0.waiting.load(Relaxed) > 0 {
+            self.0.wake();
+        }
+    }
+}
+
+/// A pool's lasting state.
+#[derive(Debug)]
+pub struct PoolRuntime {
+    /// Which.
+    pub id: PoolId,
+    /// Held while a member is chosen and counted: round robin and least connections are exact over
+    /// any number of workers. Never across an await.
+    choice: Mutex<()>,
+}
+
+impl PoolRuntime {
+    /// A new pool.
+    pub fn new(id: PoolId) -> Self {
+        Self {
+            id,
+            choice: Mutex::new(()),
+        }
+    }
+}
+
+/// A chosen member; counts as one of its connections until it is dropped.
+#[derive(Debug)]
+pub struct MemberGuard {
+    view: MemberView,
+}
+
+impl MemberGuard {
+    /// Which.
+    pub fn id(&self) -> MemberId {
+        self.view.conf.id
+    }
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.view.conf.address
+    }
+    /// Configuration at the time of the choice.
+    pub fn conf(&self) -> &Arc<MemberConf> {
+        &self.view.conf
+    }
+    /// Counters and health.
+    pub fn state(&self) -> &Arc<MemberState> {
+        &self.view.state
+    }
+}
+
+impl Drop for MemberGuard {
+    fn drop(&mut self) {
+        self.view.state.leave();
+    }
+}
+
+/// Chooses a member of `pool` and counts the connection. None: no member can serve (503).
+pub fn select(pool: &PoolView, input: &SelectInput<'_>) -> Option<MemberGuard> {
+    if !pool.conf.enabled {
+        return None;
+    }
+    let _choice = pool.runtime.choice.lock().unwrap_or_else(PoisonError::into_inner);
+    let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
+    view.state.enter();
+    Some(MemberGuard { view: view.clone() })
+}
