@@ -59,7 +59,11 @@ impl Shared {
     /// The listener as configured now; none when it was removed or disabled.
     pub fn listener(&self, id: ListenerId) -> Option<Arc<ListenerView>> {
         let routes = self.routes.load();
-        routes.listeners.get(&id).filter(|view| view.conf.enabled).cloned()
+        routes
+            .listeners
+            .get(&id)
+            .filter(|view| view.conf.enabled)
+            .cloned()
     }
 
     /// The listener that serves `address` now.
@@ -316,7 +320,11 @@ pub fn select(pool: &PoolView, input: &SelectInput<'_>) -> Option<MemberGuard> {
     if !pool.conf.enabled {
         return None;
     }
-    let _choice = pool.runtime.choice.lock().unwrap_or_else(PoisonError::into_inner);
+    let _choice = pool
+        .runtime
+        .choice
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
     view.state.enter();
     Some(MemberGuard { view: view.clone() })

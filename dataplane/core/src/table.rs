@@ -189,9 +189,7 @@ impl RoutingTable {
                 });
                 table.listeners.push(match old {
                     Some(old) => Arc::clone(old),
-                    None => {
-                        Arc::new(compile_listener(id, listener, binds, enabled).map_err(at)?)
-                    }
+                    None => Arc::new(compile_listener(id, listener, binds, enabled).map_err(at)?),
                 });
             }
         }
@@ -247,7 +245,11 @@ fn compile_pool(
         previous.map(|pool| pool.members.iter().map(|m| (m.id, m)).collect());
     let member = |member: &Member| {
         let conf = compile_member(member);
-        match previous.iter().find_map(|old| old.get(&member.id)).filter(|old| old.as_ref() == &conf) {
+        match previous
+            .iter()
+            .find_map(|old| old.get(&member.id))
+            .filter(|old| old.as_ref() == &conf)
+        {
             Some(old) => Arc::clone(old),
             None => Arc::new(conf),
         }

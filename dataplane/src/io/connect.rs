@@ -2,7 +2,9 @@
 
 use super::Conn;
 use nix::ifaddrs::getifaddrs;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -72,7 +74,7 @@ fn socket(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
     };
     if let Some(from) = from {
         // The port is chosen at connect, when the destination is known: many more are usable.
-        SockRef::from(&socket).set_ip_bind_address_no_port(true)?;
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::new(from, 0))?;
     }
     Ok(socket)
@@ -96,7 +98,9 @@ fn kernels_choice(to: SocketAddr) -> io::Result<IpAddr> {
     let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
     socket.connect(&to.into())?;
     let local = socket.local_addr()?.as_socket();
-    local.map(|local| local.ip()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    local
+        .map(|local| local.ip())
+        .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// Another address of the interface that has the VIP.

@@ -6,8 +6,8 @@
 //! holds no buffer and no pipe.
 
 mod buffer;
-mod connect;
 mod conn;
+mod connect;
 mod pipe;
 mod relay;
 mod sys;
@@ -16,5 +16,5 @@ mod tls_stream;
 pub use buffer::{BUFFER_SIZE, Buffer, BufferPool};
 pub use conn::{Conn, TlsInfo};
 pub use connect::{ConnectError, connect};
-pub use pipe::{PipePool, PIPES, PIPE_SIZE};
+pub use pipe::{PIPE_SIZE, PIPES, PipePool};
 pub use relay::{IdleTimeouts, RelayError, Relayed, Side, relay, tunnel};

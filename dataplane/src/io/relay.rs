@@ -60,7 +60,10 @@ pub struct IdleTimeouts {
 
 impl IdleTimeouts {
     fn shortest(self) -> Option<Duration> {
-        [self.client, self.member].into_iter().filter(|d| !d.is_zero()).min()
+        [self.client, self.member]
+            .into_iter()
+            .filter(|d| !d.is_zero())
+            .min()
     }
 }
 
@@ -148,7 +151,11 @@ struct Flow {
 enum Holds {
     Nothing,
     Pipe(HeldPipe),
-    Buffer { buffer: Buffer, at: usize, end: usize },
+    Buffer {
+        buffer: Buffer,
+        at: usize,
+        end: usize,
+    },
 }
 
 #[derive(PartialEq, Eq)]

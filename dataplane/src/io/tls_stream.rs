@@ -105,7 +105,10 @@ impl TlsStream {
     }
 
     fn has_plaintext(&mut self) -> io::Result<bool> {
-        let state = self.session.process_new_packets().map_err(io::Error::other)?;
+        let state = self
+            .session
+            .process_new_packets()
+            .map_err(io::Error::other)?;
         self.eof |= state.peer_has_closed();
         Ok(state.plaintext_bytes_to_read() > 0)
     }

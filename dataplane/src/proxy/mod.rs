@@ -1,3 +1,1 @@
 //! One driver per protocol. Each takes an accepted connection to its end.
-
-pub mod tcp;

@@ -1,0 +1,210 @@
+use super::*;
+use crate::member::Probed;
+use krater_model::MemberId;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+struct Fake {
+    conf: MemberConf,
+    state: MemberState,
+}
+
+impl Candidate for Fake {
+    fn conf(&self) -> &MemberConf {
+        &self.conf
+    }
+    fn state(&self) -> &MemberState {
+        &self.state
+    }
+}
+
+fn member(n: u128, weight: u16) -> Fake {
+    let id = id_from(n);
+    let address = SocketAddr::from(([192, 0, 2, 1], 80));
+    Fake {
+        conf: MemberConf {
+            id,
+            enabled: true,
+            address,
+            weight,
+            backup: false,
+            monitor_address: address,
+        },
+        state: MemberState::new(id, Probed::NoMonitor),
+    }
+}
+
+fn id_from(n: u128) -> MemberId {
+    format!("{n:032x}").parse().unwrap()
+}
+
+fn pool(weights: &[u16]) -> Vec<Fake> {
+    (1_u128..)
+        .zip(weights)
+        .map(|(n, w)| member(n, *w))
+        .collect()
+}
+
+fn client(n: u32) -> Input<'static> {
+    Input {
+        client: SocketAddr::from((n.to_be_bytes(), 40_000)),
+        exclude: &[],
+    }
+}
+
+fn counts<'a>(picks: impl Iterator<Item = &'a Fake>) -> HashMap<MemberId, u64> {
+    let mut counts = HashMap::new();
+    for pick in picks {
+        *counts.entry(pick.conf.id).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn smooth_round_robin_interleaves() {
+    let members = pool(&[5, 1, 1]);
+    let picks: Vec<_> = (0..7)
+        .filter_map(|n| choose(Algorithm::RoundRobin, &members, &client(n)))
+        .map(|m| members.iter().position(|x| x.conf.id == m.conf.id).unwrap())
+        .collect();
+    assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
+}
+
+#[test]
+fn backups_serve_only_when_every_primary_is_down() {
+    let mut members = pool(&[1, 1, 1, 1]);
+    members[2].conf.backup = true;
+    members[3].conf.backup = true;
+    let picked = |members: &[Fake]| {
+        let picks = (0..8).filter_map(|n| choose(Algorithm::RoundRobin, members, &client(n)));
+        let mut at: Vec<_> = counts(picks).into_keys().collect();
+        at.sort();
+        at
+    };
+    let id = |n: usize| members[n].conf.id;
+    assert_eq!(picked(&members), [id(0), id(1)]);
+    members[0].state.set_probed(Probed::Down);
+    assert_eq!(picked(&members), [id(1)]);
+    members[1].state.set_probed(Probed::Down);
+    assert_eq!(picked(&members), [id(2), id(3)], "all backups");
+    members[2].conf.enabled = false;
+    members[3].conf.weight = 0;
+    assert!(picked(&members).is_empty());
+}
+
+#[test]
+fn an_excluded_primary_does_not_call_the_backups() {
+    let mut members = pool(&[1, 1]);
+    members[1].conf.backup = true;
+    let exclude = [members[0].conf.id];
+    let input = Input {
+        exclude: &exclude,
+        ..client(1)
+    };
+    assert!(choose(Algorithm::RoundRobin, &members, &input).is_none());
+}
+
+#[test]
+fn least_connections_respects_weights_and_takes_turns() {
+    let members = pool(&[1, 3]);
+    for n in 0..40 {
+        choose(Algorithm::LeastConnections, &members, &client(n))
+            .unwrap()
+            .state
+            .enter();
+    }
+    assert_eq!(members[0].state.active(), 10);
+    assert_eq!(members[1].state.active(), 30);
+    let idle = pool(&[1, 1, 1]);
+    let picks = (0..9).filter_map(|n| choose(Algorithm::LeastConnections, &idle, &client(n)));
+    assert_eq!(counts(picks).into_values().collect::<Vec<_>>(), [3, 3, 3]);
+}
+
+#[test]
+fn source_ip_ignores_the_port_and_mapping() {
+    let members = pool(&[1; 10]);
+    let pick = |client: &str, algorithm| {
+        let input = Input {
+            client: client.parse().unwrap(),
+            exclude: &[],
+        };
+        choose(algorithm, &members, &input).unwrap().conf.id
+    };
+    let a = pick("192.0.2.7:1000", Algorithm::SourceIp);
+    assert_eq!(a, pick("192.0.2.7:2000", Algorithm::SourceIp));
+    assert_eq!(a, pick("[::ffff:192.0.2.7]:2000", Algorithm::SourceIp));
+    let by_port: std::collections::HashSet<_> = (1..100)
+        .map(|port| pick(&format!("192.0.2.7:{port}"), Algorithm::SourceIpPort))
+        .collect();
+    assert!(by_port.len() > 5, "{by_port:?}");
+}
+
+proptest! {
+    #[test]
+    fn round_robin_is_exact_over_a_period(weights in prop::collection::vec(1_u16..=256, 1..8)) {
+        let members = pool(&weights);
+        let total: u32 = weights.iter().map(|w| u32::from(*w)).sum();
+        for _ in 0..2 {
+            let picks = (0..total).filter_map(|n| choose(Algorithm::RoundRobin, &members, &client(n)));
+            let counts = counts(picks);
+            for m in &members {
+                prop_assert_eq!(counts[&m.conf.id], u64::from(m.conf.weight));
+            }
+        }
+    }
+
+    #[test]
+    fn round_robin_stays_fair_when_members_come_and_go(
+        weights in prop::collection::vec(1_u16..=10, 2..6),
+        downs in prop::collection::vec((0_usize..6, any::<bool>(), 1_u32..30), 0..10),
+    ) {
+        let members = pool(&weights);
+        for (at, down, run) in downs {
+            let member = &members[at % members.len()];
+            member.state.set_probed(if down { Probed::Down } else { Probed::Up });
+            for n in 0..run {
+                choose(Algorithm::RoundRobin, &members, &client(n));
+            }
+        }
+        members.iter().for_each(|m| m.state.set_probed(Probed::Up));
+        let total: u32 = weights.iter().map(|w| u32::from(*w)).sum();
+        let rounds = 20;
+        let picks = (0..total * rounds).filter_map(|n| choose(Algorithm::RoundRobin, &members, &client(n)));
+        let counts = counts(picks);
+        for m in &members {
+            let want = u64::from(m.conf.weight) * u64::from(rounds);
+            // Old credit is bounded by the total weight, so the deviation is too.
+            prop_assert!(counts[&m.conf.id].abs_diff(want) <= u64::from(total) * 2, "{:?}", counts);
+        }
+    }
+
+    #[test]
+    fn source_hash_moves_only_clients_of_a_lost_member(
+        weights in prop::collection::vec(1_u16..=20, 2..12), lost in 0_usize..12,
+    ) {
+        let members = pool(&weights);
+        let lost = &members[lost % members.len()];
+        let before: Vec<_> = (0..500)
+            .map(|n| choose(Algorithm::SourceIp, &members, &client(n)).unwrap().conf.id)
+            .collect();
+        lost.state.set_probed(Probed::Down);
+        for (n, before) in (0..500).zip(before) {
+            let after = choose(Algorithm::SourceIp, &members, &client(n)).unwrap().conf.id;
+            prop_assert!(after == before || before == lost.conf.id);
+        }
+    }
+
+    #[test]
+    fn source_hash_spreads_by_weight(weights in prop::collection::vec(1_u16..=4, 2..6)) {
+        let members = pool(&weights);
+        let clients = 8_000;
+        let picks = (0..clients).filter_map(|n| choose(Algorithm::SourceIp, &members, &client(n * 7)));
+        let counts = counts(picks);
+        let total: u16 = weights.iter().sum();
+        for m in &members {
+            let want = f64::from(clients) * f64::from(m.conf.weight) / f64::from(total);
+            let got = counts.get(&m.conf.id).copied().unwrap_or(0) as f64;
+            prop_assert!((got - want).abs() < 5.0 * want.sqrt() + 10.0, "{} of {}", got, want);
+        }
+    }
+}
