@@ -4,7 +4,7 @@
 //! how many of these bytes belong to the body; or it asks [`Body::relay`] how many bytes it may move
 //! without showing them (by `splice`), moves some, and reports [`Body::relayed`].
 
-use super::chunked::Chunked;
+use super::chunked::{Chunked, Piece};
 use super::fault::Fault;
 
 /// How the end of a message's body is found (RFC 9112 section 6.3).
@@ -95,6 +95,20 @@ impl Body {
                 Ok(used)
             }
         }
+    }
+
+    /// Like [`Self::admit`] for one run of bytes, and whether they are data: for a receiver that does
+    /// not know the chunked coding. `used` is 0 only when the body or `data` ended.
+    pub fn piece(&mut self, data: &[u8]) -> Result<Piece, Fault> {
+        if let Self::Chunked(chunked) = self {
+            let piece = chunked.next(data)?;
+            if chunked.is_done() {
+                *self = Self::Done;
+            }
+            return Ok(piece);
+        }
+        let used = self.admit(data)?;
+        Ok(Piece { used, data: true })
     }
 
     /// How many bytes may be moved unseen from now on; 0 when the next byte must be looked at.

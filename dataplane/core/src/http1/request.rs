@@ -149,6 +149,8 @@ impl RequestHead {
             (false, Some(length)) => Framing::Length(length),
             (false, None) => Framing::None, // RFC 9112 section 6.3, rule 7
         };
+        // A body before the switch would have to be relayed first; nobody does this.
+        self.upgrade &= self.framing == Framing::None;
         Ok(())
     }
 

@@ -1,0 +1,86 @@
+//! A connection to a member for one request.
+
+use super::Session;
+use super::inbox::Inbox;
+use crate::io::Conn;
+use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
+use crate::upstream::pool::Wanted;
+use krater_dataplane_core::http1::Refusal;
+use krater_model::MemberId;
+
+/// Members tried when connects fail: HAProxy's `retries 3` with `option redispatch`.
+const ATTEMPTS: usize = 4;
+
+/// A member that takes the request.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) guard: MemberGuard,
+    pub(super) conn: Conn,
+    pub(super) inbox: Inbox,
+    /// Requests that were answered on the connection before.
+    pub(super) served: u32,
+    /// It may serve other clients' requests afterwards.
+    pub(super) shareable: bool,
+}
+
+/// How to get one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    /// What an idle connection must be like; none: only a fresh one will do.
+    pub(super) reuse: Option<Wanted>,
+}
+
+/// Chooses a member and takes or makes a connection to it.
+pub(super) async fn obtain(
+    session: &Session,
+    view: &ListenerView,
+    pool: &PoolView,
+    request: Request,
+) -> Result<Upstream, Refusal> {
+    let mut tried: Vec<MemberId> = Vec::new();
+    let client = session.conn.peer();
+    for _ in 0..ATTEMPTS {
+        let input = SelectInput {
+            client,
+            exclude: &tried,
+        };
+        let Some(guard) = select(pool, &input) else {
+            break;
+        };
+        let (id, address) = (guard.id(), guard.address());
+        let shareable = !super::member::announces_client(pool);
+        if let Some(wanted) = request.reuse.filter(|_| shareable)
+            && let Some((conn, served)) = session.worker.members.take(id, address, wanted)
+        {
+            return Ok(Upstream {
+                guard,
+                conn,
+                inbox: Inbox::default(),
+                served,
+                shareable,
+            });
+        }
+        let timeout = view.conf.timeouts.member_connect.duration();
+        match session.worker.connect(address, timeout).await {
+            Ok(conn) => {
+                return Ok(Upstream {
+                    guard,
+                    conn,
+                    inbox: Inbox::default(),
+                    served: 0,
+                    shareable,
+                });
+            }
+            Err(error) => {
+                guard.state().count_failure();
+                tracing::debug!(member = %id, error = krater_model::report(&error), "connect failed");
+                tried.push(id);
+            }
+        }
+    }
+    Err(if tried.is_empty() {
+        Refusal::NoMember
+    } else {
+        Refusal::ConnectFailed
+    })
+}

@@ -1,0 +1,227 @@
+//! The HTTP/1.1 proxy: one task per client connection.
+//!
+//! Owns: keep-alive on both sides, pipelining, routing per request, retries, own answers.
+//! Lacks on purpose: parsing and framing rules (`core::http1`), policies (`core::l7`), sockets (`io`).
+//!
+//! Each request looks up the listener as it is configured *now*; between requests the task holds no
+//! configuration, no buffer and no scratch memory. Cancel-safety: dropping the future closes both
+//! connections, and gives every pooled thing back.
+
+mod answer;
+mod certificate;
+mod clock;
+mod exchange;
+mod inbox;
+mod log;
+mod member;
+mod scratch;
+mod transfer;
+
+use crate::io::Conn;
+use crate::runtime::ListenerRuntime;
+use crate::worker::WorkerShared;
+use clock::Clock;
+use inbox::Inbox;
+use krater_dataplane_core::exchange::{ClientCertificate, ClientInfo};
+use krater_dataplane_core::http1::{Fault, Refusal, Scan, Scanner, Version};
+use krater_model::state::Hsts;
+use scratch::Scratch;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// A head must be complete after this long when the listener sets no client time-out.
+const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+/// After an answer that closes, what the client still sends is read and dropped for this long, so
+/// that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+/// …and at most this many bytes.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// A client's connection between and during requests.
+#[derive(Debug)]
+struct Session {
+    conn: Conn,
+    inbox: Inbox,
+    clock: Clock,
+    listener: Arc<ListenerRuntime>,
+    worker: Rc<WorkerShared>,
+    certificate: Option<Box<ClientCertificate>>,
+    /// Requests that were answered.
+    served: u32,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// The next request may come.
+    KeepAlive,
+    /// The answer is out; the connection closes gently.
+    Close,
+    /// The connection is of no more use.
+    Abort,
+}
+
+/// Serves a client's connection to its end.
+pub async fn serve(conn: Conn, listener: Arc<ListenerRuntime>, worker: Rc<WorkerShared>) {
+    let certificate = conn.tls().and_then(certificate::of);
+    let mut session = Session {
+        conn,
+        inbox: Inbox::default(),
+        clock: Clock::default(),
+        listener,
+        worker,
+        certificate,
+        served: 0,
+    };
+    loop {
+        if session.inbox.is_empty() && !session.idle().await {
+            return;
+        }
+        let mut scratch = Scratch::take();
+        let after = match session.head(&mut scratch).await {
+            Ok(()) => exchange::run(&mut session, &mut scratch).await,
+            Err(Some(why)) => session.refuse(&mut scratch, why).await,
+            Err(None) => After::Abort,
+        };
+        drop(scratch);
+        session.served = session.served.saturating_add(1);
+        match after {
+            After::KeepAlive => {}
+            After::Close => return session.linger().await,
+            After::Abort => return,
+        }
+    }
+}
+
+impl Session {
+    fn client(&self) -> ClientInfo<'_> {
+        ClientInfo {
+            peer: self.conn.peer().ip(),
+            local: self.conn.local(),
+            tls: self.conn.tls().is_some(),
+            certificate: self.certificate.as_deref(),
+        }
+    }
+
+    /// The listener's client time-out as configured now; none when the listener is gone.
+    fn client_timeout(&self) -> Option<(Duration, Option<Hsts>)> {
+        let view = self.worker.shared.listener(self.listener.id)?;
+        let hsts = view.conf.tls.as_ref().and_then(|tls| tls.hsts);
+        Some((view.conf.timeouts.client_data.duration(), hsts))
+    }
+
+    /// Waits for the first bytes of a request, holding nothing. False: the connection ends here.
+    async fn idle(&mut self) -> bool {
+        let Some((timeout, _)) = self.client_timeout() else {
+            return false;
+        };
+        self.clock.set(timeout);
+        poll_fn(|cx| {
+            match self.inbox.poll_fill(cx, &mut self.conn, &self.worker.buffers) {
+                Poll::Ready(Ok(1..)) => return Poll::Ready(true),
+                Poll::Ready(_) => return Poll::Ready(false),
+                Poll::Pending => {}
+            }
+            self.clock.poll(cx).map(|()| false)
+        })
+        .await
+    }
+
+    /// Reads and parses a request head. `Err(None)`: the client is gone.
+    async fn head(&mut self, scratch: &mut Scratch) -> Result<(), Option<Refusal>> {
+        let mut scanner = Scanner::default();
+        let mut timed = false;
+        loop {
+            match scanner.scan(self.inbox.bytes()) {
+                Ok(Scan::Complete { start, end }) => {
+                    let parsed = scratch.request.parse(self.inbox.bytes(), start, end);
+                    return parsed.map_err(|fault| Some(Refusal::Request(fault)));
+                }
+                Ok(Scan::Partial) => {}
+                Err(fault) => return Err(Some(Refusal::Request(fault))),
+            }
+            if !timed {
+                timed = true;
+                let timeout = self.client_timeout().map_or(Duration::ZERO, |(t, _)| t);
+                self.clock.set(if timeout.is_zero() { HEAD_DEADLINE } else { timeout });
+            }
+            let polled = poll_fn(|cx| {
+                match self.inbox.poll_fill(cx, &mut self.conn, &self.worker.buffers) {
+                    Poll::Pending => self.clock.poll(cx).map(|()| Err(Refusal::RequestTimeout)),
+                    ready => ready.map(Ok),
+                }
+            });
+            match polled.await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(_)) => return Err(Some(Refusal::Request(Fault::Truncated))),
+                Ok(Err(_)) => return Err(None),
+                Err(why) => return Err(Some(why)),
+            }
+        }
+    }
+
+    /// Answers a request whose head could not be used.
+    async fn refuse(&mut self, scratch: &mut Scratch, why: Refusal) -> After {
+        let hsts = self.client_timeout().and_then(|(_, hsts)| hsts);
+        let frame = answer::Frame {
+            version: Version::Http11,
+            close: true,
+            head_only: false,
+            hsts,
+        };
+        self.answer(&mut scratch.up, why, frame).await
+    }
+
+    /// Writes a refusal, counts and logs it.
+    async fn answer(&mut self, out: &mut Vec<u8>, why: Refusal, frame: answer::Frame) -> After {
+        if why.client_fault() {
+            self.listener.stats.add_request_error();
+        }
+        log::refusal(self.listener.id, self.conn.peer(), why);
+        out.clear();
+        answer::refusal(out, why, frame);
+        self.write(out, frame.close).await
+    }
+
+    /// Writes an answer of ours within the client's time-out.
+    async fn write(&mut self, out: &[u8], close: bool) -> After {
+        let timeout = self.client_timeout().map_or(LINGER, |(timeout, _)| timeout);
+        self.clock.set(timeout);
+        let clock = &mut self.clock;
+        let write = self.conn.write_all(out);
+        let mut write = std::pin::pin!(write);
+        let written = poll_fn(|cx| match write.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result.is_ok()),
+            Poll::Pending => clock.poll(cx).map(|()| false),
+        });
+        match (written.await, close) {
+            (true, false) => After::KeepAlive,
+            (true, true) => After::Close,
+            (false, _) => After::Abort,
+        }
+    }
+
+    /// Closes so that the last answer arrives.
+    async fn linger(mut self) {
+        self.inbox.clear();
+        if self.conn.shutdown().await.is_err() {
+            return;
+        }
+        self.clock.set(LINGER);
+        let mut left = LINGER_BYTES;
+        poll_fn(|cx| {
+            loop {
+                match self.inbox.poll_fill(cx, &mut self.conn, &self.worker.buffers) {
+                    Poll::Ready(Ok(n @ 1..)) if n < left => left -= n,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.clock.poll(cx),
+                }
+                self.inbox.clear();
+            }
+        })
+        .await;
+    }
+}

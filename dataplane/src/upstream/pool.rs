@@ -1,0 +1,135 @@
+//! Idle keep-alive connections to members, one pool per worker.
+//!
+//! A connection in the pool holds no buffer and does not count as the member's. It is taken by
+//! member *and* address, so that a member that moved never gets traffic at its old place.
+
+use crate::io::Conn;
+use krater_model::MemberId;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Idle connections kept per member and worker: more than a worker has in flight at once to one
+/// member under ordinary load. Together with the time below it bounds descriptors.
+const MAX_PER_MEMBER: usize = 128;
+/// Idle connections kept per worker: with 8 workers a fifth of the usual limit of 20,000 files.
+const MAX_PER_WORKER: usize = 512;
+/// How long a connection is kept. Common servers close theirs after 5 seconds or more; closing
+/// first avoids sending into a closing connection.
+const KEEP: Duration = Duration::from_secs(4);
+/// A request that must not be sent twice takes a connection only when it was idle for less than
+/// this: the member is unlikely to close it just now.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What a request may be sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// The client's first request: only on a connection that has proved that it can be reused.
+    pub proved: bool,
+    /// The request must not be sent twice.
+    pub fresh: bool,
+}
+
+/// Idle connections of one worker.
+#[derive(Debug, Default)]
+pub struct Pool {
+    idle: RefCell<HashMap<(MemberId, SocketAddr), Vec<Idle>>>,
+    count: Cell<usize>,
+    swept: Cell<Option<Instant>>,
+    reused: Cell<u64>,
+    stored: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    conn: Conn,
+    since: Instant,
+    /// Requests it has served.
+    served: u32,
+}
+
+impl Pool {
+    /// Takes the connection that was used last, and how many requests it has served. One that the
+    /// member has closed, or on which it sent something unasked, is dropped.
+    pub fn take(
+        &self,
+        member: MemberId,
+        address: SocketAddr,
+        wanted: Wanted,
+    ) -> Option<(Conn, u32)> {
+        let mut pools = self.idle.borrow_mut();
+        let idle = pools.get_mut(&(member, address))?;
+        let now = Instant::now();
+        let keep = if wanted.fresh { FRESH } else { KEEP };
+        while let Some(at) = idle.iter().rposition(|i| !wanted.proved || i.served > 1) {
+            let mut found = idle.remove(at);
+            self.count.set(self.count.get() - 1);
+            if now.duration_since(found.since) > keep {
+                // All before it are older still. They stay for the sweep.
+                return None;
+            }
+            let quiet = matches!(
+                found.conn.try_read(&mut [0]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock
+            );
+            if quiet {
+                self.reused.set(self.reused.get() + 1);
+                return Some((found.conn, found.served));
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection on which a response has ended and that the member keeps open.
+    pub fn put(&self, member: MemberId, address: SocketAddr, conn: Conn, served: u32) {
+        let now = Instant::now();
+        self.sweep(now);
+        if self.count.get() >= MAX_PER_WORKER {
+            return;
+        }
+        let mut pools = self.idle.borrow_mut();
+        let idle = pools.entry((member, address)).or_default();
+        if idle.len() < MAX_PER_MEMBER {
+            self.count.set(self.count.get() + 1);
+            self.stored.set(self.stored.get() + 1);
+            idle.push(Idle {
+                conn,
+                since: now,
+                served,
+            });
+        }
+    }
+
+    /// Closes connections that were idle for too long. Cheap: at most once a second it looks.
+    pub fn sweep(&self, now: Instant) {
+        let last = self.swept.get();
+        if last.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            return;
+        }
+        self.swept.set(Some(now));
+        let mut count = 0;
+        self.idle.borrow_mut().retain(|_, idle| {
+            idle.retain(|i| now.duration_since(i.since) <= KEEP);
+            count += idle.len();
+            !idle.is_empty()
+        });
+        self.count.set(count);
+    }
+
+    /// Connections in it now.
+    pub fn len(&self) -> usize {
+        self.count.get()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.count.get() == 0
+    }
+
+    /// Times that a connection was reused.
+    pub fn reused(&self) -> u64 {
+        self.reused.get()
+    }
+}
