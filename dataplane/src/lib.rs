@@ -7,4 +7,5 @@ pub mod io;
 pub mod proxy;
 pub mod runtime;
 pub mod tls;
+pub mod upstream;
 pub mod worker;

@@ -18,8 +18,8 @@ use krater_dataplane_core::member::MemberState;
 use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
 use krater_model::control::ListenerStats;
 use krater_model::{ListenerId, MemberId, PoolId};
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -74,6 +74,15 @@ impl Shared {
     /// Everything. For the control thread: do not keep it across an await.
     pub fn routes(&self) -> Arc<Routes> {
         self.routes.load_full()
+    }
+
+    /// All VIPs now; never a source address towards members.
+    pub fn vips(&self) -> Arc<HashSet<IpAddr>> {
+        let routes = self.routes.load();
+        routes
+            .table
+            .as_ref()
+            .map_or_else(Arc::default, |table| Arc::clone(&table.vips))
     }
 
     /// The swap.

@@ -3,12 +3,13 @@
 //! Listeners and pools whose source did not change are the *same* `Arc` in the next table, so that
 //! whatever hangs on them (TLS set-up, compiled policies) survives a snapshot that is about others.
 
+use crate::http1::rewrite::InsertPlan;
 use crate::l7;
 use ipnet::IpNet;
 use krater_model::control::Snapshot;
 use krater_model::state::{
-    Algorithm, HealthMonitor, InsertHeader, L7Action, Listener, ListenerProtocol, ListenerTls,
-    LoadBalancer, Member, Persistence, Pool, PoolProtocol, Timeouts,
+    Algorithm, HealthMonitor, L7Action, Listener, ListenerProtocol, ListenerTls, LoadBalancer,
+    Member, Persistence, Pool, PoolProtocol, Timeouts,
 };
 use krater_model::{
     CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, PoolId, Revision, Secret,
@@ -29,7 +30,7 @@ pub struct RoutingTable {
     /// In the order of the snapshot.
     pub pools: Vec<Arc<PoolConf>>,
     /// All VIPs; never a source address towards members.
-    pub vips: HashSet<IpAddr>,
+    pub vips: Arc<HashSet<IpAddr>>,
     /// Certificate bundles by content address.
     pub certificates: HashMap<CertificateId, Secret>,
 }
@@ -54,7 +55,7 @@ pub struct ListenerConf {
     /// Client networks that may connect; empty: all.
     pub allowed: Vec<IpNet>,
     /// Headers added to requests.
-    pub insert_headers: Vec<InsertHeader>,
+    pub insert: InsertPlan,
     /// TLS towards clients; `hsts` inside.
     pub tls: Option<ListenerTls>,
     /// Where traffic goes that no policy takes.
@@ -133,7 +134,7 @@ impl RoutingTable {
             request_id: snapshot.request_id,
             listeners: Vec::new(),
             pools: Vec::new(),
-            vips: HashSet::new(),
+            vips: Arc::default(),
             certificates: HashMap::new(),
         };
         let certificates = snapshot.certificates.into_iter();
@@ -157,7 +158,7 @@ impl RoutingTable {
                 pools,
                 ..
             } = lb;
-            table.vips.extend(vips.iter().copied());
+            Arc::make_mut(&mut table.vips).extend(vips.iter().copied());
             let disabled: HashSet<PoolId> =
                 pools.iter().filter(|p| !p.enabled).map(|p| p.id).collect();
             for (p, pool) in pools.into_iter().enumerate() {
@@ -222,7 +223,7 @@ fn compile_listener(
         connection_limit: source.connection_limit,
         timeouts: source.timeouts,
         allowed: source.allowed_cidrs.clone(),
-        insert_headers: source.insert_headers.clone(),
+        insert: InsertPlan::new(&source.insert_headers),
         tls: source.tls.clone(),
         default_pool: source.default_pool,
         l7: l7::compile(&source.l7_policies)?,

@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::AsyncWrite;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A stream socket. Payload bytes of a client's connection are counted here, so that statistics are
@@ -132,6 +133,15 @@ impl Conn {
 
     /// Reads at least one byte, or 0 at the end of the stream.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Stream::Plain(tcp) = &mut self.stream {
+            // Unlike `try_read`, this knows that a read which did not fill the buffer emptied the
+            // socket: the next poll waits without a system call that would say so again.
+            let mut space = ReadBuf::new(buf);
+            ready!(Pin::new(tcp).poll_read(cx, &mut space))?;
+            let n = space.filled().len();
+            self.count_in(n);
+            return Poll::Ready(Ok(n));
+        }
         loop {
             match self.try_read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -210,6 +220,16 @@ impl Conn {
     /// Ends the write direction; the read direction lives on.
     pub async fn shutdown(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Makes the coming close a reset, so that the peer sees that something is missing.
+    pub fn reset_on_close(&self) {
+        let tcp = match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.0.tcp(),
+        };
+        // It can only fail when the connection is gone already.
+        let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
     }
 
     /// Counts payload that left or entered by a way around [`Self::try_read`] and the writes.

@@ -17,4 +17,5 @@ pub use buffer::{BUFFER_SIZE, Buffer, BufferPool};
 pub use conn::{Conn, TlsInfo};
 pub use connect::{ConnectError, connect};
 pub use pipe::{PIPE_SIZE, PIPES, PipePool};
+pub(crate) use relay::Flow;
 pub use relay::{IdleTimeouts, RelayError, Relayed, Side, relay, tunnel};

@@ -139,7 +139,8 @@ impl RelayError {
 }
 
 /// One direction.
-struct Flow {
+#[derive(Debug)]
+pub(crate) struct Flow {
     at_most: u64,
     /// Bytes that reached the other socket.
     moved: u64,
@@ -148,6 +149,7 @@ struct Flow {
 }
 
 /// Where bytes are that were read and not yet written.
+#[derive(Debug)]
 enum Holds {
     Nothing,
     Pipe(HeldPipe),
@@ -158,7 +160,7 @@ enum Holds {
     },
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     Open,
     /// The source ended; what is held goes out, then the write direction is ended.
@@ -167,7 +169,23 @@ enum End {
 }
 
 impl Flow {
-    fn new(at_most: u64) -> Self {
+    /// Bytes that reached the other socket.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether the source ended.
+    pub(crate) fn at_eof(&self) -> bool {
+        self.end != End::Open
+    }
+
+    /// Whether it waits for the receiver.
+    pub(crate) fn holds(&self) -> bool {
+        !matches!(self.holds, Holds::Nothing)
+    }
+
+    /// Moves up to `at_most` bytes.
+    pub(crate) fn new(at_most: u64) -> Self {
         Self {
             at_most,
             moved: 0,
@@ -201,7 +219,8 @@ impl Flow {
         }
     }
 
-    fn poll(
+    /// Ready when all was moved, or the source ended and everything before is in the other socket.
+    pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Conn,

@@ -1,1 +1,3 @@
 //! One driver per protocol. Each takes an accepted connection to its end.
+
+pub mod http1;

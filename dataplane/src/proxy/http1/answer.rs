@@ -111,7 +111,10 @@ mod tests {
             refusal(&mut out, why, FRAME);
             let text = String::from_utf8(out).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{text}");
+            assert!(
+                head.contains(&format!("Content-Length: {}\r\n", body.len())),
+                "{text}"
+            );
             assert!(head.contains("\r\nConnection: close"), "{text}");
             assert_eq!(head.contains("\r\nAllow: "), why.status() == 405);
         }

@@ -80,7 +80,9 @@ pub(super) async fn run(session: &mut Session, scratch: &mut Scratch) -> After {
         }
         Route::Refuse(why) => {
             session.inbox.consume(end);
-            session.answer(&mut scratch.up, why, asked.frame(false)).await
+            session
+                .answer(&mut scratch.up, why, asked.frame(false))
+                .await
         }
         Route::Answered => {
             session.inbox.consume(end);
@@ -150,7 +152,11 @@ async fn relay(
         };
         let upstream = match member::obtain(session, &view, &pool, wanted).await {
             Ok(upstream) => upstream,
-            Err(why) => return session.answer(&mut scratch.up, why, asked.frame(false)).await,
+            Err(why) => {
+                return session
+                    .answer(&mut scratch.up, why, asked.frame(false))
+                    .await;
+            }
         };
         if wanted.reuse.is_some() && upstream.served > 0 {
             configuration = Some((view, pool)); // a retry may need it
@@ -159,9 +165,6 @@ async fn relay(
         let head = std::mem::take(&mut scratch.up);
         let mut up = Transfer::new(head, asked.framing, Side::Client, false);
         let heard = response_head(session, scratch, asked, &mut upstream, &mut up).await;
-        if heard.is_err() {
-            up.release(&session.worker);
-        }
         match heard {
             Ok(()) => break (upstream, up),
             Err(Unheard::Retry) if configuration.is_some() => {
@@ -171,7 +174,9 @@ async fn relay(
             }
             Err(Unheard::Retry) => {
                 let frame = asked.frame(up.is_done());
-                return session.answer(&mut scratch.up, Refusal::MemberGone, frame).await;
+                return session
+                    .answer(&mut scratch.up, Refusal::MemberGone, frame)
+                    .await;
             }
             Err(Unheard::Refuse(why)) => {
                 let frame = asked.frame(up.is_done());
@@ -184,14 +189,28 @@ async fn relay(
         return upgraded(session, scratch, asked, &mut upstream).await;
     }
     let after = respond(session, scratch, asked, &mut upstream, &mut up).await;
-    up.release(&session.worker);
     scratch.up = up.into_head();
     let response = &scratch.response;
-    let whole = matches!(after, Finished { response: true, request: true, .. });
+    let whole = matches!(
+        after,
+        Finished {
+            response: true,
+            request: true,
+            ..
+        }
+    );
     if whole && response.keep_alive && upstream.shareable && upstream.inbox.is_empty() {
-        let Upstream { guard, conn, served, .. } = upstream;
+        let Upstream {
+            guard,
+            conn,
+            served,
+            ..
+        } = upstream;
         let served = served.saturating_add(1);
-        session.worker.members.put(guard.id(), guard.address(), conn, served);
+        session
+            .worker
+            .members
+            .put(guard.id(), guard.address(), conn, served);
     }
     after.after
 }
@@ -247,15 +266,20 @@ async fn next_head(
     poll_fn(|cx| {
         let before = up.sent();
         if !up.is_done() && !watch.broken {
-            let Session { conn, inbox, worker, .. } = session;
+            let Session {
+                conn,
+                inbox,
+                worker,
+                ..
+            } = session;
             match up.poll(cx, conn, inbox, &mut upstream.conn, worker) {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 // The member may have answered early and closed: its answer is still to be read.
-                Poll::Ready(Err(TransferError::Write(_))) => watch.broken = true,
+                Poll::Ready(Err(TransferError::Write)) => watch.broken = true,
                 Poll::Ready(Err(TransferError::Fault(fault))) => {
                     return Poll::Ready(Err(Unheard::Refuse(Refusal::Request(fault))));
                 }
-                Poll::Ready(Err(TransferError::Read(_))) => {
+                Poll::Ready(Err(TransferError::Read)) => {
                     return Poll::Ready(Err(Unheard::ClientGone));
                 }
             }
@@ -271,7 +295,12 @@ async fn next_head(
                     return Poll::Ready(Err(Unheard::Refuse(why)));
                 }
             }
-            let Upstream { conn, inbox, served, .. } = upstream;
+            let Upstream {
+                conn,
+                inbox,
+                served,
+                ..
+            } = upstream;
             match inbox.poll_fill(cx, conn, &session.worker.buffers) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => {
@@ -320,7 +349,12 @@ impl Watch {
     /// Reads ahead what the client pipelines, as far as there is room.
     fn client_gone(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
         while !self.ended && session.inbox.has_room() {
-            let Session { conn, inbox, worker, .. } = session;
+            let Session {
+                conn,
+                inbox,
+                worker,
+                ..
+            } = session;
             match inbox.poll_fill(cx, conn, &worker.buffers) {
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Ok(_)) => {}
@@ -372,7 +406,6 @@ async fn respond(
     let head = std::mem::take(down);
     let mut transfer = Transfer::new(head, response.framing, Side::Member, unchunk);
     let relayed = pump(session, asked, upstream, up, &mut transfer).await;
-    transfer.release(&session.worker);
     let sent = transfer.sent();
     scratch.down = transfer.into_head();
     let member = upstream.guard.id();
@@ -429,10 +462,15 @@ async fn pump(
     poll_fn(|cx| {
         let before = up.sent() ^ down.sent().rotate_left(32);
         if !up.is_done() && !watch.broken {
-            let Session { conn, inbox, worker, .. } = session;
+            let Session {
+                conn,
+                inbox,
+                worker,
+                ..
+            } = session;
             match up.poll(cx, conn, inbox, &mut upstream.conn, worker) {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(TransferError::Write(_))) => watch.broken = true,
+                Poll::Ready(Err(TransferError::Write)) => watch.broken = true,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Ended::Client)),
             }
         }
@@ -440,11 +478,13 @@ async fn pump(
             let Upstream { conn, inbox, .. } = upstream;
             match down.poll(cx, conn, inbox, &mut session.conn, &session.worker) {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(TransferError::Write(_))) => return Poll::Ready(Err(Ended::Client)),
+                Poll::Ready(Err(TransferError::Write)) => {
+                    return Poll::Ready(Err(Ended::Client));
+                }
                 Poll::Ready(Err(TransferError::Fault(fault))) => {
                     return Poll::Ready(Err(Ended::Member(fault)));
                 }
-                Poll::Ready(Err(TransferError::Read(_))) => {
+                Poll::Ready(Err(TransferError::Read)) => {
                     return Poll::Ready(Err(Ended::Member(Fault::Truncated)));
                 }
             }
@@ -501,7 +541,12 @@ async fn upgraded(
         return After::Abort;
     }
     if !session.inbox.is_empty() {
-        if upstream.conn.write_all(session.inbox.bytes()).await.is_err() {
+        if upstream
+            .conn
+            .write_all(session.inbox.bytes())
+            .await
+            .is_err()
+        {
             return After::Abort;
         }
         session.inbox.clear();

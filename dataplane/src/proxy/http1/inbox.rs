@@ -29,7 +29,9 @@ impl Inbox {
 
     /// Whether more can be read.
     pub(super) fn has_room(&self) -> bool {
-        self.buffer.as_ref().is_none_or(|b| self.end - self.start < b.len())
+        self.buffer
+            .as_ref()
+            .is_none_or(|b| self.end - self.start < b.len())
     }
 
     /// The first `n` bytes are used up.

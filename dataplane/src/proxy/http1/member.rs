@@ -7,6 +7,7 @@ use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::upstream::pool::Wanted;
 use krater_dataplane_core::http1::Refusal;
 use krater_model::MemberId;
+use krater_model::state::PoolProtocol;
 
 /// Members tried when connects fail: HAProxy's `retries 3` with `option redispatch`.
 const ATTEMPTS: usize = 4;
@@ -48,7 +49,7 @@ pub(super) async fn obtain(
             break;
         };
         let (id, address) = (guard.id(), guard.address());
-        let shareable = !super::member::announces_client(pool);
+        let shareable = !announces_client(pool);
         if let Some(wanted) = request.reuse.filter(|_| shareable)
             && let Some((conn, served)) = session.worker.members.take(id, address, wanted)
         {
@@ -83,4 +84,12 @@ pub(super) async fn obtain(
     } else {
         Refusal::ConnectFailed
     })
+}
+
+/// The PROXY protocol names one client per connection, so the connection is that client's alone.
+fn announces_client(pool: &PoolView) -> bool {
+    matches!(
+        pool.conf.protocol,
+        PoolProtocol::Proxy | PoolProtocol::Proxyv2
+    )
 }

@@ -120,7 +120,10 @@ impl Session {
         };
         self.clock.set(timeout);
         poll_fn(|cx| {
-            match self.inbox.poll_fill(cx, &mut self.conn, &self.worker.buffers) {
+            match self
+                .inbox
+                .poll_fill(cx, &mut self.conn, &self.worker.buffers)
+            {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(true),
                 Poll::Ready(_) => return Poll::Ready(false),
                 Poll::Pending => {}
@@ -146,10 +149,17 @@ impl Session {
             if !timed {
                 timed = true;
                 let timeout = self.client_timeout().map_or(Duration::ZERO, |(t, _)| t);
-                self.clock.set(if timeout.is_zero() { HEAD_DEADLINE } else { timeout });
+                self.clock.set(if timeout.is_zero() {
+                    HEAD_DEADLINE
+                } else {
+                    timeout
+                });
             }
             let polled = poll_fn(|cx| {
-                match self.inbox.poll_fill(cx, &mut self.conn, &self.worker.buffers) {
+                match self
+                    .inbox
+                    .poll_fill(cx, &mut self.conn, &self.worker.buffers)
+                {
                     Poll::Pending => self.clock.poll(cx).map(|()| Err(Refusal::RequestTimeout)),
                     ready => ready.map(Ok),
                 }
@@ -214,7 +224,10 @@ impl Session {
         let mut left = LINGER_BYTES;
         poll_fn(|cx| {
             loop {
-                match self.inbox.poll_fill(cx, &mut self.conn, &self.worker.buffers) {
+                match self
+                    .inbox
+                    .poll_fill(cx, &mut self.conn, &self.worker.buffers)
+                {
                     Poll::Ready(Ok(n @ 1..)) if n < left => left -= n,
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => return self.clock.poll(cx),

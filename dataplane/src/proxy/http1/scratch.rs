@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 const SPARE: usize = 64;
 
 thread_local! {
+    #[allow(clippy::vec_box, reason = "moved as a pointer, into a future that shall be small")]
     static POOL: RefCell<Vec<Box<Parts>>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -18,9 +18,9 @@ pub(super) enum TransferError {
     /// The sender's message is wrong, or ended too early.
     Fault(Fault),
     /// Reading failed.
-    Read(io::Error),
+    Read,
     /// Writing failed.
-    Write(io::Error),
+    Write,
 }
 
 /// What a transfer waits for.
@@ -94,13 +94,6 @@ impl Transfer {
         self.head
     }
 
-    /// Gives a pipe or buffer back; to be called when the transfer is abandoned.
-    pub(super) fn release(&mut self, worker: &WorkerShared) {
-        if let Some(mut flow) = self.flow.take() {
-            flow.release(worker);
-        }
-    }
-
     /// Moves what can be moved. Ready when all is sent and flushed.
     pub(super) fn poll(
         &mut self,
@@ -114,7 +107,7 @@ impl Transfer {
             self.admit(inbox).map_err(TransferError::Fault)?;
             self.waits = Waits::Write;
             if self.head_sent < self.head.len() || self.admitted > 0 {
-                ready!(self.poll_send(cx, inbox, to)).map_err(TransferError::Write)?;
+                ready!(self.poll_send(cx, inbox, to)).map_err(|_| TransferError::Write)?;
                 continue;
             }
             if let Some(flow) = &mut self.flow {
@@ -123,12 +116,16 @@ impl Transfer {
                 let moved = flow.moved();
                 self.sent += moved - before;
                 self.body_sent |= moved > 0;
-                self.waits = if flow.holds() { Waits::Write } else { Waits::Read };
+                self.waits = if flow.holds() {
+                    Waits::Write
+                } else {
+                    Waits::Read
+                };
                 if polled.is_pending() {
                     return Poll::Pending;
                 }
                 let eof = flow.at_eof();
-                self.release(worker);
+                self.flow = None;
                 ready!(polled)?;
                 self.body.relayed(moved);
                 if eof {
@@ -137,7 +134,7 @@ impl Transfer {
                 continue;
             }
             if self.body.is_done() {
-                ready!(to.poll_flush(cx)).map_err(TransferError::Write)?;
+                ready!(to.poll_flush(cx)).map_err(|_| TransferError::Write)?;
                 self.flushed = true;
                 return Poll::Ready(Ok(()));
             }
@@ -148,7 +145,7 @@ impl Transfer {
             }
             self.waits = Waits::Read;
             let n = ready!(inbox.poll_fill(cx, from, &worker.buffers));
-            if n.map_err(TransferError::Read)? == 0 {
+            if n.map_err(|_| TransferError::Read)? == 0 {
                 self.body.end_of_stream().map_err(TransferError::Fault)?;
             }
         }
@@ -213,9 +210,8 @@ impl From<RelayError> for TransferError {
     fn from(error: RelayError) -> Self {
         use crate::io::Side::{From, To};
         match error {
-            RelayError::Io { side: From, source } => Self::Read(source),
-            RelayError::Io { side: To, source } => Self::Write(source),
-            RelayError::Idle(_) => Self::Read(io::ErrorKind::TimedOut.into()),
+            RelayError::Io { side: From, .. } | RelayError::Idle(_) => Self::Read,
+            RelayError::Io { side: To, .. } => Self::Write,
         }
     }
 }

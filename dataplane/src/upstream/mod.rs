@@ -1,0 +1,3 @@
+//! Connections to members.
+
+pub mod pool;
