@@ -1,1 +1,4 @@
 //! Drivers: one trait each, one file per driver, a fake beside them.
+
+pub mod compute;
+pub mod network;

@@ -1,0 +1,37 @@
+//! Makes networks exist where amphorae and members are. Which there are is in the database.
+
+use futures_util::future::BoxFuture;
+use ipnet::IpNet;
+use krater_model::NetworkId;
+
+/// A call failed.
+#[derive(Debug, thiserror::Error)]
+#[error("network: {what}")]
+pub struct Error {
+    /// What was tried.
+    pub what: String,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A network to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Which.
+    pub id: NetworkId,
+    /// Its name, for `krater net exec NAME`.
+    pub name: String,
+    /// In bytes.
+    pub mtu: u16,
+    /// Gateway address with prefix length of each subnet that has one.
+    pub gateways: Vec<IpNet>,
+    /// The management network: its gateway address is the controller's.
+    pub management: bool,
+}
+
+/// See the module.
+pub trait Networks: Send + Sync + std::fmt::Debug {
+    /// Makes the fabric and these networks; harmless when they exist.
+    fn ensure(&self, networks: Vec<Network>) -> BoxFuture<'_, Result<(), Error>>;
+}
