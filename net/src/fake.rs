@@ -219,7 +219,7 @@ impl LinkControl for FakeLinks {
             kernel.free_name(there, spec.peer)?;
             let kind = Some("veth");
             let near = kernel.add_link(me, spec.name, spec.mac, kind, spec.up, spec.master);
-            let far = kernel.add_link(there, spec.peer, spec.peer_mac, kind, spec.peer_up, None);
+            let far = kernel.add_link(there, spec.peer, spec.peer_mac, kind, false, None);
             kernel.pairs.insert((me, near), (there, far));
             kernel.pairs.insert((there, far), (me, near));
             Ok(())
@@ -314,8 +314,8 @@ impl LinkControl for FakeLinks {
         let what = format!("delete address {} of link {}", address.net, address.link);
         self.change_own(what, |own| {
             let same = |a: &Address| a.link == address.link && a.net == address.net;
-            if own.addresses.iter().any(same) {
-                let _ = own.events.send(Event::AddressGone(address.clone()));
+            if let Some(gone) = own.addresses.iter().find(|a| same(a)) {
+                let _ = own.events.send(Event::AddressGone(gone.clone()));
             }
             own.addresses.retain(|a| !same(a));
             Ok(())

@@ -110,7 +110,8 @@ impl Rule {
     }
 }
 
-/// A veth pair to make. The near end appears in the namespace of the control it is made through.
+/// A veth pair to make. The near end appears in the namespace of the control it is made through. The
+/// far end is down: the kernel refuses to open it before the pair is complete (ENOTCONN).
 #[derive(Debug, Clone)]
 pub struct VethSpec<'a> {
     /// Name of the near end.
@@ -129,8 +130,6 @@ pub struct VethSpec<'a> {
     pub peer_mac: Option<MacAddr>,
     /// Namespace of the far end; none: the same.
     pub peer_netns: Option<BorrowedFd<'a>>,
-    /// Far end up at once.
-    pub peer_up: bool,
 }
 
 /// What to change of a link; none leaves it. All in one request, so that a move and its new name are

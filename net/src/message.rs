@@ -102,7 +102,7 @@ fn end(name: &str, mac: Option<MacAddr>, mtu: Option<u32>, up: bool) -> LinkMess
 }
 
 pub(crate) fn create_veth(spec: &VethSpec<'_>) -> Request {
-    let mut peer = end(spec.peer, spec.peer_mac, spec.mtu, spec.peer_up);
+    let mut peer = end(spec.peer, spec.peer_mac, spec.mtu, false);
     if let Some(netns) = spec.peer_netns {
         let fd = netns.as_raw_fd();
         peer.attributes.push(LinkAttribute::NetNsFd(fd));

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A folder with pinned namespaces that goes away with the value. What a killed run left behind is
 /// removed by the next one: the name holds the process id, and a folder of a dead process is a leftover.
+#[derive(Debug)]
 pub struct Lab {
     folder: PathBuf,
 }

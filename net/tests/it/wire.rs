@@ -28,8 +28,14 @@ fn veth<'a>(peer_netns: Option<&'a impl AsFd>) -> VethSpec<'a> {
         peer: "far",
         peer_mac: Some(FAR),
         peer_netns: peer_netns.map(AsFd::as_fd),
-        peer_up: true,
     }
+}
+
+fn far_up(netns: &NetNs) {
+    let netlink = NetlinkSocket::open_in(netns).unwrap();
+    let far = netlink.link_by_name("far").unwrap().unwrap();
+    assert!(!far.up);
+    netlink.set_up(far.index, true).unwrap();
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -54,7 +60,8 @@ async fn links_behave(a: &impl LinkControl, b: &impl LinkControl, b_netns: &impl
     assert_eq!((near.mac, near.master), (Some(NEAR), Some(bridge.index)));
     assert!(a.link_by_mac(FAR).await.unwrap().is_none());
     let far = b.link_by_mac(FAR).await.unwrap().unwrap();
-    assert!(far.up && far.name == "far" && far.kind.as_deref() == Some("veth"));
+    b.up(far.index).await.unwrap();
+    assert!(far.name == "far" && far.kind.as_deref() == Some("veth"));
     while !matches!(events.next().await.unwrap(), Event::Link(link) if link.mac == Some(FAR)) {}
 
     // Move with a new name in one step; back again.
@@ -232,7 +239,9 @@ fn a_flooded_watch_asks_for_a_resync() {
         for n in 0..4000 {
             netlink.add_address(&address(n)).unwrap();
         }
+        eprintln!("added");
         while events.next().await.unwrap() != Event::Resync {}
+        eprintln!("resync");
         // And goes on afterwards.
         let last = address(5000);
         netlink.add_address(&last).unwrap();
@@ -246,6 +255,7 @@ fn the_synchronous_path_moves_a_vip_by_tag() {
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let netlink = NetlinkSocket::open_in(&a).unwrap();
     netlink.create_veth(&veth(Some(&b))).unwrap();
+    far_up(&b);
     let link = netlink.link_by_name("near").unwrap().unwrap();
     assert_eq!(link.mtu, 1400);
     assert_eq!(netlink.link_by_name("nothing").unwrap(), None);
@@ -309,6 +319,7 @@ fn ipv6_routes_and_rules_compare_equal_to_what_was_added() {
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let netlink = NetlinkSocket::open_in(&a).unwrap();
     netlink.create_veth(&veth(Some(&b))).unwrap();
+    far_up(&b);
     let link = netlink.link_by_name("near").unwrap().unwrap().index;
     let route = Route {
         to: "::/0".parse().unwrap(),
@@ -374,6 +385,7 @@ fn announcements_arrive_and_neighbours_learn() {
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let netlink = NetlinkSocket::open_in(&a).unwrap();
     netlink.create_veth(&veth(Some(&b))).unwrap();
+    far_up(&b);
     let index = netlink.link_by_name("near").unwrap().unwrap().index;
     // ETH_P_ALL, in network byte order.
     let all = Protocol::from(i32::from(0x0003_u16.to_be()));
