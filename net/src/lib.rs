@@ -46,6 +46,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// An operation on the kernel failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {source}")]
+#[allow(
+    clippy::error_impl_error,
+    reason = "like std::io::Error: used with the name of its crate in front"
+)]
 pub struct Error {
     /// What was tried, with its arguments, such as `add address 192.0.2.1/24 to link 3`.
     pub operation: String,

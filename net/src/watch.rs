@@ -92,6 +92,7 @@ impl Watch {
                         Err(_would_block) => {}
                         Ok(Ok(_)) => parse(&buffer, &mut self.ready),
                         Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                            drain(socket.get_ref());
                             self.ready.push_back(Event::Resync);
                         }
                         Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -100,6 +101,16 @@ impl Watch {
                 }
             }
         }
+    }
+}
+
+/// After ENOBUFS the kernel goes on dropping, silently, until the queue is empty: what is in it is
+/// older than the loss and worth nothing, so it goes before the resync is reported.
+fn drain(socket: &Socket) {
+    let mut buffer = Vec::with_capacity(BUFFER);
+    let empty = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    while !socket.recv(&mut buffer, 0).as_ref().is_err_and(empty) {
+        buffer.clear();
     }
 }
 

@@ -1,5 +1,7 @@
 //! krater-net against the real kernel. Needs root; every test works in namespaces of its own.
 
+#![allow(clippy::unwrap_used, reason = "test helpers")]
+
 mod netns;
 mod processes;
 mod wire;

@@ -239,9 +239,7 @@ fn a_flooded_watch_asks_for_a_resync() {
         for n in 0..4000 {
             netlink.add_address(&address(n)).unwrap();
         }
-        eprintln!("added");
         while events.next().await.unwrap() != Event::Resync {}
-        eprintln!("resync");
         // And goes on afterwards.
         let last = address(5000);
         netlink.add_address(&last).unwrap();
