@@ -1,0 +1,158 @@
+//! Whether a new configuration may replace the one in force. Pure.
+
+use krater_model::control::VrrpConfig;
+use krater_model::{FieldError, SCHEMA};
+use krater_vrrp_proto::Router;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Virtual routers of a process: as many as an interface can have identifiers.
+pub(crate) const MAX_ROUTERS: usize = 255;
+
+/// Why a configuration was refused. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Older than what is in force, or the same revision with other content.
+    Conflict(FieldError),
+    /// Wrong in itself.
+    Invalid(FieldError),
+}
+
+/// What to do with a configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is in force already.
+    Same,
+    /// These are the routers from now on.
+    Apply(Vec<Arc<Router>>),
+}
+
+/// Judges `new` against the one `in_force`.
+pub(crate) fn judge(in_force: Option<&VrrpConfig>, new: &VrrpConfig) -> Result<Verdict, Refused> {
+    if new.schema != SCHEMA && new.schema + 1 != SCHEMA {
+        let why = format!("{} is not understood: this vrrp reads {SCHEMA}", new.schema);
+        return Err(Refused::Invalid(FieldError::new("schema", why)));
+    }
+    if let Some(old) = in_force {
+        let conflict = |why| Err(Refused::Conflict(FieldError::new("revision", why)));
+        if new.revision < old.revision {
+            let why = format!("{} is older than {}", new.revision, old.revision);
+            return conflict(why);
+        }
+        if new.revision == old.revision {
+            if new.routers == old.routers {
+                return Ok(Verdict::Same);
+            }
+            let why = format!("{} is in force with other content", new.revision);
+            return conflict(why);
+        }
+    }
+    routers(new).map(Verdict::Apply).map_err(Refused::Invalid)
+}
+
+fn routers(new: &VrrpConfig) -> Result<Vec<Arc<Router>>, FieldError> {
+    if new.routers.len() > MAX_ROUTERS {
+        let why = format!("{}: use at most {MAX_ROUTERS}", new.routers.len());
+        return Err(FieldError::new("routers", why));
+    }
+    let mut keys = HashSet::new();
+    let mut vips = HashSet::new();
+    let mut routers = Vec::with_capacity(new.routers.len());
+    for (i, plain) in new.routers.iter().enumerate() {
+        let at = |error: FieldError| error.within(format!("routers[{i}]"));
+        let router = Router::new(plain.clone()).map_err(at)?;
+        if !keys.insert((&plain.interface, plain.vrid, plain.source.is_ipv4())) {
+            let why = format!("{} is there twice on {}", plain.vrid, plain.interface);
+            return Err(at(FieldError::new("vrid", why)));
+        }
+        for net in router.belongings().addresses {
+            if !vips.insert((&plain.interface, net.addr())) {
+                let why = format!("{net} belongs to two virtual routers");
+                return Err(at(FieldError::new("addresses", why)));
+            }
+        }
+        routers.push(Arc::new(router));
+    }
+    Ok(routers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use krater_model::{Epoch, Generation, Revision};
+
+    fn config(generation: u64, vips: &[&str]) -> VrrpConfig {
+        let routers = vips
+            .iter()
+            .enumerate()
+            .map(|(i, vip)| {
+                serde_json::from_value(serde_json::json!({
+                    "vrid": i + 1, "interface": "eth1", "priority": 100, "advert_interval": 10,
+                    "source": "192.0.2.1", "peers": ["192.0.2.2"], "addresses": [vip],
+                }))
+                .unwrap()
+            })
+            .collect();
+        VrrpConfig {
+            schema: SCHEMA,
+            revision: Revision {
+                epoch: Epoch(1),
+                generation: Generation(generation),
+            },
+            request_id: "req-1".into(),
+            routers,
+        }
+    }
+
+    #[test]
+    fn order_of_revisions() {
+        let old = config(5, &["192.0.2.100/32"]);
+        let mut same = old.clone();
+        same.request_id = "req-2".into();
+        assert_eq!(judge(Some(&old), &same), Ok(Verdict::Same));
+        let other = config(5, &["192.0.2.101/32"]);
+        assert!(
+            matches!(judge(Some(&old), &other), Err(Refused::Conflict(e)) if e.field == "revision")
+        );
+        let older = config(4, &["192.0.2.100/32"]);
+        assert!(matches!(
+            judge(Some(&old), &older),
+            Err(Refused::Conflict(_))
+        ));
+        let newer = config(6, &["192.0.2.100/32"]);
+        assert!(matches!(judge(Some(&old), &newer), Ok(Verdict::Apply(r)) if r.len() == 1));
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let field = |config: &VrrpConfig| match judge(None, config) {
+            Err(Refused::Invalid(error)) => error.field,
+            other => panic!("{other:?}"),
+        };
+        let mut wrong = config(1, &["192.0.2.100/32"]);
+        wrong.schema = SCHEMA + 1;
+        assert_eq!(field(&wrong), "schema");
+        let twice = config(1, &["192.0.2.100/32", "192.0.2.100/32"]);
+        assert_eq!(field(&twice), "routers[1].addresses");
+        let mut vrid = config(1, &["192.0.2.100/32", "192.0.2.101/32"]);
+        vrid.routers[1].vrid = vrid.routers[0].vrid;
+        assert_eq!(field(&vrid), "routers[1].vrid");
+        let mut peer = config(1, &["192.0.2.100/32"]);
+        for (wrong, place) in [
+            ("192.0.2.1", "routers[0].peers[0]"),
+            ("224.0.0.18", "routers[0].peers[0]"),
+            ("2001:db8::1", "routers[0].peers[0]"),
+        ] {
+            peer.routers[0].peers = vec![wrong.parse().unwrap()];
+            assert_eq!(field(&peer), place, "{wrong}");
+        }
+        assert_eq!(
+            field(&config(1, &["2001:db8::1/128"])),
+            "routers[0].addresses[0]"
+        );
+        assert_eq!(
+            field(&config(1, &["192.0.2.1/32"])),
+            "routers[0].addresses[0]"
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! The control socket: HTTP/1.1 + JSON for the agent, on a thread of its own.
+//!
+//! Nothing here touches a router. Requests that concern them go through a bounded queue to the
+//! driver's thread and wait for its answer, so that a slow client never delays an advert.
+
+use crate::config::Refused;
+use crate::track::allowed;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use krater_model::FieldError;
+use krater_model::control::{Applied, Refusal, VrrpConfig, VrrpStatus};
+use nix::sys::eventfd::EventFd;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use std::convert::Infallible;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::{debug, info, warn};
+
+/// Largest body: 255 routers of 255 addresses and their routes are some 10 MB; one is 1 KB.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+/// Connections at a time: the agent has one or two, an operator one.
+const MAX_CONNECTIONS: usize = 16;
+/// How long a client may take to send a request's head, and the driver to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the driver may take before the process counts as sick.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(1);
+/// Commands in flight to the driver; it works them off between two wake-ups.
+pub(crate) const QUEUE: usize = 16;
+
+/// Sets the level of the log: an unknown level is refused with a text.
+pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the driver is asked for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Configure(Box<VrrpConfig>, oneshot::Sender<Result<Applied, Refused>>),
+    Status(oneshot::Sender<VrrpStatus>),
+}
+
+/// The way to the driver.
+#[derive(Debug, Clone)]
+pub(crate) struct Driver {
+    pub(crate) commands: SyncSender<Command>,
+    pub(crate) wake: Arc<EventFd>,
+}
+
+struct Context {
+    driver: Driver,
+    registry: Registry,
+    set_log_level: SetLogLevel,
+}
+
+/// Serves until the process ends. Blocking; for a thread of its own.
+pub(crate) fn serve(
+    listener: UnixListener,
+    driver: Driver,
+    registry: Registry,
+    set_log_level: SetLogLevel,
+) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()?;
+    let context = Arc::new(Context {
+        driver,
+        registry,
+        set_log_level,
+    });
+    runtime.block_on(async move {
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return Ok(());
+            };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "control socket: accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            match stream.peer_cred() {
+                Ok(peer) if allowed(peer.uid()) => {}
+                Ok(peer) => {
+                    warn!(peer.uid = peer.uid(), "control socket: refused");
+                    continue;
+                }
+                Err(error) => {
+                    warn!(%error, "control socket: no peer credentials");
+                    continue;
+                }
+            }
+            let context = Arc::clone(&context);
+            tokio::spawn(async move {
+                let _slot = slot;
+                let service = service_fn(|request| {
+                    let context = Arc::clone(&context);
+                    async move { Ok::<_, Infallible>(context.answer(request).await) }
+                });
+                let served = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(PATIENCE)
+                    .max_buf_size(64 * 1024)
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+                if let Err(error) = served {
+                    debug!(%error, "control socket: connection");
+                }
+            });
+        }
+    })
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Context {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::PUT, "/config") => self.put_config(request).await,
+            (&Method::GET, "/status") => match self.status(PATIENCE).await {
+                Some(status) => json(StatusCode::OK, &status),
+                None => unavailable("the driver does not answer"),
+            },
+            (&Method::GET, "/metrics") => self.metrics(),
+            (&Method::GET, "/healthz") => match self.status(HEALTHY_WITHIN).await {
+                Some(_) => text(StatusCode::OK, "ok\n"),
+                None => unavailable("the driver does not answer"),
+            },
+            (&Method::GET, "/readyz") => match self.status(HEALTHY_WITHIN).await {
+                Some(status) if status.revision.is_some() => text(StatusCode::OK, "ready\n"),
+                Some(_) => unavailable("no configuration yet"),
+                None => unavailable("the driver does not answer"),
+            },
+            (&Method::PUT, "/log-level") => self.put_log_level(request).await,
+            (_, "/config" | "/status" | "/metrics" | "/healthz" | "/readyz" | "/log-level") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+            }
+            _ => text(StatusCode::NOT_FOUND, "not found\n"),
+        }
+    }
+
+    async fn put_config(&self, request: Request<Incoming>) -> Answer {
+        let bytes = match body(request).await {
+            Ok(bytes) => bytes,
+            Err(refused) => return refused,
+        };
+        let config: VrrpConfig = match parse(&bytes) {
+            Ok(config) => config,
+            Err(error) => return refusal(StatusCode::BAD_REQUEST, error),
+        };
+        let request_id = config.request_id.clone();
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Command::Configure(Box::new(config), sender)) {
+            return unavailable("the driver is busy");
+        }
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(Ok(Ok(applied))) => json(StatusCode::OK, &applied),
+            Ok(Ok(Err(Refused::Conflict(error)))) => {
+                warn!(request_id, %error, "configuration refused");
+                refusal(StatusCode::CONFLICT, error)
+            }
+            Ok(Ok(Err(Refused::Invalid(error)))) => {
+                warn!(request_id, %error, "configuration refused");
+                refusal(StatusCode::BAD_REQUEST, error)
+            }
+            Ok(Err(_)) | Err(_) => unavailable("the driver does not answer"),
+        }
+    }
+
+    async fn put_log_level(&self, request: Request<Incoming>) -> Answer {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            level: String,
+        }
+        let parsed = match body(request).await {
+            Ok(bytes) => parse::<Body>(&bytes),
+            Err(refused) => return refused,
+        };
+        let set = parsed.and_then(|body| {
+            (self.set_log_level)(&body.level).map_err(|why| FieldError::new("level", why))?;
+            Ok(body.level)
+        });
+        match set {
+            Ok(level) => {
+                info!(level, "log level changed");
+                Response::builder()
+                    .status(StatusCode::NO_CONTENT)
+                    .body(Full::default())
+                    .unwrap_or_default()
+            }
+            Err(error) => refusal(StatusCode::BAD_REQUEST, error),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let mut out = String::new();
+        match prometheus_client::encoding::text::encode(&mut out, &self.registry) {
+            Ok(()) => {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                respond(StatusCode::OK, kind, out.into())
+            }
+            Err(_) => text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "metrics cannot be written\n",
+            ),
+        }
+    }
+
+    async fn status(&self, within: Duration) -> Option<VrrpStatus> {
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Command::Status(sender)) {
+            return None;
+        }
+        tokio::time::timeout(within, receiver).await.ok()?.ok()
+    }
+
+    fn send(&self, command: Command) -> bool {
+        match self.driver.commands.try_send(command) {
+            Ok(()) => {
+                // Fails only when the counter is at its end, and then the driver wakes anyway.
+                let _ = self.driver.wake.write(1);
+                true
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+async fn body(request: Request<Incoming>) -> Result<Bytes, Answer> {
+    let limited = Limited::new(request.into_body(), MAX_BODY);
+    match tokio::time::timeout(PATIENCE, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            let why = format!("longer than {MAX_BODY} bytes");
+            let error = FieldError::new("document", why);
+            Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, error))
+        }
+        Ok(Err(error)) => {
+            let error = FieldError::new("document", error.to_string());
+            Err(refusal(StatusCode::BAD_REQUEST, error))
+        }
+        Err(_) => Err(text(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body did not arrive in time\n",
+        )),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|error| FieldError::new(error.path().to_string(), error.inner().to_string()))?;
+    deserializer
+        .end()
+        .map_err(|error| FieldError::new("document", error.to_string()))?;
+    Ok(value)
+}
+
+fn refusal(status: StatusCode, error: FieldError) -> Answer {
+    let FieldError { field, why } = error;
+    json(
+        status,
+        &Refusal {
+            field,
+            message: why,
+        },
+    )
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => respond(status, "application/json", bytes.into()),
+        Err(_) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "answer cannot be written\n",
+        ),
+    }
+}
+
+fn unavailable(why: &'static str) -> Answer {
+    text(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+fn text(status: StatusCode, body: &'static str) -> Answer {
+    respond(
+        status,
+        "text/plain; charset=utf-8",
+        Bytes::from_static(body.as_bytes()),
+    )
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, kind)
+        .body(Full::new(body))
+        .unwrap_or_default()
+}

@@ -1,0 +1,461 @@
+//! The thread that runs the machines: waits for sockets and timers, feeds events in, performs what
+//! comes out.
+//!
+//! One loop, one thread, no async runtime: between the wake-up by a timer and the advert there is no
+//! queue and no allocation but the kernel's. The order within a round matters: received packets go
+//! in before timers fire, so that silence is judged only with an empty queue.
+
+use crate::clock;
+use crate::config::{self, Refused, Verdict};
+use crate::control::Command;
+use crate::error::{VrrpError, during};
+use crate::guard::Guard;
+use crate::instance::{Instance, RouterKey};
+use crate::metrics::Metrics;
+use crate::port::{Port, PortKey};
+use crate::socket::ReceiveBuffer;
+use crate::track::Track;
+use crate::vip;
+use krater_model::control::{Applied, RouterState, VrrpConfig, VrrpStatus};
+use krater_net::PROTO_VRRP;
+use krater_net::sync::NetlinkSocket;
+use krater_vrrp_proto::{DropReason, Event, Fault, Faults, Router, Span, Time, receive};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::signalfd::SignalFd;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use socket2::Socket;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use tracing::{error, info, warn};
+
+/// Packets read from one socket in one round. Timers are served between rounds whatever arrives; 255
+/// routers of 2 peers send 510 in an interval.
+const PACKETS_PER_ROUND: usize = 1_024;
+/// After an address event or a refused change, the kernel is compared with what we want this much
+/// later: our own changes cause events too, in bursts.
+const RESYNC_AFTER: Span = Span::from_millis(100);
+/// A guard that died is replaced at most this often.
+const GUARD_RETRY: Span = Span::from_millis(1_000);
+
+/// Everything the thread works with; made by `run` before privileges are dropped.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) netlink: NetlinkSocket,
+    /// Events of links and addresses; only *that* something happened is used.
+    pub(crate) events: Socket,
+    pub(crate) signals: SignalFd,
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) wake: Arc<EventFd>,
+    pub(crate) track: Track,
+    pub(crate) guard: Guard,
+    pub(crate) guard_arguments: Vec<OsString>,
+    pub(crate) metrics: Metrics,
+    pub(crate) version: String,
+}
+
+/// Runs until a signal says to end; all routers have resigned then.
+pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
+    let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+    let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags).map_err(during("make a timer"))?;
+    let mut state = State {
+        driver,
+        ports: HashMap::new(),
+        instances: Vec::new(),
+        config: None,
+        resync: None,
+        guard_retry: None,
+    };
+    let mut buffer = ReceiveBuffer::new();
+    loop {
+        let deadline = state.deadline();
+        arm(&timer, deadline).map_err(during("arm the timer"))?;
+        wait(&timer, &state)?;
+        let now = clock::now();
+        if let Some(late) = deadline.filter(|at| *at <= now) {
+            state.driver.metrics.late(now - late);
+        }
+        // Resets the timer; nothing to read is fine.
+        let _ = timer.wait();
+        if !state.round(now, &mut buffer)? {
+            return Ok(());
+        }
+    }
+}
+
+struct State {
+    driver: Driver,
+    ports: HashMap<PortKey, Port>,
+    instances: Vec<Instance>,
+    config: Option<VrrpConfig>,
+    resync: Option<Time>,
+    guard_retry: Option<Time>,
+}
+
+impl State {
+    fn deadline(&self) -> Option<Time> {
+        self.instances
+            .iter()
+            .filter_map(|instance| instance.machine.poll_timeout())
+            .chain(self.driver.track.deadline())
+            .chain(self.resync)
+            .chain(self.guard_retry)
+            .min()
+    }
+
+    /// One round. False when it was the last.
+    fn round(&mut self, now: Time, buffer: &mut ReceiveBuffer) -> Result<bool, VrrpError> {
+        self.receive(buffer);
+        self.network_events(now);
+        self.driver.track.work(now);
+        self.set_faults(now);
+        self.commands(now);
+        for at in 0..self.instances.len() {
+            self.step(at, now, Event::Timeout);
+        }
+        if self.resync.is_some_and(|at| at <= now) {
+            self.resync = None;
+            self.resynchronise(now);
+        }
+        self.watch_guard(now);
+        let signal = self.driver.signals.read_signal();
+        if let Ok(Some(signal)) = signal {
+            info!(signal = signal.ssi_signo, "ending: resigning all routers");
+            for at in 0..self.instances.len() {
+                self.step(at, now, Event::Shutdown);
+            }
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Feeds an event into a machine and performs what comes out.
+    fn step(&mut self, at: usize, now: Time, event: Event) {
+        let Some(instance) = self.instances.get_mut(at) else {
+            return;
+        };
+        instance.machine.handle(now, event);
+        let Some(port) = self.ports.get(&instance.port) else {
+            return;
+        };
+        if instance.perform(&self.driver, port).is_err() {
+            self.resync.get_or_insert(now + RESYNC_AFTER);
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut ReceiveBuffer) {
+        // Keys are cloned only when a packet is there for a router.
+        for port in self.ports.values() {
+            let Some(open) = &port.open else { continue };
+            for _ in 0..PACKETS_PER_ROUND {
+                let datagram = match open.adverts.receive(buffer) {
+                    Ok(Some(datagram)) => datagram,
+                    Ok(None) => break,
+                    Err(error) => {
+                        // Such as ENETDOWN; the link's event tells more.
+                        warn!(interface = port.key.interface, %error, "receive");
+                        break;
+                    }
+                };
+                let now = clock::now();
+                let vrid = match receive::header(&datagram) {
+                    Ok(packet) => packet.vrid(),
+                    Err(reason) => {
+                        self.driver.metrics.dropped(reason).inc();
+                        continue;
+                    }
+                };
+                let instance = self.instances.iter_mut().find(|instance| {
+                    instance.port == port.key && instance.key.vrid.value() == vrid
+                });
+                let Some(instance) = instance else {
+                    self.driver.metrics.dropped(DropReason::Vrid).inc();
+                    continue;
+                };
+                match receive::check(instance.machine.router(), &datagram, now) {
+                    Ok(heard) => {
+                        instance.metrics.received.inc();
+                        instance.machine.handle(now, Event::Heard(heard));
+                        if instance.perform(&self.driver, port).is_err() {
+                            self.resync.get_or_insert(now + RESYNC_AFTER);
+                        }
+                    }
+                    Err(reason) => instance.refused(reason, &datagram, &self.driver.metrics, now),
+                }
+            }
+        }
+    }
+
+    /// Something happened to links or addresses: look at the links now, at the addresses soon.
+    fn network_events(&mut self, now: Time) {
+        let mut happened = false;
+        let mut bytes = [MaybeUninit::uninit(); 1];
+        // A datagram is consumed whole even when only its first byte is read; ENOBUFS means that
+        // events were lost, which is an event too.
+        loop {
+            match self.driver.events.recv(&mut bytes) {
+                Ok(_) => happened = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => happened = true,
+                Err(_) => break,
+            }
+        }
+        if happened {
+            for port in self.ports.values_mut() {
+                port.refresh(&self.driver.netlink);
+            }
+            self.resync.get_or_insert(now + RESYNC_AFTER);
+        }
+    }
+
+    fn set_faults(&mut self, now: Time) {
+        let dataplane = self.driver.track.fault();
+        let healthy = dataplane.is_none();
+        self.driver.metrics.dataplane_healthy.set(healthy.into());
+        for at in 0..self.instances.len() {
+            let Some(instance) = self.instances.get_mut(at) else {
+                continue;
+            };
+            let faults = faults_of(
+                instance.machine.router(),
+                dataplane,
+                self.ports.get(&instance.port),
+            );
+            if faults != instance.faults {
+                instance.faults = faults;
+                self.step(at, now, Event::Faults(faults));
+            }
+        }
+    }
+
+    fn commands(&mut self, now: Time) {
+        // Fails when the counter is zero: nobody woke us.
+        let _ = self.driver.wake.read();
+        while let Ok(command) = self.driver.commands.try_recv() {
+            // A client that gave up does not want the answer.
+            match command {
+                Command::Configure(config, answer) => {
+                    let _ = answer.send(self.configure(now, *config));
+                }
+                Command::Status(answer) => {
+                    let _ = answer.send(self.status(now));
+                }
+            }
+        }
+    }
+
+    fn configure(&mut self, now: Time, new: VrrpConfig) -> Result<Applied, Refused> {
+        let revision = new.revision;
+        let routers = match config::judge(self.config.as_ref(), &new)? {
+            Verdict::Same => {
+                return Ok(Applied {
+                    revision,
+                    changed: false,
+                });
+            }
+            Verdict::Apply(routers) => routers,
+        };
+        let wanted: Vec<RouterKey> = routers.iter().map(|r| RouterKey::of(r)).collect();
+        for at in (0..self.instances.len()).rev() {
+            if !self
+                .instances
+                .get(at)
+                .is_some_and(|i| wanted.contains(&i.key))
+            {
+                self.step(at, now, Event::Shutdown);
+                let gone = self.instances.swap_remove(at);
+                self.driver.metrics.forget(&gone.key.labels());
+            }
+        }
+        let count = routers.len();
+        for router in routers {
+            self.set_router(now, router);
+        }
+        let used: Vec<PortKey> = self.instances.iter().map(|i| i.port.clone()).collect();
+        self.ports.retain(|key, _| used.contains(key));
+        info!(
+            revision = %revision,
+            request_id = new.request_id,
+            routers = count,
+            "configuration in force"
+        );
+        self.config = Some(new);
+        self.set_faults(now);
+        Ok(Applied {
+            revision,
+            changed: true,
+        })
+    }
+
+    /// Changes a router, or makes it.
+    fn set_router(&mut self, now: Time, router: Arc<Router>) {
+        let key = RouterKey::of(&router);
+        let port = PortKey {
+            interface: key.interface.clone(),
+            source: router.source(),
+        };
+        if !self.ports.contains_key(&port) {
+            let made = Port::new(port.clone(), &self.driver.netlink);
+            self.ports.insert(port.clone(), made);
+        }
+        if let Some(at) = self.instances.iter().position(|i| i.key == key) {
+            if let Some(instance) = self.instances.get_mut(at) {
+                instance.port = port;
+            }
+            self.step(at, now, Event::Configure(router));
+            return;
+        }
+        let faults = faults_of(&router, self.driver.track.fault(), self.ports.get(&port));
+        let metrics = self.driver.metrics.router(&key.labels());
+        let mut instance = Instance::new(key, port, router, metrics, now);
+        instance.faults = faults;
+        instance.machine.handle(now, Event::Faults(faults));
+        self.instances.push(instance);
+        self.step(self.instances.len() - 1, now, Event::Startup);
+    }
+
+    fn status(&self, now: Time) -> VrrpStatus {
+        VrrpStatus {
+            version: self.driver.version.clone(),
+            pid: std::process::id(),
+            revision: self.config.as_ref().map(|config| config.revision),
+            routers: self.instances.iter().map(|i| i.status(now)).collect(),
+        }
+    }
+
+    /// Makes the tagged addresses in the kernel what the Active routers hold: restores what somebody
+    /// removed or a refused change left out, removes what nobody holds.
+    fn resynchronise(&mut self, now: Time) {
+        let listed = match self.driver.netlink.addresses() {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.driver.metrics.netlink_errors.inc();
+                warn!(%error, "addresses cannot be listed");
+                self.resync = Some(now + RESYNC_AFTER);
+                return;
+            }
+        };
+        let mut wanted = Vec::new();
+        let mut failed = false;
+        for instance in &mut self.instances {
+            let index = self
+                .ports
+                .get(&instance.port)
+                .and_then(|p| Some(p.open.as_ref()?.index));
+            let Some(index) = index.filter(|_| instance.machine.state() == RouterState::Active)
+            else {
+                continue;
+            };
+            let belongings = instance.machine.router().belongings();
+            let mut missing = 0_u64;
+            for address in vip::addresses(index, &belongings) {
+                if !listed
+                    .iter()
+                    .any(|l| l.link == index && l.net.addr() == address.net.addr())
+                {
+                    missing += 1;
+                }
+                wanted.push((index, address.net.addr()));
+            }
+            if missing > 0 || instance.incomplete {
+                warn!(
+                    vrid = instance.key.vrid.value(),
+                    missing, "addresses, routes or rules were missing: adding them"
+                );
+                self.driver.metrics.restored.inc_by(missing);
+                let added = vip::add(&self.driver.netlink, index, &belongings);
+                instance.incomplete = added.is_err();
+                if let Err(error) = added {
+                    warn!(%error, "cannot be added");
+                    failed = true;
+                }
+            }
+        }
+        for address in listed
+            .iter()
+            .filter(|address| address.protocol == PROTO_VRRP)
+        {
+            if !wanted.contains(&(address.link, address.net.addr())) {
+                warn!(address = %address.net, "nobody holds this address: removing it");
+                failed |= self.driver.netlink.delete_address(address).is_err();
+            }
+        }
+        if failed {
+            self.driver.metrics.netlink_errors.inc();
+            self.resync = Some(now + RESYNC_AFTER);
+        }
+    }
+
+    /// Replaces a guard that died. The new one is not root but has our capabilities, which is enough.
+    fn watch_guard(&mut self, now: Time) {
+        if self.guard_retry.is_some_and(|at| at > now) || !self.driver.guard.has_ended() {
+            return;
+        }
+        self.guard_retry = Some(now + GUARD_RETRY);
+        match Guard::replace(&self.driver.guard_arguments) {
+            Ok(guard) => {
+                warn!(
+                    guard.pid = guard.pid(),
+                    "the guard died; another one is on guard"
+                );
+                self.driver.guard = guard;
+                self.guard_retry = None;
+                for instance in &self.instances {
+                    if instance.machine.state() == RouterState::Active {
+                        self.driver.guard.active(instance.machine.router());
+                    }
+                }
+            }
+            Err(error) => error!(%error, "the guard died and cannot be started again"),
+        }
+    }
+}
+
+fn faults_of(router: &Router, dataplane: Option<Fault>, port: Option<&Port>) -> Faults {
+    let tracked = router.plain().track_dataplane;
+    let link = (!port.is_some_and(Port::works)).then_some(Fault::Link);
+    dataplane
+        .filter(|_| tracked)
+        .into_iter()
+        .chain(link)
+        .fold(Faults::NONE, Faults::with)
+}
+
+fn arm(timer: &TimerFd, deadline: Option<Time>) -> nix::Result<()> {
+    match deadline {
+        // Zero would disarm it.
+        Some(at) => {
+            let at = clock::timespec(at).max(TimeSpec::new(0, 1));
+            timer.set(
+                Expiration::OneShot(at),
+                TimerSetTimeFlags::TFD_TIMER_ABSTIME,
+            )
+        }
+        None => timer.unset(),
+    }
+}
+
+fn wait(timer: &TimerFd, state: &State) -> Result<(), VrrpError> {
+    let driver = &state.driver;
+    let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut fds = vec![
+        readable(timer.as_fd()),
+        readable(driver.events.as_fd()),
+        readable(driver.signals.as_fd()),
+        readable(driver.wake.as_fd()),
+    ];
+    if state.guard_retry.is_none() {
+        fds.push(readable(driver.guard.descriptor()));
+    }
+    fds.extend(driver.track.descriptors().map(readable));
+    let open = state.ports.values().filter_map(|port| port.open.as_ref());
+    fds.extend(open.map(|open| readable(open.adverts.as_fd())));
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(error) => Err(during("poll")(error)),
+    }
+}

@@ -1,0 +1,304 @@
+//! The guard: a second process that outlives vrrp by a moment, so that a crashed vrrp leaves no
+//! address behind that a peer takes over too.
+//!
+//! vrrp starts it from its own executable before it has a thread and while it is root:
+//! `amphora vrrp-guard --pidfd N --will N --lock N`. The guard has its own session, watches vrrp's
+//! pidfd, and dies with nobody. When vrrp ends in whatever way, it
+//! 1. resigns (priority 0) for the routers that were Active by vrrp's last *will*, so that the peer
+//!    takes over at once, and
+//! 2. removes all addresses, routes and rules that bear vrrp's tag in this namespace, then ends.
+//!
+//! Order against a successor: the guard holds an abstract Unix socket name of the namespace, the
+//! *lock*, from before vrrp does anything until its own end. A new vrrp takes the lock first, and so
+//! starts only after the old guard has removed what its vrrp left; then it starts a guard of its own.
+//! Adoption of a crashed vrrp's addresses by its successor is deliberately not done here: without
+//! peers they return with the successor's start, and with peers the other side has them by then.
+
+use crate::error::{VrrpError, during};
+use crate::socket::AdvertSocket;
+use crate::{sys, vip};
+use krater_model::state::VirtualRouter;
+use krater_net::sync::NetlinkSocket;
+use krater_vrrp_proto::{Advert, Router};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, send, socket, socketpair,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tracing::{error, info, warn};
+
+/// The lock's name; abstract names belong to a network namespace.
+const LOCK: &[u8] = b"krater-vrrp-guard";
+/// How long a new vrrp waits for its predecessor's guard: removing 255 addresses takes 20 ms.
+const LOCK_WITHIN: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(2);
+/// A will is one router's configuration; 255 IPv6 addresses and 1,024 routes are some 150 KB.
+const MAX_WILL: usize = 200 * 1024;
+/// Removing is repeated when the kernel refuses: a table may be busy.
+const ATTEMPTS: usize = 5;
+
+/// What the guard must say for vrrp when it cannot any more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Will {
+    /// This router is Active.
+    Active(Box<VirtualRouter>),
+    /// The router of this interface, identifier and family (true: IPv4) is not.
+    Released(String, u8, bool),
+}
+
+/// vrrp's end of its guard.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    child: Child,
+    will: OwnedFd,
+}
+
+/// Waits for a predecessor's guard to end and takes the namespace's lock. None when it could not be
+/// had in time: somebody else holds the name, which must not keep a load balancer down.
+pub(crate) fn lock() -> Result<Option<OwnedFd>, VrrpError> {
+    let attempts = LOCK_WITHIN.as_millis() / LOCK_RETRY.as_millis();
+    for _ in 0..attempts {
+        match try_lock().map_err(during("take the guard's lock"))? {
+            None => std::thread::sleep(LOCK_RETRY),
+            taken => return Ok(taken),
+        }
+    }
+    warn!("the predecessor's guard did not end in {LOCK_WITHIN:?}; going on without the lock");
+    Ok(None)
+}
+
+/// Takes the lock unless somebody has it.
+fn try_lock() -> nix::Result<Option<OwnedFd>> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match bind(fd.as_raw_fd(), &UnixAddr::new_abstract(LOCK)?) {
+        Ok(()) => Ok(Some(fd)),
+        Err(nix::Error::EADDRINUSE) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Guard {
+    /// Starts the guard. `arguments` go before ours.
+    pub(crate) fn start(lock: Option<&OwnedFd>, arguments: &[OsString]) -> io::Result<Self> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        let pidfd = sys::own_pidfd()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("vrrp-guard").args(arguments);
+        let mut inherited = vec![pidfd.as_fd(), theirs.as_fd()];
+        for (name, fd) in [("--pidfd", &pidfd), ("--will", &theirs)] {
+            command.arg(name).arg(fd.as_raw_fd().to_string());
+        }
+        if let Some(lock) = lock {
+            command.arg("--lock").arg(lock.as_raw_fd().to_string());
+            inherited.push(lock.as_fd());
+        }
+        command.stdin(Stdio::null()).current_dir("/");
+        sys::detach_with(&mut command, &inherited);
+        let child = command.spawn()?;
+        Ok(Self { child, will: ours })
+    }
+
+    /// Starts another guard in place of one that died, and with the lock that it left.
+    pub(crate) fn replace(arguments: &[OsString]) -> io::Result<Self> {
+        Self::start(try_lock()?.as_ref(), arguments)
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The descriptor that polls readable when the guard has ended.
+    pub(crate) fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.will.as_fd()
+    }
+
+    /// Whether it has ended (and was reaped).
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// `router` is Active from now on.
+    pub(crate) fn active(&self, router: &Router) {
+        self.tell(&Will::Active(Box::new(router.plain().clone())));
+    }
+
+    /// `router` is not Active any more.
+    pub(crate) fn released(&self, router: &Router) {
+        let plain = router.plain();
+        let (interface, vrid) = (plain.interface.clone(), plain.vrid.value());
+        self.tell(&Will::Released(interface, vrid, plain.source.is_ipv4()));
+    }
+
+    fn tell(&self, will: &Will) {
+        let sent = serde_json::to_vec(will)
+            .map_err(io::Error::from)
+            .and_then(|bytes| {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                send(self.will.as_raw_fd(), &bytes, flags).map_err(Into::into)
+            });
+        if let Err(error) = sent {
+            // It still removes what is tagged; only its resignation is missing.
+            warn!(%error, "the guard does not listen");
+        }
+    }
+}
+
+/// The guard's life: `amphora vrrp-guard …`. Ends after vrrp has ended.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), VrrpError> {
+    let descriptors = Descriptors::parse(arguments)?;
+    let netlink = NetlinkSocket::open()?;
+    let wills = wait(&descriptors)?;
+    resign(&netlink, &wills);
+    let mut last = Ok(vip::Purged::default());
+    for _ in 0..ATTEMPTS {
+        last = vip::purge(&netlink);
+        if last.is_ok() {
+            break;
+        }
+    }
+    match last {
+        Ok(purged) if purged == vip::Purged::default() => info!("vrrp ended and left nothing"),
+        Ok(purged) => warn!(
+            addresses = purged.addresses,
+            routes = purged.routes,
+            rules = purged.rules,
+            "vrrp ended without withdrawing: removed what it held"
+        ),
+        Err(error) => error!(%error, "vrrp ended, and what it held cannot be removed"),
+    }
+    drop(descriptors);
+    Ok(())
+}
+
+struct Descriptors {
+    pidfd: OwnedFd,
+    will: OwnedFd,
+    /// Held until the process ends.
+    _lock: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, VrrpError> {
+        let mut numbers = HashMap::new();
+        let mut arguments = arguments.into_iter();
+        while let Some(name) = arguments.next() {
+            let name = name.to_string_lossy().into_owned();
+            let value = arguments
+                .next()
+                .and_then(|v| v.to_str()?.parse::<RawFd>().ok());
+            let value = value.ok_or_else(|| {
+                VrrpError::GuardArguments(format!("{name} needs the number of a descriptor"))
+            })?;
+            numbers.insert(name, value);
+        }
+        let mut take = |name: &str| match numbers.remove(name) {
+            Some(number) => sys::adopt(number)
+                .map(Some)
+                .map_err(during("inherit a descriptor")),
+            None => Ok(None),
+        };
+        let missing = |name: &str| VrrpError::GuardArguments(format!("{name} is missing"));
+        let this = Self {
+            pidfd: take("--pidfd")?.ok_or_else(|| missing("--pidfd"))?,
+            will: take("--will")?.ok_or_else(|| missing("--will"))?,
+            _lock: take("--lock")?,
+        };
+        match numbers.into_keys().next() {
+            Some(name) => Err(VrrpError::GuardArguments(format!(
+                "{name} is not understood"
+            ))),
+            None => Ok(this),
+        }
+    }
+}
+
+/// Waits for vrrp to end; answers its last wills.
+fn wait(descriptors: &Descriptors) -> Result<Vec<Router>, VrrpError> {
+    let mut active: HashMap<(String, u8, bool), VirtualRouter> = HashMap::new();
+    let mut buffer = vec![0; MAX_WILL];
+    let mut will_open = true;
+    loop {
+        let mut fds = vec![PollFd::new(descriptors.pidfd.as_fd(), PollFlags::POLLIN)];
+        if will_open {
+            fds.push(PollFd::new(descriptors.will.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::Error::EINTR) => continue,
+            result => result.map_err(during("poll"))?,
+        };
+        let ended = fds.first().is_some_and(|fd| fd.any() == Some(true));
+        // Also when vrrp has ended: its last words may still be queued.
+        while will_open {
+            match recv(
+                descriptors.will.as_raw_fd(),
+                &mut buffer,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(0) => will_open = false,
+                Ok(length) => {
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    match serde_json::from_slice(bytes) {
+                        Ok(Will::Active(router)) => {
+                            let v4 = router.source.is_ipv4();
+                            let key = (router.interface.clone(), router.vrid.value(), v4);
+                            active.insert(key, *router);
+                        }
+                        Ok(Will::Released(interface, vrid, v4)) => {
+                            active.remove(&(interface, vrid, v4));
+                        }
+                        Err(error) => warn!(%error, "a will cannot be read"),
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => break,
+                Err(_) => will_open = false,
+            }
+        }
+        if ended {
+            return Ok(active
+                .into_values()
+                .filter_map(|r| Router::new(r).ok())
+                .collect());
+        }
+    }
+}
+
+/// Sends priority 0 in vrrp's name.
+fn resign(netlink: &NetlinkSocket, wills: &[Router]) {
+    let mut message = Vec::new();
+    for router in wills {
+        let interface = &router.plain().interface;
+        let sent = (|| -> io::Result<()> {
+            let link = netlink.link_by_name(interface)?;
+            let index = link.ok_or_else(|| io::Error::other("no such link"))?.index;
+            let socket = AdvertSocket::open(interface, index, router.source())?;
+            let advert = Advert {
+                vrid: router.vrid(),
+                priority: 0,
+                interval: router.interval(),
+                addresses: router.advertised(),
+            };
+            for peer in router.peers() {
+                advert.emit(router.source(), *peer, &mut message);
+                socket.send(*peer, &message)?;
+            }
+            Ok(())
+        })();
+        if let Err(error) = sent {
+            warn!(vrid = router.vrid().value(), %error, "no resignation");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One virtual router: its machine, and what performing its outputs needs.
+
+use crate::driver::Driver;
+use crate::metrics::{RouterLabels, RouterMetrics, number};
+use crate::port::{Open, Port, PortKey};
+use crate::vip;
+use krater_model::Vrid;
+use krater_model::control::{RouterState, RouterStatus};
+use krater_vrrp_proto::packet::MAX_MESSAGE;
+use krater_vrrp_proto::{
+    Advert, Belongings, Datagram, DropReason, Faults, Machine, Notice, Output, Reason, Router,
+    Span, Time,
+};
+use std::sync::Arc;
+use tracing::{debug, info, warn};
+
+/// Refused packets and rivals are logged at most this often per router; counters have them all.
+const LOG_INTERVAL: Span = Span::from_millis(5_000);
+
+/// What identifies a virtual router (RFC 9568 section 5.2.3: per interface and family).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RouterKey {
+    pub(crate) interface: String,
+    pub(crate) vrid: Vrid,
+    pub(crate) v4: bool,
+}
+
+impl RouterKey {
+    pub(crate) fn of(router: &Router) -> Self {
+        Self {
+            interface: router.plain().interface.clone(),
+            vrid: router.vrid(),
+            v4: router.source().is_ipv4(),
+        }
+    }
+
+    pub(crate) fn labels(&self) -> RouterLabels {
+        RouterLabels {
+            interface: self.interface.clone(),
+            vrid: self.vrid.value().into(),
+            family: if self.v4 { "ipv4" } else { "ipv6" }.into(),
+        }
+    }
+}
+
+/// A virtual router that runs.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) key: RouterKey,
+    pub(crate) port: PortKey,
+    pub(crate) machine: Machine,
+    pub(crate) metrics: RouterMetrics,
+    pub(crate) faults: Faults,
+    /// The kernel refused some of what we hold.
+    pub(crate) incomplete: bool,
+    message: Vec<u8>,
+    quiet_until: Time,
+}
+
+impl Instance {
+    pub(crate) fn new(
+        key: RouterKey,
+        port: PortKey,
+        router: Arc<Router>,
+        metrics: RouterMetrics,
+        now: Time,
+    ) -> Self {
+        Self {
+            key,
+            port,
+            machine: Machine::new(router, now),
+            metrics,
+            faults: Faults::NONE,
+            incomplete: false,
+            message: Vec::with_capacity(MAX_MESSAGE),
+            quiet_until: now,
+        }
+    }
+
+    /// Performs the machine's outputs in order. An error means that the kernel refused a change, which
+    /// was logged; all other outputs were performed.
+    pub(crate) fn perform(
+        &mut self,
+        driver: &Driver,
+        port: &Port,
+    ) -> Result<(), krater_net::Error> {
+        let mut result = Ok(());
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::SendAdvert { priority } => self.send(driver, port, priority),
+                Output::Add(belongings) => {
+                    driver.guard.active(self.machine.router());
+                    let added = self.change(driver, port, &belongings, vip::add);
+                    result = result.and(added);
+                }
+                Output::Remove(belongings) => {
+                    let removed = self.change(driver, port, &belongings, vip::remove);
+                    result = result.and(removed);
+                }
+                Output::Announce => self.announce(driver, port),
+                Output::StateChanged { old, new, reason } => {
+                    self.state_changed(driver, old, new, reason);
+                }
+                Output::Notice(notice) => self.notice(notice),
+            }
+        }
+        result
+    }
+
+    /// Counts a packet that the ladder refused.
+    pub(crate) fn refused(
+        &mut self,
+        reason: DropReason,
+        datagram: &Datagram<'_>,
+        metrics: &crate::metrics::Metrics,
+        now: Time,
+    ) {
+        metrics.dropped(reason).inc();
+        if now >= self.quiet_until {
+            self.quiet_until = now + LOG_INTERVAL;
+            warn!(
+                vrid = self.key.vrid.value(),
+                interface = self.key.interface,
+                source = %datagram.source,
+                %reason,
+                "packet dropped"
+            );
+        }
+    }
+
+    /// For the control socket.
+    pub(crate) fn status(&self, now: Time) -> RouterStatus {
+        let since = now - self.machine.since();
+        RouterStatus {
+            vrid: self.key.vrid,
+            interface: self.key.interface.clone(),
+            state: self.machine.state(),
+            reason: self.machine.reason().to_string(),
+            transitions: self.machine.transitions(),
+            since_ms: since.micros() / 1_000,
+            addresses: self
+                .machine
+                .router()
+                .belongings()
+                .addresses
+                .iter()
+                .map(ipnet::IpNet::addr)
+                .collect(),
+        }
+    }
+
+    fn send(&mut self, driver: &Driver, port: &Port, priority: u8) {
+        let Some(open) = &port.open else { return };
+        let router = self.machine.router();
+        let advert = Advert {
+            vrid: router.vrid(),
+            priority,
+            interval: router.interval(),
+            addresses: router.advertised(),
+        };
+        for peer in router.peers() {
+            advert.emit(router.source(), *peer, &mut self.message);
+            match open.adverts.send(*peer, &self.message) {
+                Ok(()) => drop(self.metrics.sent.inc()),
+                Err(error) => {
+                    driver.metrics.send_errors.inc();
+                    debug!(vrid = router.vrid().value(), %peer, %error, "advert not sent");
+                }
+            }
+        }
+    }
+
+    fn change(
+        &mut self,
+        driver: &Driver,
+        port: &Port,
+        belongings: &Belongings,
+        change: impl Fn(
+            &krater_net::sync::NetlinkSocket,
+            u32,
+            &Belongings,
+        ) -> Result<(), krater_net::Error>,
+    ) -> Result<(), krater_net::Error> {
+        // Without the interface there is nothing to change: what it had went with it.
+        let Some(Open { index, .. }) = &port.open else {
+            return Ok(());
+        };
+        let result = change(&driver.netlink, *index, belongings);
+        if let Err(error) = &result {
+            driver.metrics.netlink_errors.inc();
+            self.incomplete = true;
+            warn!(vrid = self.key.vrid.value(), %error, "the kernel refused a change");
+        }
+        result
+    }
+
+    fn announce(&self, driver: &Driver, port: &Port) {
+        let Some(Open {
+            mac: Some(mac),
+            announcer,
+            ..
+        }) = &port.open
+        else {
+            return;
+        };
+        let plain = self.machine.router().plain();
+        for net in plain.addresses.iter().chain(&plain.excluded_addresses) {
+            match announcer.announce(*mac, net.addr()) {
+                Ok(()) => drop(self.metrics.announced.inc()),
+                Err(error) => {
+                    driver.metrics.send_errors.inc();
+                    debug!(address = %net, %error, "announcement not sent");
+                }
+            }
+        }
+    }
+
+    fn state_changed(&self, driver: &Driver, old: RouterState, new: RouterState, reason: Reason) {
+        if old == RouterState::Active {
+            driver.guard.released(self.machine.router());
+        }
+        self.metrics.state.set(number(new));
+        if (old == RouterState::Active) != (new == RouterState::Active) {
+            self.metrics.transitions.inc();
+        }
+        info!(
+            vrid = self.key.vrid.value(),
+            interface = self.key.interface,
+            family = if self.key.v4 { "ipv4" } else { "ipv6" },
+            ?old,
+            ?new,
+            %reason,
+            "virtual router changed state"
+        );
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Stalled { .. } => drop(self.metrics.stalls.inc()),
+            Notice::RivalActive { .. } => drop(self.metrics.rivals.inc()),
+            Notice::IntervalLearned { .. } | Notice::AddressesDiffer { .. } => {}
+        }
+        let now = crate::clock::now();
+        if now >= self.quiet_until {
+            self.quiet_until = now + LOG_INTERVAL;
+            warn!(
+                vrid = self.key.vrid.value(),
+                interface = self.key.interface,
+                "{notice}"
+            );
+        }
+    }
+}

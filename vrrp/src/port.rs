@@ -1,0 +1,86 @@
+//! An interface and source address that routers speak through: the advert socket and the announcer.
+
+use crate::socket::AdvertSocket;
+use krater_model::MacAddr;
+use krater_net::announce::Announcer;
+use krater_net::sync::NetlinkSocket;
+use std::net::IpAddr;
+use tracing::warn;
+
+/// What identifies a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PortKey {
+    pub(crate) interface: String,
+    pub(crate) source: IpAddr,
+}
+
+/// A port, open or waiting for its interface.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) key: PortKey,
+    pub(crate) open: Option<Open>,
+    /// The interface is up and has a carrier.
+    pub(crate) up: bool,
+}
+
+/// What needs an existing interface.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) index: u32,
+    pub(crate) mac: Option<MacAddr>,
+    pub(crate) adverts: AdvertSocket,
+    pub(crate) announcer: Announcer,
+}
+
+impl Port {
+    pub(crate) fn new(key: PortKey, netlink: &NetlinkSocket) -> Self {
+        let mut port = Self {
+            key,
+            open: None,
+            up: false,
+        };
+        port.refresh(netlink);
+        port
+    }
+
+    /// Looks at the interface again: it may have come, gone, or come back under another index.
+    pub(crate) fn refresh(&mut self, netlink: &NetlinkSocket) {
+        let name = &self.key.interface;
+        let link = netlink.link_by_name(name).unwrap_or_else(|error| {
+            warn!(interface = name, %error, "interface cannot be read");
+            None
+        });
+        let Some(link) = link else {
+            self.open = None;
+            self.up = false;
+            return;
+        };
+        self.up = link.up && link.carrier;
+        match &mut self.open {
+            Some(open) if open.index == link.index => open.mac = link.mac,
+            _ => self.open = self.reopen(link.index, link.mac),
+        }
+    }
+
+    fn reopen(&self, index: u32, mac: Option<MacAddr>) -> Option<Open> {
+        let opened = AdvertSocket::open(&self.key.interface, index, self.key.source)
+            .and_then(|adverts| Ok((adverts, Announcer::open(index)?)));
+        match opened {
+            Ok((adverts, announcer)) => Some(Open {
+                index,
+                mac,
+                adverts,
+                announcer,
+            }),
+            Err(error) => {
+                warn!(interface = self.key.interface, %error, "sockets cannot be opened");
+                None
+            }
+        }
+    }
+
+    /// Whether adverts can be exchanged.
+    pub(crate) fn works(&self) -> bool {
+        self.up && self.open.is_some()
+    }
+}

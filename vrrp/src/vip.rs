@@ -1,0 +1,70 @@
+//! What follows the Active role in the kernel: addresses, routes, rules, all tagged as vrrp's.
+
+use krater_net::link::{Address, Route, Rule};
+use krater_net::sync::NetlinkSocket;
+use krater_net::{PROTO_VRRP, Result};
+use krater_vrrp_proto::Belongings;
+
+/// Installs on link `index`: addresses, then routes that may use them as source, then rules. Goes on
+/// after a failure and answers the first.
+pub(crate) fn add(netlink: &NetlinkSocket, index: u32, wanted: &Belongings) -> Result<()> {
+    let addresses = addresses(index, wanted).map(|a| netlink.add_address(&a));
+    let routes = wanted.routes.iter();
+    let routes = routes.map(|r| netlink.add_route(&Route::of(r, index, PROTO_VRRP)));
+    let rules = wanted.rules.iter();
+    let rules = rules.map(|r| netlink.add_rule(&Rule::of(r, PROTO_VRRP)));
+    collect(addresses.chain(routes).chain(rules))
+}
+
+/// Withdraws from link `index`: rules, routes, addresses. Goes on after a failure.
+pub(crate) fn remove(netlink: &NetlinkSocket, index: u32, gone: &Belongings) -> Result<()> {
+    let rules = gone.rules.iter();
+    let rules = rules.map(|r| netlink.delete_rule(&Rule::of(r, PROTO_VRRP)));
+    let routes = gone.routes.iter();
+    let routes = routes.map(|r| netlink.delete_route(&Route::of(r, index, PROTO_VRRP)));
+    let addresses = addresses(index, gone).map(|a| netlink.delete_address(&a));
+    collect(rules.chain(routes).chain(addresses))
+}
+
+/// The addresses as netlink wants them.
+pub(crate) fn addresses(index: u32, of: &Belongings) -> impl Iterator<Item = Address> {
+    of.addresses.iter().map(move |net| Address {
+        link: index,
+        net: *net,
+        protocol: PROTO_VRRP,
+        no_prefix_route: false,
+    })
+}
+
+/// What a purge found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Purged {
+    pub(crate) addresses: usize,
+    pub(crate) routes: usize,
+    pub(crate) rules: usize,
+}
+
+/// Removes everything in this namespace that bears vrrp's tag. Addresses go first: they are what a
+/// second owner may hold already.
+pub(crate) fn purge(netlink: &NetlinkSocket) -> Result<Purged> {
+    let mut addresses = netlink.addresses()?;
+    addresses.retain(|address| address.protocol == PROTO_VRRP);
+    let first = collect(addresses.iter().map(|a| netlink.delete_address(a)));
+    // Routes whose source address went are gone already.
+    let mut routes = netlink.routes()?;
+    routes.retain(|route| route.protocol == PROTO_VRRP);
+    let mut rules = netlink.rules()?;
+    rules.retain(|rule| rule.protocol == PROTO_VRRP);
+    let routes_gone = collect(routes.iter().map(|r| netlink.delete_route(r)));
+    let rules_gone = collect(rules.iter().map(|r| netlink.delete_rule(r)));
+    first.and(routes_gone).and(rules_gone).map(|()| Purged {
+        addresses: addresses.len(),
+        routes: routes.len(),
+        rules: rules.len(),
+    })
+}
+
+/// Performs all, answers the first failure.
+fn collect(results: impl Iterator<Item = Result<()>>) -> Result<()> {
+    results.fold(Ok(()), Result::and)
+}
