@@ -1,1 +1,68 @@
-//! Placeholder.
+//! The kit for tests that start the real programs in namespaces: `krater up` with its amphorae, clients
+//! and members on its networks, and the means to break things.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`system`] | a controller with a state folder of its own, removed when dropped |
+//! | [`api`] | a client of the public REST API |
+//! | [`place`] | an address on a network of the controller, to make sockets at |
+//! | [`backend`] | a member: HTTP/1.1, large bodies, WebSocket echo |
+//! | [`client`] | blocking HTTP clients, and clients that keep work in flight and count |
+//! | [`amphora`] | an amphora's processes and namespaces |
+//! | [`wait`] | waiting for a condition |
+//!
+//! Tests need root and fail without it. They run beside each other; [`system::alone`] keeps the ones
+//! that measure or load the host apart.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test kit: what is not as expected fails the test"
+)]
+
+pub mod amphora;
+pub mod api;
+pub mod backend;
+pub mod client;
+pub mod place;
+pub mod system;
+pub mod wait;
+
+use std::path::PathBuf;
+
+/// Folder of the product's binaries: `KRATER_BIN_DIR` (set by `cargo xtask test`), else the folder that
+/// this test program was built into, for `cargo test -p krater-e2e` after `cargo build`.
+pub fn bin_dir() -> PathBuf {
+    std::env::var_os("KRATER_BIN_DIR").map_or_else(
+        || {
+            let own = std::env::current_exe().unwrap_or_default();
+            own.parent()
+                .and_then(std::path::Path::parent)
+                .unwrap_or(&own)
+                .to_path_buf()
+        },
+        PathBuf::from,
+    )
+}
+
+/// A product binary, `krater` or `amphora`.
+///
+/// # Panics
+/// When it was not built.
+pub fn bin(name: &str) -> PathBuf {
+    let path = bin_dir().join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run the tests with `cargo xtask test`, or build it first",
+        path.display()
+    );
+    path
+}
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent()
+        .map_or_else(|| own.clone(), std::path::Path::to_path_buf)
+}

@@ -1,0 +1,10 @@
+//! The real programs, end to end, in namespaces. See docs/testing.md.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what is not as expected fails the test"
+)]
+
+mod chain;
+mod story;
