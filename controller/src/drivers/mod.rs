@@ -1,4 +1,10 @@
 //! Drivers: one trait each, one file per driver, a fake beside them.
 
+use std::time::Duration;
+
 pub mod compute;
+pub mod layout;
 pub mod network;
+
+/// How long processes may take to die of SIGKILL: long disk waits included.
+pub(crate) const KILL_WITHIN: Duration = Duration::from_secs(20);

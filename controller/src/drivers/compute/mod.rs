@@ -7,6 +7,9 @@ use ipnet::IpNet;
 use krater_model::state::Heartbeat;
 use krater_model::{AmphoraId, MacAddr, NetworkId, Secret};
 
+pub mod fake;
+pub mod netns;
+
 /// A call failed.
 #[derive(Debug, thiserror::Error)]
 #[error("compute: {what} of amphora {amphora}")]

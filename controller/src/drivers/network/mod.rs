@@ -4,6 +4,9 @@ use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use krater_model::NetworkId;
 
+pub mod fake;
+pub mod local;
+
 /// A call failed.
 #[derive(Debug, thiserror::Error)]
 #[error("network: {what}")]

@@ -1,0 +1,366 @@
+//! An amphora is two network namespaces and a tree of processes on this host.
+//!
+//! The agent starts in the management namespace, in a session and a mount namespace of its own, and
+//! belongs to nobody: the controller may end, be killed or be upgraded under it. Its children live in
+//! the VIP namespace. What belongs to an amphora is found by namespace, never by a remembered process
+//! number, so that a step can be repeated by another controller process after a crash.
+
+use super::{Boot, Compute, Error, Instance, Nic};
+use crate::drivers::layout::{Layout, MANAGEMENT_BRIDGE, Role, bridge_name, port_name};
+use crate::files;
+use futures_util::future::BoxFuture;
+use krater_model::config::AgentConfig;
+use krater_model::wire::agent;
+use krater_model::{AmphoraId, MacAddr};
+use krater_net::link::{Address, LinkChange, VethSpec};
+use krater_net::netns::{self, NetNs};
+use krater_net::process::{Detached, ProcessId, processes_in, spawn_detached};
+use krater_net::sync::NetlinkSocket;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Name of the management NIC inside the amphora.
+const MANAGEMENT_NIC: &str = "mgmt0";
+/// What the agent writes before it has its own log, and panics.
+const STDERR_LOG: &str = "agent.stderr";
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct NetnsCompute {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    amphora_bin: PathBuf,
+    /// Agents that this process started, to be reaped when they end. One per amphora at most.
+    children: Mutex<Vec<Child>>,
+}
+
+impl NetnsCompute {
+    /// A driver for this state folder that starts the program `amphora_bin`.
+    pub fn new(layout: Layout, amphora_bin: PathBuf) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                layout,
+                amphora_bin,
+                children: Mutex::default(),
+            }),
+        }
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        amphora: AmphoraId,
+        work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Error>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let done = tokio::task::spawn_blocking(move || {
+                inner.reap();
+                work(&inner)
+            });
+            let done = done
+                .await
+                .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+            done.map_err(|source| Error {
+                amphora,
+                what,
+                // Repeating helps against everything but a missing program or right.
+                retryable: !matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                ),
+                source: source.into(),
+            })
+        })
+    }
+}
+
+/// The `amphora` program: the given one, or the file of that name beside the running program.
+pub fn amphora_bin(given: Option<&Path>) -> io::Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("amphora"),
+    };
+    path.canonicalize().map_err(|error| {
+        let text = format!(
+            "the amphora program {} is not there ({error}): build it (`cargo build --release`) or \
+             name it by --amphora-bin",
+            path.display()
+        );
+        io::Error::new(error.kind(), text)
+    })
+}
+
+impl Compute for NetnsCompute {
+    fn boot(&self, boot: Boot) -> BoxFuture<'_, Result<String, Error>> {
+        self.call("boot", boot.amphora, move |inner| inner.boot(&boot))
+    }
+
+    fn delete(&self, amphora: AmphoraId) -> BoxFuture<'_, Result<(), Error>> {
+        self.call("delete", amphora, move |inner| inner.delete(amphora))
+    }
+
+    fn plug(&self, amphora: AmphoraId, nic: Nic) -> BoxFuture<'_, Result<(), Error>> {
+        self.call("plug", amphora, move |inner| inner.plug(amphora, &nic))
+    }
+
+    fn unplug(&self, amphora: AmphoraId, mac: MacAddr) -> BoxFuture<'_, Result<(), Error>> {
+        self.call("unplug", amphora, move |inner| inner.unplug(mac))
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Instance>, Error>> {
+        // An error of `list` is nobody's in particular.
+        let nobody = AmphoraId(uuid::Uuid::nil());
+        self.call("list", nobody, Inner::list)
+    }
+
+    fn restart_agent(&self, amphora: AmphoraId) -> BoxFuture<'_, Result<(), Error>> {
+        self.call("restart_agent", amphora, move |inner| {
+            inner.start_agent(amphora)
+        })
+    }
+}
+
+impl Inner {
+    fn boot(&self, boot: &Boot) -> io::Result<String> {
+        let amphora = boot.amphora;
+        // A running agent has read its config drive; it must not change under it.
+        if self.agent(amphora)?.is_none() {
+            self.config_drive(boot)?;
+        }
+        let management = NetNs::ensure(&self.layout.amphora_netns(amphora, Role::Mgmt))?;
+        NetNs::ensure(&self.layout.amphora_netns(amphora, Role::Vip))?;
+        self.management_nic(boot, &management)?;
+        self.start_agent(amphora)?;
+        Ok(self.layout.compute_id(amphora))
+    }
+
+    fn config_drive(&self, boot: &Boot) -> io::Result<()> {
+        let folder = self.layout.amphora_dir(boot.amphora);
+        let drive = folder.join("config-drive");
+        for name in ["", "config-drive", "run", "state", "log"] {
+            files::private_dir(&folder.join(name))?;
+        }
+        let seal_key = drive.join("seal.key");
+        if !seal_key.exists() {
+            write(&seal_key, random_hex()?.as_bytes())?;
+        }
+        let config = AgentConfig {
+            amphora_id: boot.amphora,
+            listen: SocketAddr::new(boot.management_address.addr(), agent::PORT),
+            run_dir: folder.join("run"),
+            state_dir: folder.join("state"),
+            log_dir: folder.join("log"),
+            vip_netns: self.layout.amphora_netns(boot.amphora, Role::Vip),
+            server_pem: drive.join("server.pem"),
+            client_ca: drive.join("client-ca.pem"),
+            seal_key: Some(seal_key),
+            workers: boot.workers,
+            heartbeat: Some(boot.heartbeat.clone()),
+            log_level: boot.log_level.clone(),
+            log_json: boot.log_json,
+        };
+        write(&config.server_pem, boot.server_pem.expose().as_bytes())?;
+        write(&config.client_ca, boot.client_ca_pem.as_bytes())?;
+        let text = toml::to_string(&config).map_err(io::Error::other)?;
+        write(&self.layout.agent_toml(boot.amphora), text.as_bytes())
+    }
+
+    fn management_nic(&self, boot: &Boot, management: &NetNs) -> io::Result<()> {
+        let name = port_name(boot.management_mac);
+        let peer = (MANAGEMENT_NIC, boot.management_mac);
+        self.pair(&name, MANAGEMENT_BRIDGE, None, peer, management)?;
+        let inside = NetlinkSocket::open_in(management)?;
+        let missing = || io::Error::other("the management NIC is not in its namespace");
+        let link = inside.link_by_name(MANAGEMENT_NIC)?.ok_or_else(missing)?;
+        inside.add_address(&Address {
+            link: link.index,
+            net: boot.management_address,
+            protocol: 0,
+            no_prefix_route: false,
+        })?;
+        if !link.up {
+            inside.set_up(link.index, true)?;
+        }
+        Ok(())
+    }
+
+    /// A veth pair between a bridge of the fabric and another namespace.
+    fn pair(
+        &self,
+        name: &str,
+        bridge: &str,
+        mtu: Option<u32>,
+        (peer, mac): (&str, MacAddr),
+        netns: &NetNs,
+    ) -> io::Result<()> {
+        let fabric = NetlinkSocket::open_in(&self.layout.open_fabric()?)?;
+        let missing = || {
+            let text = format!("bridge {bridge} is not in the fabric: restart `krater up`");
+            io::Error::other(text)
+        };
+        let master = fabric.link_by_name(bridge)?.ok_or_else(missing)?.index;
+        let made = fabric.create_veth(&VethSpec {
+            name,
+            mac: None,
+            master: Some(master),
+            mtu,
+            up: true,
+            peer,
+            peer_mac: Some(mac),
+            peer_netns: Some(netns.as_fd()),
+        });
+        match made {
+            Err(error) if error.is_exists() => {}
+            made => return Ok(made?),
+        }
+        // An earlier try made it, or somebody cut it.
+        let change = LinkChange {
+            up: Some(true),
+            master: Some(Some(master)),
+            ..LinkChange::default()
+        };
+        if let Some(link) = fabric.link_by_name(name)?
+            && (!link.up || link.master != Some(master))
+        {
+            fabric.set_link(link.index, &change)?;
+        }
+        Ok(())
+    }
+
+    fn start_agent(&self, amphora: AmphoraId) -> io::Result<()> {
+        if self.agent(amphora)?.is_some() {
+            return Ok(());
+        }
+        let config = self.layout.agent_toml(amphora);
+        if !config.exists() {
+            let text = format!("there is no config drive: {} is missing", config.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        let management = NetNs::open(&self.layout.amphora_netns(amphora, Role::Mgmt))?;
+        let stderr = self
+            .layout
+            .amphora_dir(amphora)
+            .join("log")
+            .join(STDERR_LOG);
+        let child = spawn_detached(&Detached {
+            program: &self.amphora_bin,
+            args: &["agent".into(), "--config".into(), config.into()],
+            netns: &management,
+            stderr: Some(&stderr),
+        })?;
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.push(child);
+        Ok(())
+    }
+
+    /// The living agent of an amphora.
+    fn agent(&self, amphora: AmphoraId) -> io::Result<Option<ProcessId>> {
+        let path = self.layout.amphora_netns(amphora, Role::Mgmt);
+        let Ok(management) = NetNs::open(&path) else {
+            return Ok(None);
+        };
+        let config = self.layout.agent_toml(amphora);
+        let processes = processes_in(&[management.id()?])?;
+        let agent = processes
+            .into_iter()
+            .find(|(process, _)| is_agent(*process, &config));
+        Ok(agent.map(|(process, _)| process))
+    }
+
+    fn delete(&self, amphora: AmphoraId) -> io::Result<()> {
+        let name = |role| {
+            let path = self.layout.amphora_netns(amphora, role);
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        };
+        let names: Vec<_> = [Role::Mgmt, Role::Vip]
+            .into_iter()
+            .filter_map(name)
+            .collect();
+        self.layout.remove_namespaces(&names)?;
+        self.reap();
+        match std::fs::remove_dir_all(self.layout.amphora_dir(amphora)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn plug(&self, amphora: AmphoraId, nic: &Nic) -> io::Result<()> {
+        let management = NetNs::open(&self.layout.amphora_netns(amphora, Role::Mgmt))?;
+        let name = port_name(nic.mac);
+        let peer = format!("n{}", &name[1..]);
+        let bridge = bridge_name(nic.network, false);
+        let mtu = Some(u32::from(nic.mtu));
+        self.pair(&name, &bridge, mtu, (&peer, nic.mac), &management)
+    }
+
+    fn unplug(&self, mac: MacAddr) -> io::Result<()> {
+        let fabric = NetlinkSocket::open_in(&self.layout.open_fabric()?)?;
+        if let Some(link) = fabric.link_by_name(&port_name(mac))? {
+            fabric.delete_link(link.index)?;
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<Instance>> {
+        let mut instances = Vec::new();
+        for amphora in self.layout.amphorae()? {
+            let exists = |role| netns::exists(&self.layout.amphora_netns(amphora, role));
+            instances.push(Instance {
+                amphora,
+                compute_id: self.layout.compute_id(amphora),
+                agent_alive: self.agent(amphora)?.is_some(),
+                intact: exists(Role::Mgmt) && exists(Role::Vip),
+            });
+        }
+        Ok(instances)
+    }
+
+    /// Takes note of ended agents, so that they do not stay as zombies.
+    fn reap(&self) {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+}
+
+/// Whether a process is the agent with this configuration, by its command line.
+fn is_agent(process: ProcessId, config: &Path) -> bool {
+    let words = process.command_line().unwrap_or_default();
+    words.get(1).is_some_and(|word| word == "agent")
+        && words.iter().any(|word| word == config.as_os_str())
+}
+
+/// Replaces a file of mode 0600. Not synced: after a crash of the host the amphora is built anew.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let _ = std::fs::remove_file(&temporary);
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&temporary, path)
+}
+
+/// 32 random bytes as 64 hex digits.
+fn random_hex() -> io::Result<String> {
+    let mut bytes = [0_u8; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests;

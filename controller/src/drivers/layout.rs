@@ -1,0 +1,256 @@
+//! Where the local drivers keep things on this host: paths and names, and nothing else.
+//!
+//! Everything carries the instance id, so that several controllers can live on one host and each
+//! removes only what is its own.
+
+use crate::files;
+use krater_model::{AmphoraId, MacAddr, NetworkId};
+use krater_net::netns::{self, NetNs};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+/// Digits of an instance id.
+const INSTANCE_DIGITS: usize = 8;
+
+/// The two namespaces of an amphora.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Where the agent runs and NICs are plugged.
+    Mgmt,
+    /// Where VIPs, data plane and vrrp are.
+    Vip,
+}
+
+/// A state folder and its instance id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    state_dir: PathBuf,
+    instance: String,
+}
+
+impl Layout {
+    /// Opens the state folder, or makes it with a new instance id.
+    pub fn create(state_dir: &Path) -> io::Result<Self> {
+        files::private_dir(state_dir)?;
+        let state_dir = state_dir.canonicalize()?;
+        let path = state_dir.join("instance");
+        if !path.exists() {
+            let mut random = [0; 4];
+            std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+            let id = format!("{:08x}\n", u32::from_ne_bytes(random));
+            files::write_private(&path, id.as_bytes())?;
+        }
+        let layout = Self::open(&state_dir)?;
+        files::private_dir(&layout.netns_dir())?;
+        files::private_dir(&layout.amphorae_dir())?;
+        Ok(layout)
+    }
+
+    /// Opens a state folder that a controller has made.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let state_dir = state_dir.canonicalize().map_err(|error| {
+            let text = format!("state folder {}: {error}", state_dir.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        let path = state_dir.join("instance");
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            let text = format!(
+                "{} is not a state folder of krater ({}: {error}); name the right one by --state-dir",
+                state_dir.display(),
+                path.display()
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+        let instance = text.trim();
+        let digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        if instance.len() != INSTANCE_DIGITS || !instance.bytes().all(digit) {
+            let text = format!("{} does not hold 8 hex digits", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(Self {
+            instance: instance.to_owned(),
+            state_dir,
+        })
+    }
+
+    /// The state folder, absolute.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// 8 hex digits.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Pinned namespaces.
+    pub fn netns_dir(&self) -> PathBuf {
+        self.state_dir.join("netns")
+    }
+
+    /// One folder per amphora.
+    pub fn amphorae_dir(&self) -> PathBuf {
+        self.state_dir.join("amphorae")
+    }
+
+    /// The namespace with the bridges.
+    pub fn fabric(&self) -> PathBuf {
+        self.netns_dir().join(format!("{}-fabric", self.instance))
+    }
+
+    /// Opens the fabric.
+    pub fn open_fabric(&self) -> io::Result<NetNs> {
+        let path = self.fabric();
+        NetNs::open(&path).map_err(|error| {
+            let text = format!(
+                "the fabric namespace {} is not there ({error}): start `krater up`",
+                path.display()
+            );
+            io::Error::new(error.kind(), text)
+        })
+    }
+
+    /// The driver's name of an amphora.
+    pub fn compute_id(&self, amphora: AmphoraId) -> String {
+        format!("{}-{amphora}", self.instance)
+    }
+
+    /// A namespace of an amphora.
+    pub fn amphora_netns(&self, amphora: AmphoraId, role: Role) -> PathBuf {
+        let role = match role {
+            Role::Mgmt => "mgmt",
+            Role::Vip => "vip",
+        };
+        let name = format!("{}-{role}", self.compute_id(amphora));
+        self.netns_dir().join(name)
+    }
+
+    /// The folder of an amphora.
+    pub fn amphora_dir(&self, amphora: AmphoraId) -> PathBuf {
+        self.amphorae_dir().join(amphora.to_string())
+    }
+
+    /// Its agent's configuration.
+    pub fn agent_toml(&self, amphora: AmphoraId) -> PathBuf {
+        self.amphora_dir(amphora).join("config-drive/agent.toml")
+    }
+
+    /// What the networks are, for `krater net`.
+    pub fn networks_file(&self) -> PathBuf {
+        self.state_dir.join("networks.json")
+    }
+
+    /// The amphorae that have a folder or a namespace of this instance.
+    pub fn amphorae(&self) -> io::Result<Vec<AmphoraId>> {
+        let mut found = Vec::new();
+        for name in names(&self.amphorae_dir())? {
+            found.extend(name.parse::<AmphoraId>().ok());
+        }
+        for name in self.pinned()? {
+            let middle = name.strip_prefix(&self.instance).and_then(|rest| {
+                let rest = rest.strip_prefix('-')?;
+                rest.strip_suffix("-mgmt")
+                    .or_else(|| rest.strip_suffix("-vip"))
+            });
+            found.extend(middle.and_then(|id| id.parse::<AmphoraId>().ok()));
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Names of the namespace files that bear this instance's id, pinned or not.
+    pub fn pinned(&self) -> io::Result<Vec<String>> {
+        let own = format!("{}-", self.instance);
+        let mut names = names(&self.netns_dir())?;
+        names.retain(|name| name.starts_with(&own));
+        Ok(names)
+    }
+
+    /// Ends all processes in the namespaces of that name and removes the namespaces with their links.
+    pub fn remove_namespaces(&self, names: &[String]) -> io::Result<usize> {
+        let open = |name: &String| NetNs::open(&self.netns_dir().join(name)).ok();
+        let open: Vec<_> = names.iter().filter_map(open).collect();
+        let ids = open.iter().map(NetNs::id).collect::<io::Result<Vec<_>>>()?;
+        let killed = krater_net::process::kill_all_in(&ids, super::KILL_WITHIN)?;
+        for namespace in &open {
+            // The kernel would do that too, but some time later: nothing may be left when we return.
+            let netlink = krater_net::sync::NetlinkSocket::open_in(namespace)?;
+            for link in netlink.links()? {
+                if !link.loopback {
+                    netlink.delete_link(link.index)?;
+                }
+            }
+        }
+        for name in names {
+            netns::delete(&self.netns_dir().join(name))?;
+        }
+        Ok(killed)
+    }
+}
+
+/// Names in a folder; none when it is not there.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+/// Bridge of a network, at most 15 bytes. The management network's has a name that can be found
+/// without the database.
+pub fn bridge_name(network: NetworkId, management: bool) -> String {
+    if management {
+        return MANAGEMENT_BRIDGE.to_owned();
+    }
+    let hex = network.0.simple().to_string();
+    format!("br-{}", hex.get(..12).unwrap_or(&hex))
+}
+
+/// See [`bridge_name`].
+pub const MANAGEMENT_BRIDGE: &str = "br-mgmt";
+
+/// Fabric end of the veth pair whose other end has this address.
+pub fn port_name(mac: MacAddr) -> String {
+    let [a, b, c, d, e, f] = mac.0;
+    format!("v{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_differ() {
+        let network = NetworkId::random();
+        assert_eq!(bridge_name(network, false).len(), 15);
+        assert_eq!(bridge_name(network, true), "br-mgmt");
+        assert_eq!(
+            port_name(MacAddr([0xfa, 0x16, 0x3e, 0, 1, 0xff])),
+            "vfa163e0001ff"
+        );
+    }
+
+    #[test]
+    fn the_instance_survives_and_foreign_files_are_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Layout::open(dir.path()).is_err());
+        let layout = Layout::create(dir.path()).unwrap();
+        assert_eq!(Layout::create(dir.path()).unwrap(), layout);
+        let (ours, other) = (AmphoraId::random(), AmphoraId::random());
+        std::fs::write(layout.amphora_netns(ours, Role::Vip), "").unwrap();
+        std::fs::write(layout.amphora_netns(ours, Role::Mgmt), "").unwrap();
+        let foreign = layout.netns_dir().join(format!("00000000x-{other}-mgmt"));
+        std::fs::write(foreign, "").unwrap();
+        std::fs::write(layout.fabric(), "").unwrap();
+        assert_eq!(layout.amphorae().unwrap(), [ours]);
+        assert_eq!(layout.pinned().unwrap().len(), 3);
+        std::fs::write(dir.path().join("instance"), "../../etc").unwrap();
+        assert!(Layout::open(dir.path()).is_err());
+    }
+}
