@@ -9,7 +9,7 @@
 //! A connection holds runtimes for as long as it likes. It takes a view when it needs one (per request
 //! in HTTP, once in TCP) and drops it afterwards: no connection holds a whole [`Routes`].
 
-use crate::io::PipePool;
+use crate::io::{self, Conn, ConnectError, PipePool};
 use crate::tls;
 use arc_swap::ArcSwap;
 use krater_dataplane_core::balance::{self, Candidate};
@@ -18,10 +18,11 @@ use krater_dataplane_core::member::MemberState;
 use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
 use krater_model::control::ListenerStats;
 use krater_model::{ListenerId, MemberId, PoolId};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 pub use krater_dataplane_core::balance::Input as SelectInput;
@@ -30,8 +31,30 @@ pub use krater_dataplane_core::balance::Input as SelectInput;
 #[derive(Debug)]
 pub struct Shared {
     routes: ArcSwap<Routes>,
+    ready: AtomicBool,
     /// Pipes for `splice(2)`.
     pub pipes: Arc<PipePool>,
+    /// Events of the whole process.
+    pub events: Events,
+}
+
+/// Rare events of the process, for metrics.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// Connections that ended by a panic.
+    pub panics: AtomicU64,
+    /// Workers that died and were started again.
+    pub worker_restarts: AtomicU64,
+    /// TLS handshakes that failed.
+    pub failed_handshakes: AtomicU64,
+    /// Clients that `allowed_cidrs` refused.
+    pub refused_clients: AtomicU64,
+    /// Times that accepting paused for want of descriptors or memory.
+    pub accept_failures: AtomicU64,
+    /// Snapshots refused.
+    pub refused_snapshots: AtomicU64,
+    /// Snapshots applied.
+    pub applied_snapshots: AtomicU64,
 }
 
 /// One snapshot, ready to be used. Swapped whole.
@@ -52,7 +75,9 @@ impl Shared {
     pub fn new(pipes: PipePool) -> Self {
         Self {
             routes: ArcSwap::default(),
+            ready: AtomicBool::new(false),
             pipes: Arc::new(pipes),
+            events: Events::default(),
         }
     }
 
@@ -76,13 +101,52 @@ impl Shared {
         self.routes.load_full()
     }
 
-    /// All VIPs now; never a source address towards members.
-    pub fn vips(&self) -> Arc<HashSet<IpAddr>> {
+    /// Connects to a member, never from a VIP.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        timeout: Duration,
+    ) -> Result<Conn, ConnectError> {
+        io::connect(address, timeout, self.source(address)).await
+    }
+
+    /// The source address to bind towards `address`; none leaves it to the kernel.
+    pub(crate) fn source(&self, address: SocketAddr) -> Option<IpAddr> {
         let routes = self.routes.load();
-        routes
-            .table
-            .as_ref()
-            .map_or_else(Arc::default, |table| Arc::clone(&table.vips))
+        let table = routes.table.as_ref()?;
+        io::source(address, &table.vips)
+    }
+
+    /// Whether a snapshot is in force and all wanted listeners accept.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Relaxed);
+    }
+
+    pub(crate) fn count_panic(&self) {
+        self.events.panics.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_worker_restart(&self) {
+        self.events.worker_restarts.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_failed_handshake(&self) {
+        self.events.failed_handshakes.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_refused_client(&self) {
+        self.events.refused_clients.fetch_add(1, Relaxed);
+    }
+
+    /// Logged when it begins, counted always.
+    pub(crate) fn count_accept_failure(&self, error: &std::io::Error) {
+        if self.events.accept_failures.fetch_add(1, Relaxed) % 256 == 0 {
+            tracing::error!(%error, "accepting pauses: raise the limit of open files");
+        }
     }
 
     /// The swap.

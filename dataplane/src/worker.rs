@@ -1,12 +1,36 @@
-//! One worker: a thread with a current-thread runtime that accepts and proxies connections.
+//! Workers: threads with a current-thread runtime each that accept and proxy connections.
+//!
+//! Tasks of a worker: one reconciles accept loops with the plan, one ticks, one per served address
+//! accepts, one per connection serves. A panic ends one connection. A worker that dies is started
+//! again on the same sockets by [`Workers::supervise`].
 
 use crate::io::{BufferPool, Conn, ConnectError};
-use crate::runtime::Shared;
+use crate::listen::{Bound, WorkerSocket};
+use crate::proxy;
+use crate::runtime::{ListenerView, Place, Shared};
 use crate::upstream::pool::Pool;
+use futures_util::FutureExt;
+use krater_model::state::ListenerProtocol;
+use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+/// Stack of a worker: futures live on the heap, the deepest calls are in TLS and regex.
+const STACK: usize = 512 * 1024;
+/// How often a worker shows that it lives.
+const TICK: Duration = Duration::from_millis(10);
+/// Connections accepted in a row before other tasks get their turn.
+const ACCEPT_BATCH: usize = 64;
+/// Pause of accepting when descriptors or memory have run out: others end meanwhile.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// What connections on one worker share.
 #[derive(Debug)]
@@ -22,13 +46,303 @@ pub struct WorkerShared {
 }
 
 impl WorkerShared {
-    /// Connects to a member; see [`crate::io::connect`].
+    /// For a worker of `shared`.
+    pub fn new(shared: Arc<Shared>, index: usize) -> Self {
+        Self {
+            shared,
+            index,
+            buffers: Rc::default(),
+            members: Pool::default(),
+        }
+    }
+
+    /// Connects to a member, never from a VIP.
     pub async fn connect(
         &self,
         address: SocketAddr,
         timeout: Duration,
     ) -> Result<Conn, ConnectError> {
-        let vips = self.shared.vips();
-        crate::io::connect(address, timeout, &vips).await
+        self.shared.connect(address, timeout).await
+    }
+}
+
+/// Which addresses the workers accept on.
+pub(crate) type Plan = Arc<Vec<Arc<Bound>>>;
+
+/// A worker's sign of life, on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Heart(AtomicU64);
+
+impl Heart {
+    pub(crate) fn beats(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The workers of the process.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    plan: watch::Sender<Plan>,
+    hearts: Vec<Arc<Heart>>,
+    threads: Vec<Option<JoinHandle<()>>>,
+}
+
+impl Workers {
+    /// Starts `count` workers.
+    pub(crate) fn start(shared: Arc<Shared>, count: usize) -> io::Result<Self> {
+        let mut workers = Self {
+            shared,
+            plan: watch::Sender::new(Plan::default()),
+            hearts: (0..count).map(|_| Arc::default()).collect(),
+            threads: Vec::new(),
+        };
+        for index in 0..count {
+            let thread = workers.spawn(index)?;
+            workers.threads.push(Some(thread));
+        }
+        Ok(workers)
+    }
+
+    /// Where new plans go.
+    pub(crate) fn plan(&self) -> watch::Sender<Plan> {
+        self.plan.clone()
+    }
+
+    /// One per worker.
+    pub(crate) fn hearts(&self) -> Vec<Arc<Heart>> {
+        self.hearts.clone()
+    }
+
+    /// Starts dead workers again. Their connections are gone, their sockets are not.
+    pub(crate) fn supervise(&mut self) {
+        for index in 0..self.threads.len() {
+            if !self.threads[index]
+                .as_ref()
+                .is_none_or(JoinHandle::is_finished)
+            {
+                continue;
+            }
+            tracing::error!(worker = index, "worker died; starting it again");
+            self.shared.count_worker_restart();
+            self.threads[index] = match self.spawn(index) {
+                Ok(thread) => Some(thread),
+                Err(error) => {
+                    tracing::error!(worker = index, %error, "cannot start worker; trying again");
+                    None
+                }
+            };
+        }
+    }
+
+    fn spawn(&self, index: usize) -> io::Result<JoinHandle<()>> {
+        let shared = Arc::clone(&self.shared);
+        let plan = self.plan.subscribe();
+        let heart = Arc::clone(&self.hearts[index]);
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .stack_size(STACK)
+            .spawn(move || {
+                match tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                {
+                    Ok(runtime) => {
+                        LocalSet::new().block_on(&runtime, run(shared, index, plan, heart));
+                    }
+                    Err(error) => tracing::error!(worker = index, %error, "no runtime"),
+                }
+            })
+    }
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    index: usize,
+    mut plan: watch::Receiver<Plan>,
+    heart: Arc<Heart>,
+) {
+    let worker = Rc::new(WorkerShared::new(shared, index));
+    tokio::task::spawn_local(async move {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            heart.0.fetch_add(1, Relaxed);
+        }
+    });
+    let mut loops: HashMap<*const Bound, (Arc<Bound>, tokio::task::JoinHandle<()>)> =
+        HashMap::new();
+    loop {
+        let wanted = Arc::clone(&plan.borrow_and_update());
+        let keys: std::collections::HashSet<_> = wanted.iter().map(Arc::as_ptr).collect();
+        loops.retain(|key, (bound, task)| {
+            let keep = keys.contains(key) && !task.is_finished();
+            if !keep {
+                task.abort();
+                let (worker, socket) = (Rc::clone(&worker), bound.of_worker(index));
+                let bound = Arc::clone(bound);
+                tokio::task::spawn_local(async move {
+                    if let Some(view) = bound.retired() {
+                        drain(&worker, &socket, view, bound.address);
+                    }
+                });
+            }
+            keep
+        });
+        for bound in wanted.iter() {
+            loops.entry(Arc::as_ptr(bound)).or_insert_with(|| {
+                let accepting = accept(Rc::clone(&worker), bound.of_worker(index), bound.address);
+                (Arc::clone(bound), tokio::task::spawn_local(accepting))
+            });
+        }
+        if plan.changed().await.is_err() {
+            return; // the process ends
+        }
+    }
+}
+
+/// Accepts on one address until it is aborted.
+async fn accept(worker: Rc<WorkerShared>, socket: WorkerSocket, address: SocketAddr) {
+    let socket = match socket.register() {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(%address, %error, "cannot poll the listening socket");
+            return;
+        }
+    };
+    loop {
+        let Ok(mut ready) = socket.readable().await else {
+            return; // the runtime ends
+        };
+        for _ in 0..ACCEPT_BATCH {
+            let Some(view) = worker.shared.listener_at(address) else {
+                // The listener was just removed. What waits is drained when the plan arrives.
+                return std::future::pending().await;
+            };
+            let limit = view.conf.connection_limit;
+            let Some(place) = view.runtime.try_enter(limit) else {
+                let runtime = Arc::clone(&view.runtime);
+                drop(view);
+                runtime.place(limit).await;
+                continue;
+            };
+            match ready.try_io(|socket| socket.get_ref().accept()) {
+                Ok(Ok((stream, peer))) => admit(&worker, &view, place, stream, peer, address),
+                Ok(Err(error)) if is_exhaustion(&error) => {
+                    drop(place);
+                    worker.shared.count_accept_failure(&error);
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                    break;
+                }
+                // The client gave up in the backlog, or its network failed: the next one may do.
+                Ok(Err(_)) => {}
+                Err(_would_block) => break,
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Serves what waited when the listener was removed: those clients saw their connection established.
+fn drain(
+    worker: &Rc<WorkerShared>,
+    socket: &WorkerSocket,
+    view: &Arc<ListenerView>,
+    at: SocketAddr,
+) {
+    while let Some(place) = view.runtime.try_enter(view.conf.connection_limit) {
+        match socket.accept() {
+            Ok((stream, peer)) => admit(worker, view, place, stream, peer, at),
+            Err(_) => return,
+        }
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|code| codes.contains(&code))
+}
+
+/// Starts to serve an accepted connection, unless its client may not connect.
+fn admit(
+    worker: &Rc<WorkerShared>,
+    view: &Arc<ListenerView>,
+    place: Place,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    address: SocketAddr,
+) {
+    if !view.conf.allows(peer.ip()) {
+        worker.shared.count_refused_client();
+        tracing::debug!(listener.id = %view.conf.id, client.addr = %peer, "not in allowed_cidrs");
+        return;
+    }
+    place.accepted();
+    let connection = serve(Rc::clone(worker), Arc::clone(view), stream, peer, address);
+    let closing = Arc::clone(&view.runtime);
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let _place = place;
+        let served = AssertUnwindSafe(async {
+            tokio::select! {
+                biased;
+                () = connection => {}
+                () = closing.closing() => {}
+            }
+        });
+        if served.catch_unwind().await.is_err() {
+            worker.shared.count_panic();
+            tracing::error!(listener.id = %closing.id, client.addr = %peer, "connection ended by a panic");
+        }
+    });
+}
+
+async fn serve(
+    worker: Rc<WorkerShared>,
+    view: Arc<ListenerView>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    address: SocketAddr,
+) {
+    let local = if address.ip().is_unspecified() || address.port() == 0 {
+        stream.local_addr().unwrap_or(address)
+    } else {
+        address
+    };
+    let Ok(tcp) = tokio::net::TcpStream::from_std(stream) else {
+        return;
+    };
+    let runtime = Arc::clone(&view.runtime);
+    match view.conf.protocol {
+        ListenerProtocol::Tcp | ListenerProtocol::Https => {
+            let conn = Conn::client(tcp, peer, local, runtime);
+            proxy::tcp::serve(conn, view, worker).await;
+        }
+        ListenerProtocol::Http => {
+            drop(view);
+            let conn = Conn::client(tcp, peer, local, Arc::clone(&runtime));
+            proxy::http1::serve(conn, runtime, worker).await;
+        }
+        ListenerProtocol::TerminatedHttps => {
+            let Some(Ok(terminator)) = view.tls.clone() else {
+                return; // such a listener does not listen
+            };
+            drop(view);
+            match terminator
+                .accept(tcp, peer, local, Arc::clone(&runtime))
+                .await
+            {
+                Ok(conn) => proxy::http1::serve(conn, runtime, worker).await,
+                Err(error) => {
+                    worker.shared.count_failed_handshake();
+                    let reason = krater_model::report(&error);
+                    tracing::debug!(listener.id = %runtime.id, client.addr = %peer, reason, "TLS handshake failed");
+                }
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod balance;
 pub mod exchange;
+pub mod health;
 pub mod http1;
 pub mod l7;
 pub mod limit;

@@ -108,6 +108,14 @@ impl Conn {
         }
     }
 
+    /// The bare socket of a plain connection.
+    pub(crate) fn into_plain(self) -> Option<TcpStream> {
+        match self.stream {
+            Stream::Plain(tcp) => Some(tcp),
+            Stream::Tls(_) => None,
+        }
+    }
+
     /// Ready when [`Self::try_read`] has something to say.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {

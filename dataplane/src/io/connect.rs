@@ -33,15 +33,14 @@ pub enum ConnectError {
     },
 }
 
-/// Connects to `address` within `timeout` (zero: the kernel's patience), with TCP_NODELAY, never
-/// from one of `vips`: an answer to a VIP would go to the other amphora after a takeover.
+/// Connects to `address` within `timeout` (zero: the kernel's patience), with TCP_NODELAY.
 pub async fn connect(
     address: SocketAddr,
     timeout: Duration,
-    vips: &HashSet<IpAddr>,
+    source: Option<IpAddr>,
 ) -> Result<Conn, ConnectError> {
     let failed = |source| ConnectError::Io { address, source };
-    let tcp = open(address, timeout, vips).await?;
+    let tcp = open(address, timeout, source).await?;
     tcp.set_nodelay(true).map_err(failed)?;
     let local = tcp.local_addr().map_err(failed)?;
     Ok(Conn::member(tcp, address, local))
@@ -50,10 +49,10 @@ pub async fn connect(
 async fn open(
     address: SocketAddr,
     timeout: Duration,
-    vips: &HashSet<IpAddr>,
+    source: Option<IpAddr>,
 ) -> Result<TcpStream, ConnectError> {
     let failed = |source| ConnectError::Io { address, source };
-    let socket = socket(address, source(address, vips)).map_err(failed)?;
+    let socket = socket(address, source).map_err(failed)?;
     let connecting = socket.connect(address);
     if timeout.is_zero() {
         return connecting.await.map_err(failed);
@@ -80,7 +79,8 @@ fn socket(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// The source address to bind, when the kernel's own choice would be a VIP.
+/// The source address to bind, when the kernel's own choice would be one of `vips`: answers to a VIP
+/// go to the other amphora after a takeover.
 pub(crate) fn source(to: SocketAddr, vips: &HashSet<IpAddr>) -> Option<IpAddr> {
     let of_family = |vip: &&IpAddr| vip.is_ipv4() == to.is_ipv4() && !vip.is_loopback();
     if !vips.iter().any(|vip| of_family(&vip)) {

@@ -1,0 +1,387 @@
+//! Taking over a snapshot: check everything, prepare everything, swap once.
+//!
+//! Runs off the control thread's runtime, because a large snapshot takes tens of milliseconds and the
+//! progress record must not stall. One at a time: the caller holds the lock around [`Applier`].
+
+use crate::listen::Bound;
+use crate::runtime::{
+    ListenerRuntime, ListenerView, MemberView, PoolRuntime, PoolView, Routes, Shared,
+};
+use crate::tls;
+use crate::worker::Plan;
+use krater_dataplane_core::member::{MemberState, Probed};
+use krater_dataplane_core::table::{ListenerConf, PoolConf, RoutingTable};
+use krater_model::control::{Applied, Refusal, Snapshot};
+use krater_model::{FieldError, ListenerId, MemberId, Revision};
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Connections of a listener that was removed or disabled may end by themselves for this long. Its
+/// load balancer wants it gone; requests in flight should not fail for that.
+pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// A document was refused; nothing changed.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The document is wrong (400).
+    Invalid(FieldError),
+    /// It is older than, or conflicts with, what is in force (409).
+    Conflict(FieldError),
+}
+
+impl Refused {
+    pub(crate) fn into_parts(self) -> (u16, Refusal) {
+        let (status, error) = match self {
+            Self::Invalid(error) => (400, error),
+            Self::Conflict(error) => (409, error),
+        };
+        let refusal = Refusal {
+            field: error.field,
+            message: error.why,
+        };
+        (status, refusal)
+    }
+}
+
+/// The one writer of [`Routes`].
+#[derive(Debug)]
+pub(crate) struct Applier {
+    shared: Arc<Shared>,
+    plan: watch::Sender<Plan>,
+    workers: usize,
+    bound: HashMap<SocketAddr, Arc<Bound>>,
+    /// Why listeners do not listen.
+    failed: HashMap<ListenerId, String>,
+    in_force: Option<(Revision, [u8; 32])>,
+    snapshots: Vec<Weak<Routes>>,
+    draining: bool,
+}
+
+/// What a snapshot changed, for those who act on it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) applied: Applied,
+    /// Listeners whose connections end after [`CLOSE_GRACE`].
+    pub(crate) closing: Vec<Arc<ListenerRuntime>>,
+}
+
+impl Applier {
+    pub(crate) fn new(shared: Arc<Shared>, plan: watch::Sender<Plan>, workers: usize) -> Self {
+        Self {
+            shared,
+            plan,
+            workers,
+            bound: HashMap::new(),
+            failed: HashMap::new(),
+            in_force: None,
+            snapshots: Vec::new(),
+            draining: false,
+        }
+    }
+
+    /// Why a listener does not listen; none when it does.
+    pub(crate) fn failure(&self, id: ListenerId) -> Option<&String> {
+        self.failed.get(&id)
+    }
+
+    /// Snapshots that anything refers to.
+    pub(crate) fn alive(&self) -> usize {
+        self.snapshots
+            .iter()
+            .filter(|s| s.strong_count() > 0)
+            .count()
+    }
+
+    /// Takes over a snapshot.
+    pub(crate) fn apply(&mut self, body: &[u8]) -> Result<Outcome, Refused> {
+        let start = Instant::now();
+        let result = self.try_apply(body, start);
+        if let Err(Refused::Invalid(error) | Refused::Conflict(error)) = &result {
+            self.shared.events.refused_snapshots.fetch_add(1, Relaxed);
+            tracing::warn!(field = error.field, reason = error.why, "snapshot refused");
+        }
+        result
+    }
+
+    /// Stops listening for good.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        self.shared.set_ready(false);
+        let routes = self.shared.routes();
+        for (address, bound) in self.bound.drain() {
+            if let Some(view) = routes.by_address.get(&address) {
+                bound.retire(Arc::clone(view));
+            }
+        }
+        self.plan.send_replace(Plan::default());
+    }
+
+    fn try_apply(&mut self, body: &[u8], start: Instant) -> Result<Outcome, Refused> {
+        let snapshot = Snapshot::parse(body).map_err(Refused::Invalid)?;
+        let revision = snapshot.revision;
+        let hash = hash(&snapshot)?;
+        if let Some((current, known)) = self.in_force {
+            if revision < current {
+                return Err(conflict(format!(
+                    "{revision} is older than {current}, which is in force"
+                )));
+            }
+            if revision == current && hash == known {
+                return Ok(Outcome {
+                    applied: Applied {
+                        revision,
+                        changed: false,
+                    },
+                    closing: Vec::new(),
+                });
+            }
+            if revision == current {
+                let why =
+                    format!("{revision} is in force with other content: raise the generation");
+                return Err(conflict(why));
+            }
+        }
+        if self.draining {
+            return Err(conflict("the process is draining".into()));
+        }
+        let old = self.shared.routes();
+        let table =
+            RoutingTable::compile(snapshot, old.table.as_deref()).map_err(Refused::Invalid)?;
+        let mut routes = views(table, &old).map_err(Refused::Invalid)?;
+        // From here on nothing can be refused.
+        settle_health(&routes);
+        let (kept, fresh) = self.open_sockets(&mut routes);
+        let routes = Arc::new(routes);
+        let closing = closing(&old, &routes);
+        self.shared.swap(Arc::clone(&routes));
+        self.publish(kept, &old);
+        // A raised limit lets waiting accept loops go on.
+        for view in routes.listeners.values() {
+            view.runtime.wake();
+        }
+        self.in_force = Some((revision, hash));
+        self.shared.set_ready(self.failed.is_empty());
+        self.snapshots.retain(|s| s.strong_count() > 0);
+        self.snapshots.push(Arc::downgrade(&routes));
+        self.shared.events.applied_snapshots.fetch_add(1, Relaxed);
+        tracing::info!(
+            request_id = routes.table.as_ref().map_or("", |t| t.request_id.as_str()),
+            revision = %revision,
+            listeners = routes.listeners.len(),
+            pools = routes.pools.len(),
+            members = routes.pools.values().map(|p| p.members.len()).sum::<usize>(),
+            opened = fresh,
+            failed = self.failed.len(),
+            us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "snapshot applied"
+        );
+        Ok(Outcome {
+            applied: Applied {
+                revision,
+                changed: true,
+            },
+            closing,
+        })
+    }
+
+    /// Opens what is not open, fills `by_address`, notes failures. Returns all sockets of the new
+    /// snapshot, and how many addresses are new.
+    fn open_sockets(&mut self, routes: &mut Routes) -> (HashMap<SocketAddr, Arc<Bound>>, usize) {
+        self.failed.clear();
+        let mut wanted = HashMap::new();
+        let mut fresh = 0;
+        for view in routes.listeners.values().filter(|view| view.conf.enabled) {
+            if let Some(Err(why)) = &view.tls {
+                self.fail(view.conf.id, why.clone());
+                continue;
+            }
+            for address in &view.conf.binds {
+                let bound = match self.bound.get(address) {
+                    Some(bound) => Ok(Arc::clone(bound)),
+                    None => Bound::open(*address, self.workers).inspect(|_| fresh += 1),
+                };
+                match bound {
+                    Ok(bound) => {
+                        wanted.insert(*address, bound);
+                        routes.by_address.insert(*address, Arc::clone(view));
+                    }
+                    Err(error) => {
+                        self.fail(view.conf.id, format!("cannot listen on {address}: {error}"));
+                    }
+                }
+            }
+        }
+        (wanted, fresh)
+    }
+
+    fn fail(&mut self, id: ListenerId, why: String) {
+        tracing::error!(listener.id = %id, reason = why, "listener is down");
+        self.failed.insert(id, why);
+    }
+
+    /// Tells the workers. Sockets that are no longer wanted are drained by them and closed.
+    fn publish(&mut self, wanted: HashMap<SocketAddr, Arc<Bound>>, old: &Routes) {
+        for (address, bound) in &self.bound {
+            if let (false, Some(view)) = (wanted.contains_key(address), old.by_address.get(address))
+            {
+                bound.retire(Arc::clone(view));
+            }
+        }
+        let same = wanted.len() == self.bound.len()
+            && wanted
+                .iter()
+                .all(|(a, b)| self.bound.get(a).is_some_and(|o| Arc::ptr_eq(o, b)));
+        self.bound = wanted;
+        if !same {
+            self.plan
+                .send_replace(Arc::new(self.bound.values().cloned().collect()));
+        }
+    }
+}
+
+fn conflict(why: String) -> Refused {
+    Refused::Conflict(FieldError::new("revision", why))
+}
+
+/// Content of a snapshot whatever the formatting.
+fn hash(snapshot: &Snapshot) -> Result<[u8; 32], Refused> {
+    let text = serde_json::to_vec(snapshot)
+        .map_err(|error| Refused::Invalid(FieldError::new("document", error.to_string())))?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    Ok(out)
+}
+
+/// Views of a new table; those whose content did not change are the old ones.
+fn views(table: RoutingTable, old: &Routes) -> Result<Routes, FieldError> {
+    let mut states: HashMap<MemberId, &Arc<MemberState>> = HashMap::new();
+    for pool in old.pools.values() {
+        states.extend(pool.members.iter().map(|m| (m.conf.id, &m.state)));
+    }
+    let mut routes = Routes::default();
+    for conf in &table.pools {
+        let view = match old.pools.get(&conf.id) {
+            Some(view) if Arc::ptr_eq(&view.conf, conf) => Arc::clone(view),
+            previous => Arc::new(pool_view(conf, previous, &states)),
+        };
+        routes.pools.insert(conf.id, view);
+    }
+    for conf in &table.listeners {
+        let previous = old.listeners.get(&conf.id);
+        let mut pools = HashMap::new();
+        for id in conf.pool_ids() {
+            if let Some(pool) = routes.pools.get(&id) {
+                pools.insert(id, Arc::clone(pool));
+            }
+        }
+        let same = |view: &&Arc<ListenerView>| {
+            Arc::ptr_eq(&view.conf, conf)
+                && !matches!(view.tls, Some(Err(_)))
+                && view.pools.len() == pools.len()
+                && pools
+                    .iter()
+                    .all(|(id, p)| view.pools.get(id).is_some_and(|o| Arc::ptr_eq(o, p)))
+        };
+        let view = match previous.filter(same) {
+            Some(view) => Arc::clone(view),
+            None => Arc::new(listener_view(conf, previous, pools, &table)?),
+        };
+        routes.listeners.insert(conf.id, view);
+    }
+    routes.table = Some(Arc::new(table));
+    Ok(routes)
+}
+
+fn pool_view(
+    conf: &Arc<PoolConf>,
+    previous: Option<&Arc<PoolView>>,
+    states: &HashMap<MemberId, &Arc<MemberState>>,
+) -> PoolView {
+    let first = if conf.monitor.is_some() {
+        Probed::Checking
+    } else {
+        Probed::NoMonitor
+    };
+    let members = conf.members.iter().map(|member| MemberView {
+        conf: Arc::clone(member),
+        state: match states.get(&member.id) {
+            Some(state) => Arc::clone(state),
+            None => Arc::new(MemberState::new(member.id, first)),
+        },
+    });
+    PoolView {
+        conf: Arc::clone(conf),
+        runtime: previous.map_or_else(
+            || Arc::new(PoolRuntime::new(conf.id)),
+            |view| Arc::clone(&view.runtime),
+        ),
+        members: members.collect(),
+    }
+}
+
+/// Health survives a snapshot unless the pool got or lost its monitor.
+fn settle_health(routes: &Routes) {
+    for pool in routes.pools.values() {
+        for member in &pool.members {
+            match (pool.conf.monitor.is_some(), member.state.probed()) {
+                (true, Probed::NoMonitor) => member.state.set_probed(Probed::Checking),
+                (false, _) => member.state.set_probed(Probed::NoMonitor),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn listener_view(
+    conf: &Arc<ListenerConf>,
+    previous: Option<&Arc<ListenerView>>,
+    pools: HashMap<krater_model::PoolId, Arc<PoolView>>,
+    table: &RoutingTable,
+) -> Result<ListenerView, FieldError> {
+    let old_tls = previous.and_then(|view| Some((&view.conf, view.tls.as_ref()?.as_ref().ok()?)));
+    let tls = match (&conf.tls, old_tls) {
+        (None, _) => None,
+        (Some(wanted), Some((old, ready))) if old.tls.as_ref() == Some(wanted) => {
+            Some(Ok(Arc::clone(ready)))
+        }
+        (Some(wanted), old) => {
+            let old = old.and_then(|(conf, ready)| Some((conf.tls.as_ref()?, ready.as_ref())));
+            match tls::Terminator::new(wanted, &table.certificates, old) {
+                Ok(ready) => Some(Ok(Arc::new(ready))),
+                Err(tls::SetupError::Missing(id)) => {
+                    Some(Err(format!("certificate-missing: {id}")))
+                }
+                Err(tls::SetupError::Invalid(error)) => {
+                    let at = format!("listeners[id={}].tls", conf.id);
+                    return Err(error.within(at));
+                }
+            }
+        }
+    };
+    Ok(ListenerView {
+        conf: Arc::clone(conf),
+        runtime: previous.map_or_else(
+            || Arc::new(ListenerRuntime::new(conf.id)),
+            |view| Arc::clone(&view.runtime),
+        ),
+        tls,
+        pools,
+    })
+}
+
+/// Listeners that served and no longer do.
+fn closing(old: &Routes, new: &Routes) -> Vec<Arc<ListenerRuntime>> {
+    let serving: HashSet<ListenerId> = new.by_address.values().map(|v| v.conf.id).collect();
+    let mut gone: Vec<_> = old.by_address.values().collect();
+    gone.retain(|view| !serving.contains(&view.conf.id));
+    gone.sort_by_key(|view| view.conf.id);
+    gone.dedup_by_key(|view| view.conf.id);
+    gone.into_iter()
+        .map(|view| Arc::clone(&view.runtime))
+        .collect()
+}

@@ -1,0 +1,163 @@
+//! The control thread: control socket, progress records, supervision of workers.
+
+mod server;
+mod status;
+
+use crate::apply::Applier;
+use crate::runtime::Shared;
+use crate::worker::{Heart, Workers};
+use crate::{SetLevel, probe};
+use krater_model::control::Progress;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+/// How often draining looks whether all connections ended.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// What the control thread knows.
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) version: String,
+    pub(crate) log: SetLevel,
+    /// Root and this user may use the control socket.
+    pub(crate) own_uid: u32,
+}
+
+/// State of the control thread.
+pub(crate) struct Control {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) version: String,
+    pub(crate) log: SetLevel,
+    pub(crate) own_uid: u32,
+    /// The control thread never waits for it: a snapshot may be applied elsewhere just now.
+    pub(crate) applier: Arc<Mutex<Applier>>,
+    pub(crate) probes: probe::Prober,
+    /// Says that the process shall end.
+    pub(crate) exit: Notify,
+}
+
+/// Serves until the process shall end.
+pub(crate) fn serve(
+    context: Context,
+    workers: Workers,
+    listener: std::os::unix::net::UnixListener,
+    progress: Option<OwnedFd>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2) // one applies a snapshot; one to spare
+        .thread_stack_size(1024 * 1024)
+        .build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let hearts = workers.hearts();
+        let applier = Applier::new(Arc::clone(&context.shared), workers.plan(), hearts.len());
+        let control = Rc::new(Control {
+            probes: probe::Prober::new(Arc::clone(&context.shared)),
+            shared: context.shared,
+            version: context.version,
+            log: context.log,
+            own_uid: context.own_uid,
+            applier: Arc::new(Mutex::new(applier)),
+            exit: Notify::new(),
+        });
+        tokio::task::spawn_local(server::serve(Rc::clone(&control), listener));
+        let watching = watch(
+            Rc::clone(&control),
+            workers,
+            hearts,
+            progress.map(File::from),
+        );
+        tokio::task::spawn_local(watching);
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut int = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        tracing::info!(version = control.version, "data plane started");
+        tokio::select! {
+            () = control.exit.notified() => tracing::info!("drained"),
+            _ = term.recv() => tracing::info!("terminated"),
+            _ = int.recv() => tracing::info!("interrupted"),
+        }
+        Ok(())
+    })
+}
+
+impl Control {
+    /// Stops accepting; ends the process when no connection is left, or after `deadline`.
+    pub(crate) fn drain(self: &Rc<Self>, deadline: Duration) {
+        let control = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let applier = Arc::clone(&control.applier);
+            let _ended = tokio::task::spawn_blocking(move || lock(&applier).drain()).await;
+            let idle = async {
+                while control.connections() > 0 {
+                    tokio::time::sleep(DRAIN_POLL).await;
+                }
+            };
+            if tokio::time::timeout(deadline, idle).await.is_err() {
+                tracing::warn!(
+                    connections = control.connections(),
+                    "drain deadline: closing"
+                );
+            }
+            control.exit.notify_one();
+        });
+    }
+
+    fn connections(&self) -> u64 {
+        let routes = self.shared.routes();
+        routes
+            .listeners
+            .values()
+            .map(|view| view.runtime.snapshot().active_connections)
+            .sum()
+    }
+}
+
+pub(crate) fn lock(applier: &Mutex<Applier>) -> std::sync::MutexGuard<'_, Applier> {
+    applier
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Writes progress while all workers tick, and starts dead workers again.
+async fn watch(
+    control: Rc<Control>,
+    mut workers: Workers,
+    hearts: Vec<Arc<Heart>>,
+    progress: Option<File>,
+) {
+    let mut interval = tokio::time::interval(Progress::INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seen: Vec<u64> = hearts.iter().map(|heart| heart.beats()).collect();
+    let mut ticks = 0;
+    loop {
+        interval.tick().await;
+        workers.supervise();
+        let now: Vec<u64> = hearts.iter().map(|heart| heart.beats()).collect();
+        if now.iter().zip(&seen).all(|(now, seen)| now != seen) {
+            seen = now;
+            ticks += 1;
+        }
+        let Some(file) = &progress else {
+            continue;
+        };
+        let (members_up, members_total) = status::members(&control.shared.routes());
+        let record = Progress {
+            ticks,
+            ready: control.shared.is_ready(),
+            members_up,
+            members_total,
+        };
+        if let Err(error) = file.write_all_at(&record.encode(), 0) {
+            tracing::error!(%error, "cannot write the progress record");
+            return;
+        }
+    }
+}

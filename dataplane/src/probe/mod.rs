@@ -1,0 +1,276 @@
+//! Health probes: one task per monitored member on the control thread, one machine per member.
+//!
+//! The first probe of a member runs at once; members that come together are spaced a little, so that
+//! thousands are not probed in one burst. State survives configuration changes.
+
+mod hello;
+mod http;
+mod ping;
+
+use crate::io::ConnectError;
+use crate::runtime::Shared;
+use krater_dataplane_core::health::Health;
+use krater_dataplane_core::member::{MemberState, Probed};
+use krater_model::state::{HealthCheck, HealthMonitor};
+use krater_model::{MemberId, PoolId, report};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::Instant;
+
+/// Probes under way at a time: each holds a descriptor.
+const AT_A_TIME: usize = 512;
+/// Distance between the first probes of members that come together, at most.
+const SPACING: Duration = Duration::from_millis(2);
+/// Shortest time between starts, whatever the monitor says.
+const MIN_DELAY: Duration = Duration::from_millis(50);
+
+/// Why a probe did not succeed.
+#[derive(Debug)]
+enum Failure {
+    /// The member's fault.
+    Member(String),
+    /// Ours: says nothing about the member.
+    Own(String),
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Timeout { after, .. } => Self::Member(format!("no answer in {after:?}")),
+            ConnectError::Io { source, .. } => Self::of(&source),
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: &io::Error) -> Self {
+        let own = [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOMEM,
+            libc::ENOBUFS,
+            libc::EACCES,
+            libc::EPERM,
+        ];
+        match error.raw_os_error() {
+            Some(code) if own.contains(&code) => Self::Own(error.to_string()),
+            _ => Self::Member(match error.kind() {
+                io::ErrorKind::ConnectionRefused => "connection refused".into(),
+                io::ErrorKind::ConnectionReset => "connection reset".into(),
+                io::ErrorKind::HostUnreachable => "host unreachable".into(),
+                io::ErrorKind::NetworkUnreachable => "network unreachable".into(),
+                io::ErrorKind::UnexpectedEof => "connection closed without an answer".into(),
+                _ => report(error),
+            }),
+        }
+    }
+}
+
+/// All probes.
+pub(crate) struct Prober {
+    shared: Arc<Shared>,
+    targets: RefCell<HashMap<MemberId, Target>>,
+    places: Arc<Semaphore>,
+}
+
+struct Target {
+    plan: Rc<Plan>,
+    record: Rc<RefCell<Record>>,
+    task: AbortHandle,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What is probed and how; a change starts the task anew.
+#[derive(Debug, PartialEq)]
+struct Plan {
+    pool: PoolId,
+    address: SocketAddr,
+    monitor: HealthMonitor,
+}
+
+/// What survives a change of plan.
+#[derive(Debug, Default)]
+struct Record {
+    health: Health,
+    reason: String,
+}
+
+impl Prober {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            targets: RefCell::default(),
+            places: Arc::new(Semaphore::new(AT_A_TIME)),
+        }
+    }
+
+    /// Why a member is up or down.
+    pub(crate) fn reason(&self, member: MemberId) -> String {
+        let targets = self.targets.borrow();
+        let reason = targets
+            .get(&member)
+            .map(|target| target.record.borrow().reason.clone());
+        reason
+            .filter(|reason| !reason.is_empty())
+            .unwrap_or_else(|| "not probed yet".into())
+    }
+
+    /// Follows the routes in force: starts, restarts and ends tasks.
+    pub(crate) fn reconcile(&self) {
+        let routes = self.shared.routes();
+        let mut old = self.targets.take();
+        let mut new = HashMap::new();
+        let mut fresh = 0_u32;
+        for pool in routes.pools.values() {
+            let Some(monitor) = &pool.conf.monitor else {
+                continue;
+            };
+            for member in pool
+                .members
+                .iter()
+                .filter(|m| m.conf.enabled && pool.conf.enabled)
+            {
+                let plan = Plan {
+                    pool: pool.conf.id,
+                    address: member.conf.monitor_address,
+                    monitor: monitor.clone(),
+                };
+                let previous = old.remove(&member.conf.id);
+                let target = match previous {
+                    Some(target) if *target.plan == plan => target,
+                    previous => {
+                        let record = previous.map(|t| Rc::clone(&t.record)).unwrap_or_default();
+                        let spacing = SPACING.min(plan.monitor.delay.duration() / 64);
+                        fresh += 1;
+                        self.start(plan, record, &member.state, spacing * (fresh - 1))
+                    }
+                };
+                new.insert(member.conf.id, target);
+            }
+        }
+        self.targets.replace(new);
+    }
+
+    fn start(
+        &self,
+        plan: Plan,
+        record: Rc<RefCell<Record>>,
+        state: &Arc<MemberState>,
+        wait: Duration,
+    ) -> Target {
+        let plan = Rc::new(plan);
+        let run = Run {
+            shared: Arc::clone(&self.shared),
+            places: Arc::clone(&self.places),
+            plan: Rc::clone(&plan),
+            record: Rc::clone(&record),
+            state: Arc::clone(state),
+        };
+        let task = spawn_local(run.run(wait)).abort_handle();
+        Target { plan, record, task }
+    }
+}
+
+/// The task of one member.
+struct Run {
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+    plan: Rc<Plan>,
+    record: Rc<RefCell<Record>>,
+    state: Arc<MemberState>,
+}
+
+impl Run {
+    async fn run(self, wait: Duration) {
+        let delay = self.plan.monitor.delay.duration().max(MIN_DELAY);
+        let mut next = Instant::now() + wait;
+        loop {
+            tokio::time::sleep_until(next).await;
+            let Ok(_place) = self.places.acquire().await else {
+                return;
+            };
+            // From start to start; a late probe does not make the next ones come in a burst.
+            next = Instant::now() + delay;
+            let timeout = self.plan.monitor.timeout.duration();
+            let result = match tokio::time::timeout(timeout, self.probe()).await {
+                Ok(result) => result,
+                Err(_) => Err(Failure::Member(format!("no answer in {timeout:?}"))),
+            };
+            self.observe(result);
+        }
+    }
+
+    async fn probe(&self) -> Result<String, Failure> {
+        let Plan {
+            address, monitor, ..
+        } = &*self.plan;
+        let timeout = monitor.timeout.duration();
+        match &monitor.check {
+            HealthCheck::Ping => ping::probe(address.ip(), &self.shared).await,
+            HealthCheck::Tcp => {
+                let _conn = self.shared.connect(*address, timeout).await?;
+                Ok("connection accepted".into())
+            }
+            HealthCheck::TlsHello => {
+                let conn = self.shared.connect(*address, timeout).await?;
+                hello::probe(conn, address.ip()).await
+            }
+            HealthCheck::Http(check) => {
+                let conn = self.shared.connect(*address, timeout).await?;
+                http::probe(conn, check).await
+            }
+            HealthCheck::Https(check) => {
+                let conn = self.shared.connect(*address, timeout).await?;
+                http::probe_tls(conn, check, address.ip()).await
+            }
+        }
+    }
+
+    fn observe(&self, result: Result<String, Failure>) {
+        let (ok, reason) = match result {
+            Ok(reason) => (true, reason),
+            Err(Failure::Member(reason)) => (false, reason),
+            Err(Failure::Own(reason)) => {
+                let mut record = self.record.borrow_mut();
+                if record.reason != reason {
+                    tracing::error!(member.id = %self.state.id, reason, "cannot probe");
+                    record.reason = reason;
+                }
+                return;
+            }
+        };
+        let mut record = self.record.borrow_mut();
+        let monitor = &self.plan.monitor;
+        let change = record.health.observe(ok, monitor.rise, monitor.fall);
+        if let Some(change) = change {
+            tracing::info!(
+                member.id = %self.state.id,
+                member.addr = %self.plan.address,
+                pool.id = %self.plan.pool,
+                old = ?change.from,
+                new = ?change.to,
+                reason,
+                "member health changed"
+            );
+        }
+        // The last change's reason; before the first change there is none to keep.
+        if change.is_some() || record.reason.is_empty() {
+            record.reason = reason;
+        }
+        if record.health.state() != Probed::Checking {
+            self.state.set_probed(record.health.state());
+        }
+    }
+}
