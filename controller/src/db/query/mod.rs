@@ -1,5 +1,7 @@
 //! Queries by subject. They take any connection, so that callers compose them in one transaction.
 
 pub mod flow;
+pub mod graph;
+pub mod journal;
 pub mod meta;
 pub mod network;

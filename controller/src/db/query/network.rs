@@ -231,6 +231,27 @@ pub async fn create_port(
     Ok((port, address))
 }
 
+/// Gives a port one more address, the first free one of `subnet`.
+pub async fn add_address(
+    db: &impl ConnectionTrait,
+    port_id: &str,
+    subnet: &subnet::Model,
+) -> Result<IpAddr, AllocationError> {
+    let position = addresses_of(db, port_id).await?.len();
+    let address = first_free(db, subnet, 1)
+        .await?
+        .ok_or_else(|| AllocationError::Full(subnet.id.clone()))?;
+    address::ActiveModel {
+        subnet_id: Set(subnet.id.clone()),
+        ip_address: Set(address.to_string()),
+        port_id: Set(port_id.to_owned()),
+        position: Set(i32::try_from(position).unwrap_or(i32::MAX)),
+    }
+    .insert(db)
+    .await?;
+    Ok(address)
+}
+
 /// Removes a port; its addresses are free again. Harmless when it is gone.
 pub async fn delete_port(db: &impl ConnectionTrait, id: &str) -> Result<(), DbErr> {
     port::Entity::delete_by_id(id.to_owned()).exec(db).await?;

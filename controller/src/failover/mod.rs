@@ -1,0 +1,3 @@
+//! Which amphorae are replaced, and by what. The decision is here; the flows execute it.
+
+pub mod plan;

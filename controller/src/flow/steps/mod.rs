@@ -1,0 +1,298 @@
+//! What each step does.
+//!
+//! A step has two halves: `run` has effects outside the database and may be repeated at any time;
+//! `commit` changes rows in the transaction that also says "done" in the journal, so it happens once.
+//! `undo` and `undo_commit` mirror them.
+
+use super::World;
+use super::kinds::{Action, Step};
+use crate::agent_client::{self, Address};
+use crate::db::entity::{amphora, flow};
+use crate::db::now;
+use crate::db::query::flow::FlowKind;
+use crate::db::query::graph::{self, Graph};
+use crate::db::query::journal::Lost;
+use crate::db::query::network::AllocationError;
+use crate::drivers::compute;
+use crate::failover::plan::Role;
+use krater_model::{AmphoraId, FieldError, report};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+mod allocate;
+mod amphorae;
+mod certificate;
+mod push;
+mod settle;
+
+/// What a step knows of its flow.
+#[derive(Debug)]
+pub struct Context {
+    /// Drivers, database, agents.
+    pub world: Arc<World>,
+    /// The flow.
+    pub id: String,
+    /// Its kind.
+    pub kind: FlowKind,
+    /// Who runs it.
+    pub worker: String,
+    /// The API request that asked for it.
+    pub request_id: String,
+    /// By kind, see [`crate::db::query::flow`].
+    pub payload: Value,
+    /// The load balancer it holds.
+    pub load_balancer_id: Option<String>,
+    /// Unix milliseconds.
+    pub created_at: i64,
+    /// Outputs of the steps that are done, by name.
+    pub outputs: HashMap<String, Value>,
+}
+
+impl Context {
+    /// From its row.
+    pub fn new(
+        world: Arc<World>,
+        row: &flow::Model,
+        kind: FlowKind,
+        worker: &str,
+        outputs: HashMap<String, Value>,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            world,
+            id: row.id.clone(),
+            kind,
+            worker: worker.to_owned(),
+            request_id: row.request_id.clone(),
+            payload: serde_json::from_str(&row.payload).map_err(|e| e.to_string())?,
+            load_balancer_id: row.load_balancer_id.clone(),
+            created_at: row.created_at,
+            outputs,
+        })
+    }
+
+    fn load_balancer(&self) -> Result<&str, StepError> {
+        self.load_balancer_id
+            .as_deref()
+            .ok_or_else(|| StepError::permanent("the flow names no load balancer"))
+    }
+
+    fn payload<T: DeserializeOwned>(&self) -> Result<T, StepError> {
+        serde_json::from_value(self.payload.clone())
+            .map_err(|error| StepError::permanent(format!("payload: {error}")))
+    }
+
+    async fn graph(&self, db: &impl ConnectionTrait) -> Result<Graph, StepError> {
+        let id = self.load_balancer()?;
+        graph::load(db, id)
+            .await?
+            .ok_or_else(|| StepError::permanent(format!("load balancer {id} does not exist")))
+    }
+
+    /// The plan of a round; empty in flows that do not replace amphorae.
+    fn replacement(&self, round: usize) -> Replacement {
+        let name = if round == 0 {
+            "allocate"
+        } else {
+            "allocate-second"
+        };
+        self.outputs
+            .get(name)
+            .and_then(|value| serde_json::from_value(value.clone()).ok())
+            .unwrap_or_default()
+    }
+}
+
+/// Output of `Allocate`: what goes and what comes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Replacement {
+    /// Amphorae that go.
+    pub leave: Vec<AmphoraId>,
+    /// Amphorae that come.
+    pub come: Vec<(AmphoraId, Role)>,
+}
+
+impl Replacement {
+    fn leaves(&self, id: &str) -> bool {
+        self.leave.iter().any(|leave| leave.to_string() == id)
+    }
+}
+
+/// A step failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct StepError {
+    /// What failed, with causes. Shown in the load balancer's error reason.
+    pub text: String,
+    /// Whether trying again can help.
+    pub retryable: bool,
+}
+
+impl StepError {
+    /// Trying again can help.
+    pub fn retryable(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            retryable: true,
+        }
+    }
+
+    /// Trying again cannot help.
+    pub fn permanent(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            retryable: false,
+        }
+    }
+}
+
+impl From<DbErr> for StepError {
+    fn from(error: DbErr) -> Self {
+        Self::retryable(format!("database: {}", report(&error)))
+    }
+}
+
+impl From<Lost> for StepError {
+    fn from(error: Lost) -> Self {
+        Self::retryable(report(&error))
+    }
+}
+
+impl From<compute::Error> for StepError {
+    fn from(error: compute::Error) -> Self {
+        Self {
+            text: report(&error),
+            retryable: error.retryable,
+        }
+    }
+}
+
+impl From<agent_client::Error> for StepError {
+    fn from(error: agent_client::Error) -> Self {
+        Self {
+            text: report(&error),
+            retryable: error.retryable(),
+        }
+    }
+}
+
+impl From<FieldError> for StepError {
+    fn from(error: FieldError) -> Self {
+        Self::permanent(report(&error))
+    }
+}
+
+impl From<AllocationError> for StepError {
+    fn from(error: AllocationError) -> Self {
+        // A full subnet is not empty a second later.
+        let retryable = matches!(error, AllocationError::Sql(_));
+        Self {
+            text: report(&error),
+            retryable,
+        }
+    }
+}
+
+/// Effects outside the database.
+pub async fn run(context: &Context, step: Step) -> Result<Value, StepError> {
+    match step.action {
+        Action::Allocate => allocate::run(context).await,
+        Action::Boot => amphorae::boot(context, step.round).await,
+        Action::Connect => amphorae::connect(context, step.round).await,
+        Action::Fence => amphorae::fence(context, step.round).await,
+        Action::Push => push::run(context, step.round).await,
+        Action::Ready => amphorae::ready(context, step.round).await,
+        Action::Retire | Action::Remove => Ok(Value::Null),
+        Action::Finish => settle::unplug(context).await,
+        Action::Stop => amphorae::stop(context).await,
+        Action::Certificate => certificate::run(context).await,
+    }
+}
+
+/// Changes of rows, with the journal's "done". Returns the step's output.
+pub async fn commit(
+    context: &Context,
+    step: Step,
+    effect: &Value,
+    txn: &DatabaseTransaction,
+) -> Result<Value, StepError> {
+    match step.action {
+        Action::Allocate => return allocate::commit(context, step.round, effect, txn).await,
+        Action::Boot => amphorae::booted(effect, txn).await?,
+        Action::Push => push::commit(effect, txn).await?,
+        Action::Retire => settle::retire(context, step.round, txn).await?,
+        Action::Finish => settle::finish(context, effect, txn).await?,
+        Action::Remove => settle::remove(context, txn).await?,
+        Action::Certificate => certificate::commit(effect, txn).await?,
+        Action::Connect | Action::Fence | Action::Ready | Action::Stop => {}
+    }
+    Ok(effect.clone())
+}
+
+/// Takes effects back. Harmless when there were none.
+pub async fn undo(context: &Context, step: Step) -> Result<(), StepError> {
+    match step.action {
+        Action::Boot => amphorae::unboot(context, step.round).await,
+        _ => Ok(()),
+    }
+}
+
+/// Takes rows back, in the transaction that says "undone".
+pub async fn undo_commit(
+    context: &Context,
+    step: Step,
+    txn: &DatabaseTransaction,
+) -> Result<(), StepError> {
+    match step.action {
+        Action::Allocate => allocate::undo_commit(context, step.round, txn).await,
+        Action::Certificate => certificate::undo_commit(context, txn).await,
+        _ => Ok(()),
+    }
+}
+
+/// The flow was undone: statuses say so.
+pub async fn failed(
+    context: &Context,
+    reason: &str,
+    txn: &DatabaseTransaction,
+) -> Result<(), StepError> {
+    settle::failed(context, reason, txn).await
+}
+
+/// Where an amphora's agent is.
+pub fn address(row: &amphora::Model) -> Result<Address, StepError> {
+    let ip = row.lb_network_ip.as_deref().unwrap_or_default();
+    Ok(Address {
+        amphora: parse("amphora id", &row.id)?,
+        at: SocketAddr::new(
+            parse("management address", ip)?,
+            krater_model::wire::agent::PORT,
+        ),
+    })
+}
+
+fn parse<T: FromStr<Err: Display>>(what: &str, text: &str) -> Result<T, StepError> {
+    text.parse()
+        .map_err(|error: T::Err| StepError::permanent(format!("{what} {text:?}: {error}")))
+}
+
+async fn set_status(
+    txn: &DatabaseTransaction,
+    ids: Vec<String>,
+    status: &str,
+) -> Result<(), DbErr> {
+    use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
+    amphora::Entity::update_many()
+        .col_expr(amphora::Column::Status, status.into())
+        .col_expr(amphora::Column::UpdatedAt, Some(now()).into())
+        .filter(amphora::Column::Id.is_in(ids))
+        .exec(txn)
+        .await
+        .map(drop)
+}
