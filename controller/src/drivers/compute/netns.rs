@@ -337,8 +337,8 @@ impl Inner {
 /// Whether a process is the agent with this configuration, by its command line.
 fn is_agent(process: ProcessId, config: &Path) -> bool {
     let words = process.command_line().unwrap_or_default();
-    words.get(1).is_some_and(|word| word == "agent")
-        && words.iter().any(|word| word == config.as_os_str())
+    let wanted = ["agent".as_ref(), "--config".as_ref(), config.as_os_str()];
+    words.windows(wanted.len()).any(|some| some == wanted)
 }
 
 /// Replaces a file of mode 0600. Not synced: after a crash of the host the amphora is built anew.

@@ -1,1 +1,343 @@
+//! Against the real kernel, with a shell script in the agent's place. Needs root.
 
+use super::*;
+use crate::drivers::network::local::{LocalNetworks, segments};
+use crate::drivers::network::{Network, Networks};
+use krater_model::state::Heartbeat;
+use krater_model::{Millis, NetworkId, Secret};
+use krater_net::process::kill_all_in;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+const MANAGEMENT_MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);
+const NIC_MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 2]);
+
+/// A state folder with a fabric of two networks; goes away with everything in it.
+struct Host {
+    layout: Layout,
+    compute: NetnsCompute,
+    tenant: NetworkId,
+    runtime: tokio::runtime::Runtime,
+    _dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(&dir.path().join("state")).unwrap();
+        let script = dir.path().join("amphora");
+        std::fs::write(&script, "#!/bin/sh\nsleep 1000 & wait\n").unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let host = Self {
+            compute: NetnsCompute::new(layout.clone(), script),
+            tenant: NetworkId::random(),
+            runtime: tokio::runtime::Runtime::new().unwrap(),
+            layout,
+            _dir: dir,
+        };
+        host.ensure();
+        host
+    }
+
+    fn ensure(&self) {
+        let network = |id, name: &str, gateways: &[&str], management| Network {
+            id,
+            name: name.into(),
+            mtu: 1450,
+            gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
+            management,
+        };
+        let networks = vec![
+            network(
+                NetworkId(uuid::Uuid::nil()),
+                "mgmt",
+                &["100.96.0.1/16"],
+                true,
+            ),
+            network(
+                self.tenant,
+                "tenant",
+                &["192.0.2.1/24", "2001:db8:2::1/64"],
+                false,
+            ),
+        ];
+        let driver = LocalNetworks::new(self.layout.clone());
+        self.runtime.block_on(driver.ensure(networks)).unwrap();
+    }
+
+    fn boot(&self, amphora: AmphoraId) -> Result<String, Error> {
+        self.runtime.block_on(self.compute.boot(spec(amphora)))
+    }
+
+    fn fabric_links(&self) -> Vec<String> {
+        let fabric = NetlinkSocket::open_in(&self.layout.open_fabric().unwrap()).unwrap();
+        let mut names: Vec<_> = fabric
+            .links()
+            .unwrap()
+            .into_iter()
+            .map(|l| l.name)
+            .collect();
+        names.retain(|name| name.starts_with('v'));
+        names
+    }
+
+    fn agent(&self, amphora: AmphoraId) -> Option<ProcessId> {
+        self.compute.inner.agent(amphora).unwrap()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let names = self.layout.pinned().unwrap();
+        self.layout.remove_namespaces(&names).unwrap();
+    }
+}
+
+fn spec(amphora: AmphoraId) -> Boot {
+    Boot {
+        amphora,
+        management_mac: MANAGEMENT_MAC,
+        management_address: "100.96.0.7/16".parse().unwrap(),
+        server_pem: Secret::new("SERVER PEM"),
+        client_ca_pem: "CA PEM".into(),
+        heartbeat: Heartbeat {
+            targets: vec!["100.96.0.1:5555".parse().unwrap()],
+            interval: Millis::literal(1000),
+            key: Secret::new("HMAC KEY"),
+        },
+        workers: Some(2),
+        log_level: "info".into(),
+        log_json: false,
+    }
+}
+
+#[test]
+fn boot_is_repeatable_and_delete_leaves_nothing() {
+    let host = Host::new();
+    let amphora = AmphoraId::random();
+    let id = host.boot(amphora).unwrap();
+    assert_eq!(id, format!("{}-{amphora}", host.layout.instance()));
+    let agent = host.agent(amphora).expect("the agent runs");
+    host.boot(amphora).unwrap();
+    assert_eq!(host.agent(amphora), Some(agent), "the same process");
+
+    let text = std::fs::read_to_string(host.layout.agent_toml(amphora)).unwrap();
+    let config = AgentConfig::parse(&text).unwrap();
+    assert_eq!(config.listen, "100.96.0.7:9443".parse().unwrap());
+    assert_eq!(config.heartbeat.unwrap().key.expose(), "HMAC KEY");
+    assert_eq!(std::fs::read(&config.server_pem).unwrap(), b"SERVER PEM");
+    let key = std::fs::read_to_string(config.seal_key.unwrap()).unwrap();
+    assert!(key.len() == 64 && key.bytes().all(|c| c.is_ascii_hexdigit()));
+    for file in [&config.server_pem, &host.layout.agent_toml(amphora)] {
+        let mode = std::fs::metadata(file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    // The management network works, and nothing of it is in the host's namespace.
+    let management = NetNs::open(&host.layout.amphora_netns(amphora, Role::Mgmt)).unwrap();
+    let listener = management
+        .tcp_listener("100.96.0.7:0".parse().unwrap())
+        .unwrap();
+    let fabric = host.layout.open_fabric().unwrap();
+    let address = listener.local_addr().unwrap();
+    fabric.tcp_connect(address, Duration::from_secs(5)).unwrap();
+    let own = NetlinkSocket::open().unwrap();
+    assert_eq!(own.link_by_name(&port_name(MANAGEMENT_MAC)).unwrap(), None);
+    drop(listener);
+
+    let listed = host.runtime.block_on(host.compute.list()).unwrap();
+    let expected = Instance {
+        amphora,
+        compute_id: id,
+        agent_alive: true,
+        intact: true,
+    };
+    assert_eq!(listed, [expected]);
+
+    for _ in 0..2 {
+        host.runtime.block_on(host.compute.delete(amphora)).unwrap();
+        assert!(!agent.is_alive());
+        assert_eq!(host.fabric_links(), Vec::<String>::new());
+        assert_eq!(host.layout.pinned().unwrap().len(), 1, "the fabric alone");
+        assert!(!host.layout.amphora_dir(amphora).exists());
+        assert_eq!(host.runtime.block_on(host.compute.list()).unwrap(), []);
+    }
+    assert!(
+        host.compute.inner.children.lock().unwrap().is_empty(),
+        "reaped"
+    );
+}
+
+#[test]
+fn nics_are_plugged_into_the_management_namespace_by_mac() {
+    let host = Host::new();
+    let amphora = AmphoraId::random();
+    host.boot(amphora).unwrap();
+    let nic = Nic {
+        mac: NIC_MAC,
+        network: host.tenant,
+        mtu: 1450,
+    };
+    let plug = || {
+        host.runtime
+            .block_on(host.compute.plug(amphora, nic.clone()))
+    };
+    plug().unwrap();
+    plug().unwrap();
+    let management = NetNs::open(&host.layout.amphora_netns(amphora, Role::Mgmt)).unwrap();
+    let netlink = NetlinkSocket::open_in(&management).unwrap();
+    let by_mac = || {
+        netlink
+            .links()
+            .unwrap()
+            .into_iter()
+            .find(|l| l.mac == Some(NIC_MAC))
+    };
+    let found = by_mac().expect("plugged");
+    assert_eq!(found.mtu, 1450);
+
+    // As the agent does: move it away. It stays plugged, and reaches the gateway.
+    let vip = NetNs::open(&host.layout.amphora_netns(amphora, Role::Vip)).unwrap();
+    let change = LinkChange {
+        name: Some("eth1"),
+        netns: Some(vip.as_fd()),
+        ..LinkChange::default()
+    };
+    netlink.set_link(found.index, &change).unwrap();
+    plug().unwrap();
+    assert!(by_mac().is_none());
+    let inside = NetlinkSocket::open_in(&vip).unwrap();
+    let link = inside.link_by_name("eth1").unwrap().unwrap();
+    inside.set_up(link.index, true).unwrap();
+    inside
+        .add_address(&Address {
+            link: link.index,
+            net: "192.0.2.9/24".parse().unwrap(),
+            protocol: 0,
+            no_prefix_route: false,
+        })
+        .unwrap();
+    let fabric = host.layout.open_fabric().unwrap();
+    let listener = fabric.tcp_listener("192.0.2.1:0".parse().unwrap()).unwrap();
+    let gateway = listener.local_addr().unwrap();
+    vip.tcp_connect(gateway, Duration::from_secs(5)).unwrap();
+
+    for _ in 0..2 {
+        host.runtime
+            .block_on(host.compute.unplug(amphora, NIC_MAC))
+            .unwrap();
+        assert!(inside.link_by_name("eth1").unwrap().is_none());
+    }
+    let nowhere = Nic {
+        network: NetworkId::random(),
+        ..nic
+    };
+    let error = host
+        .runtime
+        .block_on(host.compute.plug(amphora, nowhere))
+        .unwrap_err();
+    assert!(error.retryable);
+    let text = krater_model::error::report(&error);
+    assert!(text.contains("is not in the fabric"), "{text}");
+}
+
+#[test]
+fn an_agent_that_died_is_started_again_and_a_reboot_is_noticed() {
+    let host = Host::new();
+    let amphora = AmphoraId::random();
+    host.boot(amphora).unwrap();
+    let agent = host.agent(amphora).unwrap();
+    agent.signal(libc::SIGKILL).unwrap();
+    assert!(agent.wait(Duration::from_secs(20)).unwrap());
+    let list = || host.runtime.block_on(host.compute.list()).unwrap();
+    assert!(!list()[0].agent_alive && list()[0].intact);
+    host.runtime
+        .block_on(host.compute.restart_agent(amphora))
+        .unwrap();
+    let second = host.agent(amphora).unwrap();
+    assert_ne!(second, agent);
+
+    // What a reboot of the host leaves: folders, and files where namespaces were pinned.
+    let path = host.layout.amphora_netns(amphora, Role::Vip);
+    let id = NetNs::open(&host.layout.amphora_netns(amphora, Role::Mgmt))
+        .unwrap()
+        .id()
+        .unwrap();
+    kill_all_in(&[id], Duration::from_secs(20)).unwrap();
+    netns::delete(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    assert!(!list()[0].agent_alive && !list()[0].intact);
+    host.runtime.block_on(host.compute.delete(amphora)).unwrap();
+    assert_eq!(list(), []);
+}
+
+#[test]
+fn the_fabric_is_made_once_and_routes_tenants_but_not_management() {
+    let host = Host::new();
+    let id = || host.layout.open_fabric().unwrap().id().unwrap();
+    let before = id();
+    host.ensure();
+    assert_eq!(id(), before);
+    let fabric = host.layout.open_fabric().unwrap();
+    let read = |key: &str| krater_net::sysctl::read(&fabric, key).unwrap();
+    let bridge = bridge_name(host.tenant, false);
+    assert_eq!(read(&format!("net/ipv4/conf/{bridge}/forwarding")), "1");
+    assert_eq!(read("net/ipv4/conf/br-mgmt/forwarding"), "0");
+    let netlink = NetlinkSocket::open_in(&fabric).unwrap();
+    let addresses: Vec<_> = netlink
+        .addresses()
+        .unwrap()
+        .iter()
+        .map(|a| a.net.to_string())
+        .collect();
+    for wanted in ["100.96.0.1/16", "192.0.2.1/24", "2001:db8:2::1/64"] {
+        assert!(
+            addresses.iter().any(|a| a == wanted),
+            "{wanted} in {addresses:?}"
+        );
+    }
+    let known = segments(&host.layout).unwrap();
+    assert_eq!(known.len(), 2);
+    assert_eq!(
+        (known[1].name.as_str(), &known[1].bridge),
+        ("tenant", &bridge)
+    );
+}
+
+#[test]
+fn two_amphorae_at_the_same_time() {
+    let host = Host::new();
+    let ids = [AmphoraId::random(), AmphoraId::random()];
+    let started = std::time::Instant::now();
+    let boots = ids.map(|amphora| {
+        let mut boot = spec(amphora);
+        let number = amphora.0.as_bytes()[0];
+        boot.management_mac = MacAddr([2, 0, 0, 0, 1, number]);
+        boot.management_address = format!("100.96.1.{number}/16").parse().unwrap();
+        host.compute.boot(boot)
+    });
+    let done = host.runtime.block_on(futures_util::future::join_all(boots));
+    println!("two boots took {:?}", started.elapsed());
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+    assert_eq!(host.runtime.block_on(host.compute.list()).unwrap().len(), 2);
+    let started = std::time::Instant::now();
+    let ends = ids.map(|amphora| host.compute.delete(amphora));
+    let done = host.runtime.block_on(futures_util::future::join_all(ends));
+    println!("two deletes took {:?}", started.elapsed());
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+}
+
+#[test]
+fn a_missing_program_is_named_and_not_retried() {
+    let host = Host::new();
+    let error = amphora_bin(Some(Path::new("/nonexistent/amphora"))).unwrap_err();
+    assert!(error.to_string().contains("--amphora-bin"), "{error}");
+    let gone = NetnsCompute::new(host.layout.clone(), "/nonexistent/amphora".into());
+    let error = host
+        .runtime
+        .block_on(gone.boot(spec(AmphoraId::random())))
+        .unwrap_err();
+    assert!(!error.retryable);
+    let text = krater_model::error::report(&error);
+    assert!(text.contains("/nonexistent/amphora"), "{text}");
+}
