@@ -20,3 +20,4 @@ pub mod flow;
 pub mod http;
 pub mod inventory;
 pub mod pki;
+pub mod time;
