@@ -151,7 +151,7 @@ pub async fn create(
         pool::touch(txn, &pool, &mut items).await?;
         let monitored = is_monitored(txn, pool_id).await?;
         let id = insert(txn, &pool, new, monitored, &mut items).await?;
-        crate::app::lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await?;
+        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await?;
         Ok(id)
     });
     state.db.nudge();

@@ -111,9 +111,8 @@ impl Body {
                 None | Some(Value::Null | Value::Bool(false)) => false,
                 Some(Value::Array(list)) => !list.is_empty(),
                 Some(Value::Object(map)) => !map.is_empty(),
-                Some(Value::String(text)) => {
-                    !text.is_empty() && !(name == "client_authentication" && text == "NONE")
-                }
+                Some(Value::String(text)) if name == "client_authentication" => text != "NONE",
+                Some(Value::String(text)) => !text.is_empty(),
                 Some(Value::Bool(true) | Value::Number(_)) => true,
             };
             if given {
