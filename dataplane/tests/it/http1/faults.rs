@@ -46,7 +46,11 @@ fn a_kept_connection_that_breaks_is_replaced_once() {
     let plane = Plane::with(&[member.address]);
     let mut client = plane.client();
     assert_eq!(client.get("/1").text(), "first");
-    assert_eq!(client.get("/2").text(), "first", "sent again on a fresh connection");
+    assert_eq!(
+        client.get("/2").text(),
+        "first",
+        "sent again on a fresh connection"
+    );
     assert_eq!((member.connections(), requests.load(SeqCst)), (2, 3));
 }
 
@@ -86,11 +90,27 @@ fn nonsense_from_a_member_is_502() {
         ("a head without end", endless),
         ("closed in the head", "HTTP/1.1 200 OK\r\nA: b\r\n".into()),
         ("closed at once", String::new()),
-        ("both framings", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into()),
-        ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef".into()),
-        ("101 unasked", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".into()),
-        ("bad first chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".into()),
-        ("interim without end", "HTTP/1.1 100 Continue\r\n\r\n".repeat(100)),
+        (
+            "both framings",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .into(),
+        ),
+        (
+            "two lengths",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef".into(),
+        ),
+        (
+            "101 unasked",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".into(),
+        ),
+        (
+            "bad first chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".into(),
+        ),
+        (
+            "interim without end",
+            "HTTP/1.1 100 Continue\r\n\r\n".repeat(100),
+        ),
     ];
     for (what, bytes) in cases {
         let member = Member::new(move |mut connection, _| {
@@ -105,7 +125,11 @@ fn nonsense_from_a_member_is_502() {
             answer = client.response().unwrap();
         }
         assert_eq!(answer.status(), 502, "{what}");
-        assert_eq!(plane.stats().request_errors, 0, "{what}: not the client's fault");
+        assert_eq!(
+            plane.stats().request_errors,
+            0,
+            "{what}: not the client's fault"
+        );
     }
 }
 
@@ -179,13 +203,21 @@ fn a_slow_client_is_408() {
 
 #[test]
 fn a_body_cut_short_never_looks_whole() {
-    for body in ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+    for body in [
+        "Content-Length: 10\r\n\r\nabc",
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    ] {
         let member = Member::answering(|_| ok("whole"));
         let plane = Plane::with(&[member.address]);
         let mut client = plane.client();
-        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}")).finish();
+        client
+            .send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"))
+            .finish();
         let rest = String::from_utf8(client.rest()).unwrap();
-        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 400 "), "{rest}");
+        assert!(
+            rest.is_empty() || rest.starts_with("HTTP/1.1 400 "),
+            "{rest}"
+        );
         assert!(member.requests().is_empty());
     }
 }
@@ -194,17 +226,26 @@ fn a_body_cut_short_never_looks_whole() {
 fn our_own_answers_have_their_statuses() {
     let member = Member::text("x");
     let plane = Plane::with(&[member.address]);
-    let huge = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(17_000));
+    let huge = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(17_000)
+    );
     for (request, status) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 405),
         (huge.as_str(), 431),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+            501,
+        ),
     ] {
         let mut client = plane.client();
         client.send(request);
         let answer = client.response().unwrap();
-        assert_eq!((answer.status(), answer.field("connection")), (status, Some("close")));
+        assert_eq!(
+            (answer.status(), answer.field("connection")),
+            (status, Some("close"))
+        );
         assert!(client.rest().is_empty());
     }
     assert!(member.requests().is_empty());

@@ -19,7 +19,12 @@ fn vip() -> Ipv4Addr {
     let n = NEXT.fetch_add(1, SeqCst);
     let process = std::process::id();
     let [_, _, high, low] = process.to_be_bytes();
-    Ipv4Addr::new(127, 100 + (high & 0x7f), low, u8::try_from(n % 250 + 1).unwrap())
+    Ipv4Addr::new(
+        127,
+        100 + (high & 0x7f),
+        low,
+        u8::try_from(n % 250 + 1).unwrap(),
+    )
 }
 
 pub fn uuid(n: u32) -> String {
@@ -74,7 +79,9 @@ impl Plane {
             thread: Some(thread),
             _folder: folder,
         };
-        until("the control socket", || UnixStream::connect(&plane.control).is_ok());
+        until("the control socket", || {
+            UnixStream::connect(&plane.control).is_ok()
+        });
         plane
     }
 
@@ -168,7 +175,10 @@ impl Message {
     }
 
     pub fn status(&self) -> u16 {
-        self.start().get(9..12).and_then(|s| s.parse().ok()).unwrap_or(0)
+        self.start()
+            .get(9..12)
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0)
     }
 
     pub fn text(&self) -> String {
@@ -219,7 +229,10 @@ impl Client {
                 Ok(_) => head.push_str(&String::from_utf8_lossy(&line)),
             }
         }
-        Some(Message { head, body: Vec::new() })
+        Some(Message {
+            head,
+            body: Vec::new(),
+        })
     }
 
     /// A request with its body.
@@ -372,5 +385,8 @@ pub fn ok(body: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// An address where nobody listens.
 pub fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }

@@ -50,7 +50,11 @@ fn a_first_request_uses_proved_connections_only() {
     plane.client().get("/1");
     let mut second = plane.client();
     second.get("/2");
-    assert_eq!(member.connections(), 2, "the first one has not proved itself");
+    assert_eq!(
+        member.connections(),
+        2,
+        "the first one has not proved itself"
+    );
     second.get("/3");
     second.get("/4");
     assert_eq!(member.connections(), 2);
@@ -69,7 +73,10 @@ fn pipelined_requests_are_answered_in_order() {
     }
     client.send(all);
     for n in 0..50 {
-        assert_eq!(client.response().unwrap().text(), format!("POST /{n} HTTP/1.1"));
+        assert_eq!(
+            client.response().unwrap().text(),
+            format!("POST /{n} HTTP/1.1")
+        );
     }
 }
 
@@ -84,7 +91,11 @@ fn bodies_of_every_size_and_framing_arrive_whole() {
         let sent = body.clone();
         let upload = std::thread::spawn(move || {
             use std::io::Write;
-            write!(sender, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").unwrap();
+            write!(
+                sender,
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
+            )
+            .unwrap();
             sender.write_all(&sent).unwrap();
         });
         let answer = client.response().unwrap();
@@ -95,7 +106,11 @@ fn bodies_of_every_size_and_framing_arrive_whole() {
         let sent = body.clone();
         let upload = std::thread::spawn(move || {
             use std::io::Write;
-            write!(sender, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+            write!(
+                sender,
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            .unwrap();
             for (i, part) in sent.chunks(77_777).enumerate() {
                 write!(sender, "{:x};n={i}\r\n", part.len()).unwrap();
                 sender.write_all(part).unwrap();
@@ -119,7 +134,10 @@ fn chunked_responses_keep_the_connection() {
     let mut client = plane.client();
     for _ in 0..3 {
         let answer = client.get("/");
-        assert_eq!((answer.text().as_str(), answer.field("trailer")), ("abcde", Some("T")));
+        assert_eq!(
+            (answer.text().as_str(), answer.field("trailer")),
+            ("abcde", Some("T"))
+        );
     }
     assert_eq!(member.connections(), 1);
 }
@@ -133,7 +151,10 @@ fn an_old_client_gets_no_chunks() {
     let mut client = plane.client();
     client.send("GET / HTTP/1.0\r\n\r\n");
     let answer = client.response().unwrap();
-    assert_eq!((answer.text().as_str(), answer.field("connection")), ("abcde", Some("close")));
+    assert_eq!(
+        (answer.text().as_str(), answer.field("connection")),
+        ("abcde", Some("close"))
+    );
     assert_eq!(answer.field("transfer-encoding"), None);
     assert_eq!(member.requests()[0].start(), "GET / HTTP/1.1");
 }
@@ -145,10 +166,16 @@ fn an_old_client_may_keep_its_connection() {
     let mut client = plane.client();
     for _ in 0..3 {
         client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-        assert_eq!(client.response().unwrap().field("connection"), Some("keep-alive"));
+        assert_eq!(
+            client.response().unwrap().field("connection"),
+            Some("keep-alive")
+        );
     }
     client.send("GET / HTTP/1.0\r\n\r\n");
-    assert_eq!(client.response().unwrap().field("connection"), Some("close"));
+    assert_eq!(
+        client.response().unwrap().field("connection"),
+        Some("close")
+    );
     assert!(client.rest().is_empty());
 }
 
@@ -174,7 +201,9 @@ fn responses_without_body() {
 fn a_body_until_close_ends_with_the_connection() {
     let member = Member::new(|mut connection, _| {
         connection.head();
-        connection.send("HTTP/1.0 200 OK\r\n\r\n").send(noise(200_000));
+        connection
+            .send("HTTP/1.0 200 OK\r\n\r\n")
+            .send(noise(200_000));
     });
     let plane = Plane::with(&[member.address]);
     let mut client = plane.client();
@@ -197,7 +226,9 @@ fn continue_comes_from_the_member() {
     let plane = Plane::with(&[member.address]);
     let mut client = plane.client();
     for _ in 0..2 {
-        client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+        client.send(
+            "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        );
         assert_eq!(client.response().unwrap().status(), 100);
         client.send("hello");
         assert_eq!(client.response().unwrap().field("link"), Some("</s>"));
@@ -209,7 +240,8 @@ fn continue_comes_from_the_member() {
 fn an_early_answer_reaches_the_client() {
     let member = Member::new(|mut connection, _| {
         connection.head();
-        connection.send("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
+        connection
+            .send("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
     });
     let plane = Plane::with(&[member.address]);
     let mut client = plane.client();
@@ -258,7 +290,10 @@ fn websockets_pass_with_half_close() {
     let mut client = plane.client();
     client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n");
     let answer = client.response().unwrap();
-    assert_eq!((answer.status(), answer.field("upgrade")), (101, Some("websocket")));
+    assert_eq!(
+        (answer.status(), answer.field("upgrade")),
+        (101, Some("websocket"))
+    );
     assert_eq!(answer.field("connection"), Some("upgrade"));
     assert_eq!(client.read_exact(2), b"hi");
     let frames = noise(500_000);
@@ -272,7 +307,9 @@ fn an_upgrade_that_is_refused_is_a_response() {
     let plane = Plane::with(&[member.address]);
     let mut client = plane.client();
     for _ in 0..2 {
-        client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        client.send(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        );
         assert_eq!(client.response().unwrap().text(), "no");
     }
     assert_eq!(member.connections(), 1);
@@ -326,14 +363,24 @@ fn statistics_are_exact() {
         client.response().unwrap();
     }
     let large = noise(1 << 20);
-    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", large.len()));
-    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", large.len()).len();
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        large.len()
+    ));
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        large.len()
+    )
+    .len();
     client.send(&large);
     client.response().unwrap();
     let after = plane.stats();
     let sent = u64::try_from(10 * request.len() + head + large.len()).unwrap();
     assert_eq!(after.bytes_in - before.bytes_in, sent);
-    assert_eq!(after.bytes_out - before.bytes_out, u64::try_from(11 * answer).unwrap());
+    assert_eq!(
+        after.bytes_out - before.bytes_out,
+        u64::try_from(11 * answer).unwrap()
+    );
     assert_eq!(after.total_connections - before.total_connections, 1);
     client.send("BAD\r\n\r\n").rest();
     assert_eq!(plane.stats().request_errors - after.request_errors, 1);

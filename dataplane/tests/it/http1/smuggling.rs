@@ -28,7 +28,10 @@ fn recorder() -> (Member, Arc<Mutex<Vec<u8>>>) {
 }
 
 fn count(haystack: &[u8], needle: &[u8]) -> usize {
-    haystack.windows(needle.len()).filter(|w| *w == needle).count()
+    haystack
+        .windows(needle.len())
+        .filter(|w| *w == needle)
+        .count()
 }
 
 #[test]
@@ -41,16 +44,30 @@ fn no_second_request_reaches_the_member() {
         client.send(raw).finish();
         let answer = String::from_utf8_lossy(&client.rest()).into_owned();
         let wanted = format!("HTTP/1.1 {} ", fault.status());
-        assert!(answer.starts_with(&wanted), "{id} (RFC {clause}): {answer:?}");
+        assert!(
+            answer.starts_with(&wanted),
+            "{id} (RFC {clause}): {answer:?}"
+        );
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{id}: {answer}");
         let seen = seen.lock().unwrap();
         // The head of a request whose body turns out bad may have gone out: once, and no more.
         let heads = count(&seen, b" HTTP/1.1\r\n");
         let body_fault = id.starts_with("chunk-");
-        assert!(heads <= usize::from(body_fault), "{id}: {:?}", String::from_utf8_lossy(&seen));
-        assert_eq!(count(&seen, b"0\r\n\r\n"), 0, "{id}: no body looks complete");
+        assert!(
+            heads <= usize::from(body_fault),
+            "{id}: {:?}",
+            String::from_utf8_lossy(&seen)
+        );
+        assert_eq!(
+            count(&seen, b"0\r\n\r\n"),
+            0,
+            "{id}: no body looks complete"
+        );
     }
-    assert_eq!(plane.stats().request_errors, u64::try_from(CASES.len()).unwrap());
+    assert_eq!(
+        plane.stats().request_errors,
+        u64::try_from(CASES.len()).unwrap()
+    );
 }
 
 #[test]
@@ -63,9 +80,14 @@ fn nor_behind_a_good_request() {
         }
         seen.lock().unwrap().clear();
         let mut client = plane.client();
-        client.send([b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n", *raw].concat()).finish();
+        client
+            .send([b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n", *raw].concat())
+            .finish();
         let answer = String::from_utf8_lossy(&client.rest()).into_owned();
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{id} (RFC {clause}): {answer:?}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 "),
+            "{id} (RFC {clause}): {answer:?}"
+        );
         let second = format!("goodHTTP/1.1 {} ", fault.status());
         assert!(answer.contains(&second), "{id} (RFC {clause}): {answer:?}");
         let seen = seen.lock().unwrap();
