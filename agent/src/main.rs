@@ -1,1 +1,45 @@
-fn main() {}
+//! `amphora`: everything that runs in an amphora, in one program.
+//!
+//! Owns: the command line, the agent (its REST API, applying desired states, the ledger, the children,
+//! heartbeats). The data plane and vrrp are libraries that this program calls before any thread exists,
+//! because they change user, capabilities and namespace first.
+
+mod agent;
+mod apply;
+mod boot_id;
+mod check;
+mod child;
+mod cli;
+mod clock;
+mod config;
+mod control;
+mod ctl;
+mod family;
+mod heartbeat;
+mod ledger;
+mod metrics;
+mod server;
+mod supervise;
+mod sys;
+mod track;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = match cli::Cli::parse().command {
+        cli::Command::Agent { config } => agent::run(&config),
+        cli::Command::Dataplane(args) => child::dataplane(args),
+        cli::Command::Vrrp(args) => child::vrrp(args),
+        cli::Command::VrrpGuard(args) => child::guard(args),
+        cli::Command::Check { file } => check::run(&file),
+        cli::Command::Ctl(args) => ctl::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -20,4 +20,3 @@ pub mod flow;
 pub mod http;
 pub mod inventory;
 pub mod pki;
-pub mod time;

@@ -23,8 +23,6 @@ pub enum FlowKind {
     FailoverAmphora,
     /// Payload [`OneAmphora`].
     RotateCertificate,
-    /// End one amphora that is in ERROR and free what it has; payload [`OneAmphora`].
-    DeleteAmphora,
 }
 
 impl FlowKind {
@@ -38,7 +36,6 @@ impl FlowKind {
             Self::FailoverLoadBalancer => "FailoverLoadBalancer",
             Self::FailoverAmphora => "FailoverAmphora",
             Self::RotateCertificate => "RotateCertificate",
-            Self::DeleteAmphora => "DeleteAmphora",
         }
     }
 }
@@ -54,7 +51,6 @@ impl std::str::FromStr for FlowKind {
             "FailoverLoadBalancer" => Self::FailoverLoadBalancer,
             "FailoverAmphora" => Self::FailoverAmphora,
             "RotateCertificate" => Self::RotateCertificate,
-            "DeleteAmphora" => Self::DeleteAmphora,
             other => return Err(format!("{other:?} is not a flow kind")),
         })
     }
@@ -119,7 +115,7 @@ pub struct DeleteLoadBalancer {
     pub cascade: bool,
 }
 
-/// Payload of the flows about one amphora.
+/// Payload of [`FlowKind::FailoverAmphora`] and [`FlowKind::RotateCertificate`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OneAmphora {
     /// Which.

@@ -3,7 +3,5 @@
 pub mod flow;
 pub mod graph;
 pub mod journal;
-pub mod list;
 pub mod meta;
 pub mod network;
-pub mod tree;

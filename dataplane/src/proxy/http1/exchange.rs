@@ -283,8 +283,7 @@ async fn next_head(
                     return Poll::Ready(Err(Unheard::ClientGone));
                 }
             }
-        }
-        if up.is_done() && watch.client_gone(cx, session) {
+        } else if watch.client_gone(cx, session) {
             return Poll::Ready(Err(Unheard::ClientGone));
         }
         loop {

@@ -1,0 +1,175 @@
+//! The command line.
+#![allow(clippy::print_stderr, reason = "this is what a command line is for")]
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (version, schema) = (krater_telemetry::version(), krater_model::SCHEMA);
+    format!("{version} schema {schema}")
+});
+
+/// Load balancer appliance: agent, data plane and VRRP.
+#[derive(Debug, Parser)]
+#[command(name = "amphora", version = VERSION.as_str())]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent: serves a controller, starts and supervises the data plane and vrrp.
+    Agent {
+        /// agent.toml of the config drive.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run the data plane alone.
+    Dataplane(DataplaneArgs),
+    /// Run VRRP alone.
+    Vrrp(VrrpArgs),
+    /// Watches a vrrp process; started by it.
+    #[command(hide = true)]
+    VrrpGuard(GuardArgs),
+    /// Check an agent.toml, or a desired state (JSON), without effect.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Ask the processes of an amphora on this host.
+    Ctl(CtlArgs),
+}
+
+/// What both children are given.
+#[derive(Debug, Args)]
+pub(crate) struct ChildArgs {
+    /// Pinned network namespace to run in.
+    #[arg(long)]
+    pub(crate) netns: PathBuf,
+    /// Control socket to make.
+    #[arg(long)]
+    pub(crate) control: PathBuf,
+    /// User and group id to run as.
+    #[arg(long)]
+    pub(crate) uid: u32,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// How a process logs.
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Rotated log file; standard error without it.
+    #[arg(long)]
+    pub(crate) log_file: Option<PathBuf>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, default_value = "info")]
+    pub(crate) log_level: String,
+    /// JSON lines.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+/// Inherited descriptors.
+#[derive(Debug, Args)]
+pub(crate) struct GuardArgs {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[arg(long)]
+    pub(crate) pidfd: i32,
+    #[arg(long)]
+    pub(crate) will: i32,
+    #[arg(long)]
+    pub(crate) lock: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataplaneArgs {
+    #[command(flatten)]
+    pub(crate) common: ChildArgs,
+    /// Worker threads.
+    #[arg(long)]
+    pub(crate) workers: u16,
+    /// Inherited descriptor of the progress record.
+    #[arg(long)]
+    pub(crate) progress_fd: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VrrpArgs {
+    #[command(flatten)]
+    pub(crate) common: ChildArgs,
+    /// Socket on which the agent hands over what to watch of the data plane.
+    #[arg(long)]
+    pub(crate) track: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    /// run_dir of agent.toml.
+    #[arg(long)]
+    pub(crate) run_dir: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: CtlCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CtlCommand {
+    /// Processes, listeners and members.
+    Status,
+    /// Counters of listeners.
+    Stats,
+    /// Virtual routers.
+    Vrrp,
+    /// The end of a log.
+    Logs {
+        /// Whose.
+        #[arg(long, default_value = "agent")]
+        process: LogProcess,
+        /// How many lines, at most 10000.
+        #[arg(long, default_value_t = 100)]
+        lines: usize,
+    },
+    /// Set the log level of the data plane and vrrp (of the agent: PUT /2.0/log-level).
+    LogLevel {
+        /// error, warn, info, debug or trace.
+        level: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogProcess {
+    Agent,
+    Dataplane,
+    Vrrp,
+}
+
+/// Prints an error with its causes.
+pub(crate) fn complain(error: &anyhow::Error) {
+    eprintln!("amphora: {}", krater_model::report(error.as_ref()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_version_names_commit_and_schema() {
+        let text = VERSION.as_str();
+        assert!(
+            text.contains(krater_telemetry::commit()) && text.ends_with("schema 1"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! `amphora ctl`: asks the children over their control sockets.
+#![allow(clippy::print_stdout, reason = "the answer of a command")]
+
+use crate::cli::{CtlArgs, CtlCommand, LogProcess};
+use crate::control;
+use crate::server::logs;
+use crate::supervise::Kind;
+use anyhow::Context;
+use http::Method;
+use krater_model::control::{DataplaneStatus, ListenerState, VrrpStatus};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Prints the answer.
+pub(crate) fn run(args: CtlArgs) -> anyhow::Result<()> {
+    // Paths of sockets are short that way.
+    std::env::set_current_dir(&args.run_dir)
+        .with_context(|| format!("--run-dir {}", args.run_dir.display()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let text = runtime.block_on(answer(&args))?;
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
+    Ok(match &args.command {
+        CtlCommand::Status => {
+            let (dataplane, vrrp) = tokio::join!(dataplane(), vrrp());
+            match args.json {
+                true => {
+                    let both = serde_json::json!({
+                        "dataplane": dataplane.as_ref().ok(),
+                        "vrrp": vrrp.as_ref().ok(),
+                    });
+                    pretty(&both)?
+                }
+                false => {
+                    let text = |r: anyhow::Result<String>| {
+                        r.unwrap_or_else(|error| format!("{error:#}\n"))
+                    };
+                    text(dataplane.map(|d| status(&d))) + &text(vrrp.map(|v| routers(&v)))
+                }
+            }
+        }
+        CtlCommand::Stats => {
+            let dataplane = dataplane().await?;
+            match args.json {
+                true => pretty(&dataplane.listeners)?,
+                false => stats(&dataplane),
+            }
+        }
+        CtlCommand::Vrrp => {
+            let vrrp = vrrp().await?;
+            match args.json {
+                true => pretty(&vrrp)?,
+                false => routers(&vrrp),
+            }
+        }
+        CtlCommand::Logs { process, lines } => {
+            let process = match process {
+                LogProcess::Agent => "agent",
+                LogProcess::Dataplane => "dataplane",
+                LogProcess::Vrrp => "vrrp",
+            };
+            let path = logs::file(Path::new("log"), process);
+            let (text, _) = logs::tail(&path, (*lines).min(logs::MAX_LINES))
+                .with_context(|| format!("read {}", path.display()))?;
+            String::from_utf8_lossy(&text).into_owned()
+        }
+        CtlCommand::LogLevel { level } => {
+            let body = serde_json::json!({ "level": level });
+            for kind in [Kind::Dataplane, Kind::Vrrp] {
+                let (socket, path) = (kind.socket(), "/log-level");
+                control::request(socket, Method::PUT, path, Some(&body), PATIENCE)
+                    .await
+                    .with_context(|| format!("set level of {}", kind.name()))?;
+            }
+            String::new()
+        }
+    })
+}
+
+async fn dataplane() -> anyhow::Result<DataplaneStatus> {
+    let status = control::get(Kind::Dataplane.socket(), "/status", PATIENCE).await;
+    status.context("ask the data plane")
+}
+
+async fn vrrp() -> anyhow::Result<VrrpStatus> {
+    let status = control::get(Kind::Vrrp.socket(), "/status", PATIENCE).await;
+    status.context("ask vrrp")
+}
+
+fn pretty(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn revision(revision: Option<krater_model::Revision>) -> String {
+    revision.map_or_else(|| "none".into(), |revision| revision.to_string())
+}
+
+fn status(dataplane: &DataplaneStatus) -> String {
+    let (pid, version) = (dataplane.pid, &dataplane.version);
+    let mut out = format!(
+        "dataplane {pid} {version} revision {}\n",
+        revision(dataplane.revision)
+    );
+    for listener in &dataplane.listeners {
+        let state = match &listener.state {
+            ListenerState::Open => "open",
+            ListenerState::Full => "full",
+            ListenerState::Disabled => "disabled",
+            ListenerState::Failed(why) => why,
+        };
+        out += &format!("  listener {} {state}\n", listener.id);
+    }
+    for pool in &dataplane.pools {
+        out += &format!("  pool {}\n", pool.id);
+        for member in &pool.members {
+            let (id, health, reason) = (member.id, member.health, &member.reason);
+            out += &format!("    member {id} {health:?} {reason}\n");
+        }
+    }
+    out
+}
+
+fn stats(dataplane: &DataplaneStatus) -> String {
+    let mut out = format!(
+        "{:36} {:>10} {:>12} {:>15} {:>15} {:>10}\n",
+        "listener", "active", "total", "bytes in", "bytes out", "errors"
+    );
+    for listener in &dataplane.listeners {
+        let stats = &listener.stats;
+        out += &format!(
+            "{:36} {:>10} {:>12} {:>15} {:>15} {:>10}\n",
+            listener.id.to_string(),
+            stats.active_connections,
+            stats.total_connections,
+            stats.bytes_in,
+            stats.bytes_out,
+            stats.request_errors
+        );
+    }
+    out
+}
+
+fn routers(vrrp: &VrrpStatus) -> String {
+    let mut out = format!(
+        "vrrp {} {} revision {}\n",
+        vrrp.pid,
+        vrrp.version,
+        revision(vrrp.revision)
+    );
+    for router in &vrrp.routers {
+        let addresses: Vec<String> = router.addresses.iter().map(ToString::to_string).collect();
+        out += &format!(
+            "  vrid {} on {} {:?} since {} ms, {} transitions: {} [{}]\n",
+            router.vrid,
+            router.interface,
+            router.state,
+            router.since_ms,
+            router.transitions,
+            router.reason,
+            addresses.join(" ")
+        );
+    }
+    out
+}

@@ -1,0 +1,289 @@
+//! The children: started, adopted, waited for, started again.
+//!
+//! A child runs in a session of its own and outlives the agent. A restarted agent finds it by its control
+//! socket (SO_PEERCRED), pins it with a pidfd and adopts it when it speaks our schema and is of our version.
+//! Each child has one task ([`Child::supervise`]); what it finds out is in a `watch` ([`Child::running`]) and
+//! goes out as [`Event`]s.
+
+mod backoff;
+mod spawn;
+
+use crate::control;
+use crate::sys;
+use backoff::Backoff;
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use serde::Deserialize;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+
+/// A child that has not opened its control socket by then is killed and started again. Long enough for
+/// a host where dozens of amphorae boot at once.
+const START: Duration = Duration::from_secs(10);
+/// How often the control socket of a starting child is tried.
+const START_POLL: Duration = Duration::from_millis(5);
+/// A living child answers its status in milliseconds; one that does not within this is not adopted.
+const ADOPT: Duration = Duration::from_secs(2);
+
+/// Which child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Dataplane,
+    Vrrp,
+}
+
+impl Kind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Dataplane => "dataplane",
+            Self::Vrrp => "vrrp",
+        }
+    }
+
+    /// Relative to the run folder, which is the working folder: paths of sockets are short.
+    pub(crate) fn socket(self) -> &'static Path {
+        Path::new(match self {
+            Self::Dataplane => "dataplane.sock",
+            Self::Vrrp => "vrrp.sock",
+        })
+    }
+}
+
+/// How children are started.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) vip_netns: PathBuf,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) log_json: bool,
+    pub(crate) workers: u16,
+}
+
+/// A living child.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Arc<OwnedFd>,
+    /// The data plane's progress record, read-only.
+    pub(crate) progress: Option<Arc<OwnedFd>>,
+    pub(crate) adopted: bool,
+}
+
+/// What happened to a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It answers on its control socket.
+    Up(Kind),
+    /// It ended.
+    Down(Kind),
+}
+
+/// One supervised child.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) kind: Kind,
+    plan: Plan,
+    state: watch::Sender<Option<Running>>,
+    starts: AtomicU32,
+}
+
+/// The part of a child's status that adoption looks at.
+#[derive(Deserialize)]
+struct Identity {
+    version: String,
+    pid: u32,
+}
+
+impl Child {
+    pub(crate) fn new(kind: Kind, plan: Plan) -> Self {
+        Self {
+            kind,
+            plan,
+            state: watch::Sender::new(None),
+            starts: AtomicU32::new(0),
+        }
+    }
+
+    /// The child as it is now; changes can be waited for.
+    pub(crate) fn running(&self) -> watch::Receiver<Option<Running>> {
+        self.state.subscribe()
+    }
+
+    /// Times it was started by this agent.
+    pub(crate) fn starts(&self) -> u32 {
+        self.starts.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the child alive for ever. Dropping this leaves the child alone. `level` is asked at each start.
+    pub(crate) async fn supervise(
+        &self,
+        level: impl Fn() -> String,
+        events: mpsc::Sender<Event>,
+    ) -> io::Error {
+        let name = self.kind.name();
+        let mut backoff = Backoff::default();
+        let mut adopted = match self.adopt().await {
+            Ok(running) => running,
+            Err(error) => {
+                tracing::warn!(child = name, error = %error, "not adopted");
+                None
+            }
+        };
+        loop {
+            let born = Instant::now();
+            let running = match adopted.take() {
+                Some(running) => Ok(running),
+                None => self.start(&level()).await,
+            };
+            match running {
+                Ok(running) => {
+                    let (pid, adopted) = (running.pid, running.adopted);
+                    tracing::info!(child = name, pid, adopted, "child is up");
+                    self.state.send_replace(Some(running.clone()));
+                    if events.send(Event::Up(self.kind)).await.is_err() {
+                        return io::Error::other("the agent is ending");
+                    }
+                    let how = ended(&running).await;
+                    self.state.send_replace(None);
+                    let lived_ms = u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::error!(child = name, pid, lived_ms, how, "child ended");
+                    if events.send(Event::Down(self.kind)).await.is_err() {
+                        return io::Error::other("the agent is ending");
+                    }
+                }
+                Err(error) => tracing::error!(child = name, error = %error, "child not started"),
+            }
+            tokio::time::sleep(backoff.after(born.elapsed())).await;
+        }
+    }
+
+    /// Finds the child that an earlier agent started. One that does not fit is killed.
+    async fn adopt(&self) -> io::Result<Option<Running>> {
+        let Some((pid, pidfd)) = self.listening().await? else {
+            return Ok(None);
+        };
+        let refused = match control::get::<Identity>(self.kind.socket(), "/status", ADOPT).await {
+            Ok(identity) if identity.pid != pid => format!("says it is {}", identity.pid),
+            Ok(identity) if identity.version != krater_telemetry::version() => {
+                format!("runs {}", identity.version)
+            }
+            Ok(_) => {
+                let progress = match self.kind {
+                    Kind::Dataplane => Some(Arc::new(spawn::progress_of(pid)?)),
+                    Kind::Vrrp => None,
+                };
+                return Ok(Some(Running {
+                    pid,
+                    pidfd: Arc::new(pidfd),
+                    progress,
+                    adopted: true,
+                }));
+            }
+            Err(error) => krater_model::report(&error),
+        };
+        tracing::warn!(child = self.kind.name(), pid, refused, "replacing a child");
+        kill(pidfd).await?;
+        Ok(None)
+    }
+
+    /// Who listens on the control socket.
+    async fn listening(&self) -> io::Result<Option<(u32, OwnedFd)>> {
+        let stream = match UnixStream::connect(self.kind.socket()).await {
+            Ok(stream) => stream,
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]
+                    .contains(&error.kind()) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let pid = stream
+            .peer_cred()?
+            .pid()
+            .and_then(|pid| u32::try_from(pid).ok());
+        let pid = pid.ok_or_else(|| io::Error::other("control socket of another pid namespace"))?;
+        // The peer lived when it listened; that it still does, and is no successor with the same number,
+        // is known when it answers after the pidfd was opened.
+        match sys::pidfd_open(pid) {
+            Ok(pidfd) => Ok(Some((pid, pidfd))),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts it and waits until it answers.
+    async fn start(&self, level: &str) -> io::Result<Running> {
+        let (pid, progress) = spawn::spawn(self.kind, &self.plan, level)?;
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        let running = Running {
+            pid,
+            pidfd: Arc::new(sys::pidfd_open(pid)?),
+            progress: progress.map(Arc::new),
+            adopted: false,
+        };
+        let ready = async {
+            loop {
+                if matches!(self.listening().await, Ok(Some((found, _))) if found == pid) {
+                    return;
+                }
+                tokio::time::sleep(START_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = ready => Ok(running),
+            how = ended(&running) => Err(io::Error::other(format!(
+                "{how} before it answered: see its log {}",
+                spawn::log_file(&self.plan, self.kind).display(),
+            ))),
+            () = tokio::time::sleep(START) => {
+                kill_running(&running).await?;
+                Err(io::Error::other(format!("no answer within {} s", START.as_secs())))
+            }
+        }
+    }
+}
+
+/// Waits for the end of a child; reaps it when it is ours.
+async fn ended(running: &Running) -> String {
+    let pidfd = match running.pidfd.try_clone().and_then(sys::readable) {
+        Ok(pidfd) => pidfd,
+        Err(error) => return format!("cannot be watched: {error}"),
+    };
+    if let Err(error) = pidfd.readable().await.map(drop) {
+        return format!("cannot be watched: {error}");
+    }
+    let id = Id::PIDFd(running.pidfd.as_fd());
+    match waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+        Ok(WaitStatus::Exited(_, code)) => format!("exit status {code}"),
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
+        Ok(other) => format!("{other:?}"),
+        Err(Errno::ECHILD) => "adopted, its status is not ours to know".into(),
+        Err(errno) => errno.to_string(),
+    }
+}
+
+async fn kill(pidfd: OwnedFd) -> io::Result<()> {
+    kill_running(&Running {
+        pid: 0,
+        pidfd: Arc::new(pidfd),
+        progress: None,
+        adopted: true,
+    })
+    .await
+}
+
+async fn kill_running(running: &Running) -> io::Result<()> {
+    match sys::pidfd_kill(running.pidfd.as_fd()) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => {
+            ended(running).await;
+            Ok(())
+        }
+    }
+}
