@@ -1,0 +1,126 @@
+//! Who holds the VIP, and how it moves.
+
+use crate::Test;
+use crate::lab::{Lab, wait_until};
+use krater_model::control::RouterState::{Active, Backup};
+use krater_net::sync::NetlinkSocket;
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("one_active_of_two", one_active_of_two),
+    ("killed_active_is_replaced_ipv4", || {
+        killed_active_is_replaced("kill4", false)
+    }),
+    ("killed_active_is_replaced_ipv6", || {
+        killed_active_is_replaced("kill6", true)
+    }),
+    ("sigterm_hands_over", sigterm_hands_over),
+    ("both_killed_leaves_nothing_for_the_next", both_killed),
+    ("partition_and_heal", partition_and_heal),
+    ("lost_carrier_gives_up", lost_carrier),
+];
+
+fn one_active_of_two() {
+    for v6 in [false, true] {
+        let lab = Lab::pair("one", v6);
+        lab.answered_by("a");
+        assert_eq!(lab.owners(), ["a"]);
+        assert_eq!(lab.b.status().routers[0].state, Backup);
+        // The client learned a's address, and nobody else claims it over twenty intervals.
+        let before = lab.b.metric("krater_vrrp_adverts_received_total");
+        wait_until("twenty adverts", || {
+            assert_eq!(lab.owners(), ["a"]);
+            lab.b.metric("krater_vrrp_adverts_received_total") > before + 20.0
+        });
+        assert_eq!(lab.a.status().routers[0].transitions, 1);
+        assert_eq!(lab.b.status().routers[0].transitions, 0);
+    }
+}
+
+fn killed_active_is_replaced(name: &str, v6: bool) {
+    let mut lab = Lab::pair(name, v6);
+    lab.answered_by("a");
+    lab.a.end(SIGKILL);
+    // The guard spoke for it.
+    let reason = lab.b.state_becomes(Active);
+    assert!(reason.contains("resigned"), "{reason}");
+    wait_until("the guard to remove the VIP", || lab.owners() == ["b"]);
+    lab.answered_by("b");
+    // The first one comes back and does not take it away: no preemption.
+    lab.a.start();
+    lab.a.apply(&lab.config(1, 1, 100));
+    lab.a.state_becomes(Backup);
+    let before = lab.a.metric("krater_vrrp_adverts_received_total");
+    wait_until("twenty adverts", || {
+        lab.a.metric("krater_vrrp_adverts_received_total") > before + 20.0
+    });
+    assert_eq!(lab.owners(), ["b"]);
+    assert_eq!(lab.b.status().routers[0].transitions, 1);
+}
+
+fn sigterm_hands_over() {
+    let mut lab = Lab::pair("term", false);
+    let guard = lab.a.guard();
+    assert!(lab.a.end(SIGTERM), "a clean end");
+    let reason = lab.b.state_becomes(Active);
+    assert!(reason.contains("192.0.2.1 resigned"), "{reason}");
+    assert_eq!(lab.owners(), ["b"]);
+    lab.answered_by("b");
+    wait_until("the guard to end", || {
+        !std::path::Path::new(&format!("/proc/{guard}")).exists()
+    });
+}
+
+/// vrrp and guard killed together, as when a host dies but its namespace lives on: the address stays
+/// (the negative control of the guard), and the next vrrp removes it before it speaks.
+fn both_killed() {
+    let mut lab = Lab::pair("both", false);
+    let guard = nix::unistd::Pid::from_raw(i32::try_from(lab.a.guard()).unwrap());
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(lab.a.pid()).unwrap());
+    // Stopped first, so that neither acts on the other's death.
+    nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    nix::sys::signal::kill(guard, SIGKILL).unwrap();
+    lab.a.end(SIGKILL);
+    let reason = lab.b.state_becomes(Active);
+    assert!(reason.contains("no advertisement"), "{reason}");
+    assert_eq!(lab.owners(), ["a", "b"], "without a guard two own it");
+    lab.a.start();
+    assert_eq!(lab.owners(), ["b"]);
+}
+
+/// Both are Active while they cannot hear each other; after the heal one is, and says so again.
+fn partition_and_heal() {
+    let lab = Lab::pair("split", false);
+    lab.connect(2, false);
+    let reason = lab.b.state_becomes(Active);
+    assert!(reason.contains("no advertisement"), "{reason}");
+    assert_eq!(lab.owners(), ["a", "b"]);
+    let announced = lab.a.metric("krater_vrrp_announcements_sent_total");
+    lab.connect(2, true);
+    let reason = lab.b.state_becomes(Backup);
+    assert!(reason.contains("192.0.2.1 is Active"), "{reason}");
+    assert_eq!(lab.owners(), ["a"]);
+    wait_until("a to announce again", || {
+        lab.a.metric("krater_vrrp_announcements_sent_total") > announced
+    });
+    lab.answered_by("a");
+    assert_eq!(lab.a.status().routers[0].transitions, 1);
+}
+
+fn lost_carrier() {
+    let lab = Lab::pair("carrier", false);
+    lab.carrier(1, false);
+    let reason = lab
+        .a
+        .state_becomes(krater_model::control::RouterState::Fault);
+    assert!(reason.contains("carrier"), "{reason}");
+    lab.b.state_becomes(Active);
+    assert_eq!(lab.owners(), ["b"]);
+    lab.carrier(1, true);
+    lab.a.state_becomes(Backup);
+    lab.answered_by("b");
+    assert_eq!(lab.owners(), ["b"]);
+    let netlink = NetlinkSocket::open_in(&lab.a.ns).unwrap();
+    assert!(netlink.link_by_name("eth1").unwrap().unwrap().carrier);
+}
