@@ -6,6 +6,7 @@
 //! The controller never depends on the data plane, vrrp or the agent: it knows `krater-model` alone.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod agent_client;
 pub mod app;
 pub mod cli;
@@ -20,3 +21,5 @@ pub mod flow;
 pub mod http;
 pub mod inventory;
 pub mod pki;
+pub mod reconcile;
+pub mod up;

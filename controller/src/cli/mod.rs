@@ -43,7 +43,7 @@ pub struct Endpoint {
 
 /// Krater: a load balancer that speaks OpenStack Octavia's API.
 #[derive(Debug, Parser)]
-#[command(name = "krater", version = env!("CARGO_PKG_VERSION"), propagate_version = true)]
+#[command(name = "krater", version = krater_telemetry::version(), propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -59,6 +59,10 @@ enum Command {
     Down(down::Args),
     /// Run a command or a small server on a network of ours.
     Net(net::Args),
+    /// Start the system and stay: API, worker, health manager and housekeeping in one process.
+    Up(crate::up::Args),
+    /// Start some of the roles of `krater up`.
+    Controller(crate::up::ControllerArgs),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -68,6 +72,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Down(args) => down::run(args),
         Command::Net(args) => net::run(args),
+        Command::Up(args) => crate::up::run(args),
+        Command::Controller(args) => crate::up::run_controller(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("krater: {error:#}");

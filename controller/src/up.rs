@@ -1,0 +1,362 @@
+//! `krater up` and `krater controller`: the process from start to end.
+//!
+//! Order: configuration, checks of the host, lock of the state folder, listener, database, private CA,
+//! networks, adoption of living amphorae, then the roles. At SIGTERM or Ctrl-C the roles stop; amphorae
+//! live on, and what a flow was doing is in its journal.
+#![allow(
+    clippy::print_stdout,
+    reason = "prints where it listens, for people and scripts"
+)]
+
+use crate::admin::{self, Admin};
+use crate::agent_client::{Client, Dial};
+use crate::cli::StateDir;
+use crate::config::Config;
+use crate::db::{Db, query::journal};
+use crate::desired::Common;
+use crate::drivers::compute::netns::{NetnsCompute, amphora_bin};
+use crate::drivers::layout::Layout;
+use crate::drivers::network::Networks as _;
+use crate::drivers::network::local::LocalNetworks;
+use crate::flow::crash::FromEnvironment;
+use crate::flow::engine::Worker;
+use crate::flow::{Settings, World};
+use crate::pki::Pki;
+use crate::{files, inventory, reconcile};
+use anyhow::{Context as _, bail};
+use futures_util::future::BoxFuture;
+use krater_model::state::{Heartbeat, Logging};
+use krater_model::wire::heartbeat;
+use krater_model::{Epoch, Secret};
+use krater_telemetry::{LogSettings, LogTarget};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// How long requests in progress may take when the controller stops.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Arguments of `krater up`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    state: StateDir,
+    /// Where the API listens. [default: 127.0.0.1:9876]
+    #[arg(long, env = "KRATER_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Configuration file (krater.toml).
+    #[arg(long, env = "KRATER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The `amphora` program. [default: the file of that name beside krater]
+    #[arg(long, env = "KRATER_AMPHORA_BIN", value_name = "FILE")]
+    amphora_bin: Option<PathBuf>,
+}
+
+/// Arguments of `krater controller`.
+#[derive(Debug, clap::Args)]
+pub struct ControllerArgs {
+    #[command(flatten)]
+    up: Args,
+    /// What this process does.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "api,worker,health-manager,housekeeping"
+    )]
+    role: Vec<Role>,
+}
+
+/// Parts of a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// The REST API.
+    Api,
+    /// Runs flows.
+    Worker,
+    /// Takes heartbeats, starts failovers.
+    HealthManager,
+    /// Rotates certificates, removes what was deleted.
+    Housekeeping,
+}
+
+impl Role {
+    /// All roles: `krater up`.
+    pub const ALL: [Self; 4] = [
+        Self::Api,
+        Self::Worker,
+        Self::HealthManager,
+        Self::Housekeeping,
+    ];
+
+    /// As on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Worker => "worker",
+            Self::HealthManager => "health-manager",
+            Self::Housekeeping => "housekeeping",
+        }
+    }
+}
+
+/// `krater up`
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    start(args, &Role::ALL)
+}
+
+/// `krater controller`
+pub fn run_controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
+    let ControllerArgs { up, role } = args;
+    start(up, &role)
+}
+
+fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
+    let mut config = Config::load(args.config.as_deref())?;
+    if let Some(listen) = args.listen {
+        config.api.listen = listen;
+    }
+    if let Some(program) = args.amphora_bin {
+        config.controller.amphora_bin = Some(program);
+    }
+    if !config.api.listen.ip().is_loopback() {
+        bail!(
+            "--listen {}: without authentication the API listens on loopback only; use 127.0.0.1 or [::1], \
+             and a proxy that authenticates in front of it",
+            config.api.listen
+        );
+    }
+    let logging = &config.logging;
+    krater_telemetry::init(LogSettings {
+        target: match &logging.file {
+            Some(path) => LogTarget::File {
+                path: path.clone(),
+                max_bytes: logging.max_bytes,
+                keep: logging.keep,
+            },
+            None => LogTarget::Stderr,
+        },
+        json: logging.json,
+        level: logging.level.clone(),
+    })?;
+    let program = amphora_bin(config.controller.amphora_bin.as_deref())?;
+    let layout = Layout::create(&args.state.state_dir)
+        .with_context(|| format!("state folder {}", args.state.state_dir.display()))?;
+    let _lock = lock(&layout.state_dir().join("lock"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("krater")
+        .build()?;
+    runtime.block_on(serve(config, layout, program, roles))?;
+    // Blocking helpers (namespaces) may still run; nobody waits for them.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One controller per state folder. The file holds the process id of its owner.
+fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| path.display().to_string())?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0)?;
+            lock.rewind()?;
+            writeln!(lock, "{}", std::process::id())?;
+            Ok(lock)
+        }
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut owner = String::new();
+            let _ = file.read_to_string(&mut owner);
+            bail!(
+                "the state folder is in use by another controller (process {}): stop it, or name \
+                 another folder by --state-dir",
+                owner.trim()
+            );
+        }
+        Err((_, errno)) => Err(io::Error::from(errno)).with_context(|| path.display().to_string()),
+    }
+}
+
+async fn serve(
+    config: Config,
+    layout: Layout,
+    program: PathBuf,
+    roles: &[Role],
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = TcpListener::bind(config.api.listen)
+        .await
+        .with_context(|| {
+            format!(
+                "the API cannot listen on {}: another program has the port; use --listen",
+                config.api.listen
+            )
+        })?;
+    let listen = listener.local_addr()?;
+    let db = Db::open_sqlite(&layout.state_dir().join("krater.db")).await?;
+    let pki = Arc::new(Pki::open(
+        &layout.state_dir().join("pki"),
+        SystemTime::now(),
+    )?);
+    inventory::make(&db, &config).await?;
+    let networks = inventory::networks(&db).await?;
+    LocalNetworks::new(layout.clone()).ensure(networks).await?;
+    let compute = Arc::new(NetnsCompute::new(layout.clone(), program));
+    let dial = Arc::new(FabricDial {
+        layout: layout.clone(),
+    });
+    let agents = Arc::new(Client::new(dial, pki.client_tls()?));
+    let heartbeat_key = heartbeat_key(&layout.state_dir().join("heartbeat.key"))?;
+    let world = Arc::new(World {
+        db: db.clone(),
+        compute: compute.clone(),
+        agents,
+        pki,
+        common: common(&config, heartbeat_key),
+        settings: settings(&config),
+        crash: Arc::new(FromEnvironment::new()),
+    });
+    // The folder is locked: whoever held a lease is dead.
+    let freed = journal::release_all(db.write()).await?;
+    if freed > 0 {
+        tracing::warn!(flows = freed, "flows were interrupted and go on");
+    }
+    let has = |role| roles.contains(&role);
+    if has(Role::Worker) {
+        let plan = reconcile::run(&db, compute.as_ref()).await?;
+        tracing::info!(
+            adopted = plan.adopt.len(),
+            restarted = plan.restart.len(),
+            rebuilding = plan.rebuild.len(),
+            removed = plan.remove.len(),
+            "amphorae adopted"
+        );
+    }
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    if has(Role::Worker) {
+        let name = format!("{}-{}", layout.instance(), uuid::Uuid::new_v4().simple());
+        let worker = Worker::new(world.clone(), &name, config.controller.workers);
+        tasks.spawn(worker.run(stopped.clone()));
+    }
+    let ready = Arc::new(AtomicBool::new(false));
+    let routes = admin::router(Admin {
+        db: db.clone(),
+        ready: ready.clone(),
+    });
+    let mut draining = stopped.clone();
+    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
+        let _ = draining.wait_for(|stop| *stop).await;
+    });
+    let server = tokio::spawn(server.into_future());
+    ready.store(true, Ordering::Release);
+    announce(listen);
+    tracing::info!(
+        %listen,
+        version = krater_telemetry::version(),
+        instance = layout.instance(),
+        roles = roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(","),
+        "ready"
+    );
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping; amphorae live on"),
+        _ = interrupt.recv() => tracing::info!("interrupted: stopping; amphorae live on"),
+    }
+    stop.send_replace(true);
+    let _ = tokio::time::timeout(DRAIN, server).await;
+    let all = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN, all).await;
+    Ok(())
+}
+
+/// The lines that people copy into a shell. A reader that went away ends nothing.
+fn announce(listen: SocketAddr) {
+    let url = format!("http://{listen}");
+    let mut out = io::stdout().lock();
+    let _ = writeln!(
+        out,
+        "ready: {url}\n\
+         export OS_AUTH_TYPE=none OS_ENDPOINT={url} OS_LOAD_BALANCER_ENDPOINT_OVERRIDE={url} \
+         OS_NETWORK_ENDPOINT_OVERRIDE={url}/network"
+    );
+    let _ = out.flush();
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        certificate_days: config.certificates.validity_days,
+        amphora_workers: config.controller.amphora_workers,
+        boot_timeout: config.controller.boot_timeout_ms.duration(),
+        ..Settings::default()
+    }
+}
+
+fn common(config: &Config, key: Secret) -> Common {
+    let target = SocketAddr::new(IpAddr::V4(inventory::CONTROLLER_ADDRESS), heartbeat::PORT);
+    Common {
+        epoch: Epoch(1),
+        heartbeat: Heartbeat {
+            targets: vec![target],
+            interval: config.heartbeat.interval_ms,
+            key,
+        },
+        advert_interval: config.vrrp.advert_centiseconds,
+        logging: Logging {
+            level: config.logging.level.clone(),
+            json: config.logging.json,
+        },
+    }
+}
+
+/// 256 random bits as hex, made at the first start.
+fn heartbeat_key(path: &Path) -> anyhow::Result<Secret> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text.trim().len() >= 32 => Ok(Secret::new(text.trim())),
+        Ok(_) => bail!(
+            "{}: shorter than 32 characters; restore it, or remove it and fail over all load balancers",
+            path.display()
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut bytes = [0_u8; 32];
+            aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness"))?;
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            files::write_private(path, text.as_bytes())?;
+            Ok(Secret::new(text))
+        }
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Connects from inside the fabric namespace, where the management network is.
+#[derive(Debug)]
+pub struct FabricDial {
+    layout: Layout,
+}
+
+impl Dial for FabricDial {
+    fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+        Box::pin(async move {
+            let layout = self.layout.clone();
+            let socket = tokio::task::spawn_blocking(move || layout.open_fabric()?.tcp_socket(to));
+            let socket = socket.await.map_err(io::Error::other)??;
+            TcpSocket::from_std_stream(socket.into()).connect(to).await
+        })
+    }
+}
