@@ -207,6 +207,9 @@ fn counters(
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in points {
         let counter = ConstCounter::new(value);
+        if labels.is_empty() {
+            return counter.encode(family);
+        }
         counter.encode(family.encode_family(&labels)?)?;
     }
     Ok(())
@@ -222,6 +225,9 @@ fn gauges(
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in points {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        if labels.is_empty() {
+            return gauge.encode(family);
+        }
         gauge.encode(family.encode_family(&labels)?)?;
     }
     Ok(())

@@ -1,0 +1,156 @@
+//! The control socket: what is refused, and what it answers.
+
+use crate::kit::*;
+use krater_model::control::{ListenerState, Refusal};
+use krater_model::state::*;
+use krater_model::*;
+
+fn refused(answer: (u16, String), status: u16) -> Refusal {
+    assert_eq!(answer.0, status, "{}", answer.1);
+    serde_json::from_str(&answer.1).unwrap()
+}
+
+#[test]
+fn order_of_snapshots() {
+    let dataplane = Dataplane::start(1);
+    assert_eq!(dataplane.request("GET", "/readyz", b"").0, 503);
+    let setup = Setup::tcp(&[echo()]);
+    let first = dataplane.snapshot(vec![setup.lb.clone()]);
+    let second = dataplane.snapshot(vec![setup.lb.clone()]);
+    assert_eq!(dataplane.put(&second).0, 200);
+    assert_eq!(dataplane.request("GET", "/readyz", b"").0, 200);
+    let (status, body) = dataplane.put(&second);
+    assert!(
+        status == 200 && body.contains(r#""changed":false"#),
+        "{body}"
+    );
+    let older = refused(dataplane.put(&first), 409);
+    assert!(
+        older.field == "revision" && older.message.contains("1.1 is older"),
+        "{older:?}"
+    );
+    let mut other = second.clone();
+    other.load_balancers.clear();
+    let conflict = refused(dataplane.put(&other), 409);
+    assert!(conflict.message.contains("other content"), "{conflict:?}");
+    assert_eq!(dataplane.status().revision, Some(second.revision));
+    assert!(goes_round(&mut setup.connect()));
+}
+
+#[test]
+fn what_is_wrong_is_refused_by_field_and_changes_nothing() {
+    let dataplane = Dataplane::start(1);
+    let setup = Setup::tcp(&[echo()]);
+    setup.apply(&dataplane);
+    let before = dataplane.status();
+    let lb = |edit: &dyn Fn(&mut LoadBalancer)| {
+        let mut lb = setup.lb.clone();
+        edit(&mut lb);
+        dataplane.put(&dataplane.snapshot(vec![lb]))
+    };
+    let persistence =
+        |p| move |lb: &mut LoadBalancer| lb.pools[0].persistence = Some(Persistence::clone(&p));
+    for (answer, field) in [
+        (dataplane.request("PUT", "/snapshot", b"{"), "."),
+        (
+            dataplane.request("PUT", "/snapshot", b"{\"schema\":1}"),
+            ".",
+        ),
+        (
+            lb(&|lb| lb.listeners[0].default_pool = Some(PoolId::random())),
+            "load_balancers[0].listeners[0].default_pool",
+        ),
+        (
+            lb(&persistence(Persistence::HttpCookie)),
+            "load_balancers[0].pools[0].persistence",
+        ),
+        (
+            lb(&|lb| {
+                lb.pools[0].tls = Some(PoolTls {
+                    certificate: None,
+                    ca: None,
+                    crl: None,
+                    versions: vec![],
+                    ciphers: vec![],
+                });
+            }),
+            "load_balancers[0].pools[0].tls",
+        ),
+        (
+            lb(&|lb| {
+                let twin = lb.pools[0].members[0].clone();
+                lb.pools.push(Pool {
+                    id: PoolId::random(),
+                    members: vec![twin],
+                    ..lb.pools[0].clone()
+                });
+            }),
+            "load_balancers[0].pools[1].members[0].id",
+        ),
+    ] {
+        let refusal = refused(answer, 400);
+        assert!(
+            refusal.field.ends_with(field) || field == ".",
+            "{refusal:?}"
+        );
+        assert!(!refusal.message.is_empty());
+    }
+    assert_eq!(dataplane.status(), before);
+    assert!(goes_round(&mut setup.connect()));
+}
+
+#[test]
+fn one_listener_fails_alone() {
+    let dataplane = Dataplane::start(2);
+    let (mut good, mut bad) = (Setup::tcp(&[echo()]), Setup::tcp(&[echo()]));
+    // Without SO_REUSEPORT nobody shares the address.
+    let taken = std::net::TcpListener::bind(bad.address()).unwrap();
+    dataplane.apply(vec![good.lb.clone(), bad.lb.clone()]);
+    let state = dataplane.listener(bad.listener().id).state;
+    assert!(
+        matches!(&state, ListenerState::Failed(why) if why.contains("in use")),
+        "{state:?}"
+    );
+    assert_eq!(
+        dataplane.listener(good.listener().id).state,
+        ListenerState::Open
+    );
+    assert!(goes_round(&mut good.connect()));
+    assert_eq!(dataplane.request("GET", "/readyz", b"").0, 503);
+    drop(taken);
+    dataplane.apply(vec![good.lb.clone(), bad.lb.clone()]);
+    assert!(goes_round(&mut bad.connect()));
+    assert_eq!(dataplane.request("GET", "/readyz", b"").0, 200);
+    bad.listener().enabled = false;
+    dataplane.apply(vec![good.lb.clone(), bad.lb.clone()]);
+    assert_eq!(
+        dataplane.listener(bad.listener().id).state,
+        ListenerState::Disabled
+    );
+}
+
+#[test]
+fn other_paths() {
+    let dataplane = Dataplane::start(1);
+    assert_eq!(dataplane.request("GET", "/healthz", b"").0, 200);
+    assert_eq!(
+        dataplane
+            .request("PUT", "/log-level", br#"{"level":"debug"}"#)
+            .0,
+        204
+    );
+    let wrong = refused(
+        dataplane.request("PUT", "/log-level", br#"{"level":"loud"}"#),
+        400,
+    );
+    assert_eq!(wrong.field, "level");
+    assert_eq!(dataplane.request("GET", "/nowhere", b"").0, 404);
+    refused(
+        dataplane.request("POST", "/drain", br#"{"deadline":1}"#),
+        400,
+    );
+    let status = dataplane.status();
+    assert_eq!((status.version.as_str(), status.revision), ("test", None));
+    let (_, metrics) = dataplane.request("GET", "/metrics", b"");
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+}

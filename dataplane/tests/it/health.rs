@@ -1,0 +1,194 @@
+//! Health monitors of each type, up and down, with the reason.
+
+use crate::kit::*;
+use krater_model::control::MemberHealth;
+use krater_model::state::*;
+use krater_model::*;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+fn http(expected: &[(u64, u64)]) -> HttpCheck {
+    let code = |n| StatusCode::new(n).unwrap();
+    HttpCheck {
+        method: "GET".into(),
+        path: "/health".into(),
+        expected: expected.iter().map(|(a, b)| (code(*a), code(*b))).collect(),
+        version: HttpVersion::Http11,
+        host: Some("app.example".into()),
+    }
+}
+
+fn becomes(dataplane: &Dataplane, id: MemberId, health: MemberHealth, reason: &str) {
+    until(&format!("{health:?}: {reason}"), || {
+        let member = dataplane.member(id);
+        (member.health == health && member.reason == reason).then_some(())
+    });
+}
+
+#[test]
+fn http_goes_down_and_up_with_the_reason() {
+    let dataplane = Dataplane::start(2);
+    let status = Arc::new(AtomicU16::new(200));
+    let answers = Arc::clone(&status);
+    let web = server(move |mut stream| {
+        let mut request = [0; 1024];
+        let n = stream.read(&mut request).unwrap_or(0);
+        if n == 0 {
+            return;
+        }
+        let request = String::from_utf8_lossy(&request[..n]).into_owned();
+        assert!(
+            request.starts_with("GET /health HTTP/1.1\r\nHost: app.example\r\n"),
+            "{request}"
+        );
+        let _gone = write!(
+            stream,
+            "HTTP/1.1 {} X\r\nContent-Length: 0\r\n\r\n",
+            answers.load(Relaxed)
+        );
+    });
+    let mut setup = Setup::tcp(&[web, named_echo(b'b')]);
+    setup.pool().health_monitor = Some(monitor(HealthCheck::Http(http(&[(200, 204)]))));
+    // The second member is probed elsewhere.
+    setup.pool().members[1].monitor_port = Some(Port::new(web.port().into()).unwrap());
+    let (first, second) = (setup.pool().members[0].id, setup.pool().members[1].id);
+    setup.apply(&dataplane);
+    becomes(&dataplane, first, MemberHealth::Up, "HTTP 200");
+    becomes(&dataplane, second, MemberHealth::Up, "HTTP 200");
+    status.store(503, Relaxed);
+    becomes(
+        &dataplane,
+        first,
+        MemberHealth::Down,
+        "HTTP 503, expected 200-204",
+    );
+    becomes(
+        &dataplane,
+        second,
+        MemberHealth::Down,
+        "HTTP 503, expected 200-204",
+    );
+    assert_eq!(byte(&mut setup.connect()), None);
+    // State survives a change of the monitor.
+    let monitor = setup.pool().health_monitor.as_mut().unwrap();
+    monitor.rise = ProbeCount::new(3).unwrap();
+    setup.apply(&dataplane);
+    assert_eq!(dataplane.member(first).health, MemberHealth::Down);
+    status.store(204, Relaxed);
+    becomes(&dataplane, second, MemberHealth::Up, "HTTP 204");
+    becomes(&dataplane, first, MemberHealth::Up, "HTTP 204");
+    setup.pool().health_monitor = None;
+    setup.apply(&dataplane);
+    assert_eq!(dataplane.member(first).health, MemberHealth::NoCheck);
+}
+
+#[test]
+fn tcp_notices_a_closed_port() {
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&[refusing(), echo()]);
+    setup.pool().health_monitor = Some(monitor(HealthCheck::Tcp));
+    setup.apply(&dataplane);
+    becomes(
+        &dataplane,
+        setup.pool().members[0].id,
+        MemberHealth::Down,
+        "connection refused",
+    );
+    becomes(
+        &dataplane,
+        setup.pool().members[1].id,
+        MemberHealth::Up,
+        "connection accepted",
+    );
+}
+
+#[test]
+fn a_silent_member_times_out() {
+    let dataplane = Dataplane::start(1);
+    let silent = server(|mut stream| {
+        let mut all = Vec::new();
+        let _gone = stream.read_to_end(&mut all);
+    });
+    let mut setup = Setup::tcp(&[silent]);
+    let mut http = monitor(HealthCheck::Http(http(&[(200, 200)])));
+    http.timeout = Millis::literal(100);
+    setup.pool().health_monitor = Some(http);
+    setup.apply(&dataplane);
+    becomes(
+        &dataplane,
+        setup.pool().members[0].id,
+        MemberHealth::Down,
+        "no answer in 100ms",
+    );
+}
+
+#[test]
+fn ping_asks_the_host() {
+    // Tests run as root; the range of groups that may ping may still be empty in this namespace.
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&[echo()]);
+    setup.pool().health_monitor = Some(monitor(HealthCheck::Ping));
+    let id = setup.pool().members[0].id;
+    setup.apply(&dataplane);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap();
+    let mut ends = range.split_whitespace().map(|n| n.parse::<u64>().unwrap());
+    if ends.next() > ends.next() {
+        let why = until("own fault named", || {
+            let member = dataplane.member(id);
+            (member.reason != "not probed yet").then_some(member)
+        });
+        assert_eq!(
+            why.health,
+            MemberHealth::Checking,
+            "our fault is not the member's"
+        );
+        assert!(why.reason.contains("ping_group_range"), "{}", why.reason);
+    } else {
+        becomes(&dataplane, id, MemberHealth::Up, "echo reply received");
+    }
+}
+
+#[test]
+fn tls_hello_wants_a_server_hello() {
+    let dataplane = Dataplane::start(1);
+    let plain = server(|mut stream| {
+        let _gone = stream.write_all(b"220 smtp.example ESMTP\r\n");
+        let mut all = Vec::new();
+        let _gone = stream.read_to_end(&mut all);
+    });
+    let mut setup = Setup::tcp(&[plain, crate::tls::https_server("up")]);
+    setup.pool().health_monitor = Some(monitor(HealthCheck::TlsHello));
+    setup.apply(&dataplane);
+    becomes(
+        &dataplane,
+        setup.pool().members[0].id,
+        MemberHealth::Down,
+        "not a TLS answer",
+    );
+    becomes(
+        &dataplane,
+        setup.pool().members[1].id,
+        MemberHealth::Up,
+        "ServerHello received",
+    );
+}
+
+#[test]
+fn https_asks_inside_tls() {
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&[crate::tls::https_server("up"), echo()]);
+    setup.pool().health_monitor = Some(monitor(HealthCheck::Https(http(&[(200, 200)]))));
+    setup.apply(&dataplane);
+    becomes(
+        &dataplane,
+        setup.pool().members[0].id,
+        MemberHealth::Up,
+        "HTTP 200",
+    );
+    let id = setup.pool().members[1].id;
+    until("down", || {
+        let member = dataplane.member(id);
+        (member.health == MemberHealth::Down && member.reason.contains("TLS")).then_some(())
+    });
+}

@@ -1,0 +1,13 @@
+//! The data plane as a process sees it from outside: control socket, clients, members, over loopback.
+//!
+//! Each test starts a data plane of its own in this process, on loopback addresses and a control
+//! socket of its own. Conditions are waited for; nothing sleeps for a time.
+
+mod kit;
+
+mod control;
+mod health;
+mod limits;
+mod relay;
+mod swap;
+mod tls;

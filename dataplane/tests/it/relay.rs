@@ -1,0 +1,211 @@
+//! Bytes both ways.
+
+use crate::kit::*;
+use krater_model::state::*;
+use krater_model::*;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+/// Bytes that differ everywhere, so that loss, repetition and reordering show.
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()
+    };
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend(next());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn bytes_and_statistics_are_exact_with_1_2_and_8_workers() {
+    for workers in [1, 2, 8] {
+        let dataplane = Dataplane::start(workers);
+        let mut setup = Setup::tcp(&[echo(), echo()]);
+        let id = setup.listener().id;
+        setup.apply(&dataplane);
+        let sizes = [0, 1, 4_095, 65_537, 3_000_000];
+        let clients: Vec<_> = sizes
+            .iter()
+            .map(|size| {
+                let (mut stream, data) = (setup.connect(), pattern(*size, *size as u64));
+                std::thread::spawn(move || {
+                    let mut writer = stream.try_clone().unwrap();
+                    let sent = data.clone();
+                    let writing = std::thread::spawn(move || {
+                        writer.write_all(&sent).unwrap();
+                        writer.shutdown(Shutdown::Write).unwrap();
+                    });
+                    let mut back = Vec::new();
+                    stream.read_to_end(&mut back).unwrap();
+                    writing.join().unwrap();
+                    assert!(
+                        back == data,
+                        "{} of {} bytes came back",
+                        back.len(),
+                        data.len()
+                    );
+                })
+            })
+            .collect();
+        clients.into_iter().for_each(|c| c.join().unwrap());
+        let total: usize = sizes.iter().sum();
+        let stats = until("all closed", || {
+            let stats = dataplane.listener(id).stats;
+            (stats.active_connections == 0).then_some(stats)
+        });
+        assert_eq!(stats.total_connections, sizes.len() as u64);
+        assert_eq!(
+            (stats.bytes_in, stats.bytes_out),
+            (total as u64, total as u64)
+        );
+        assert_eq!(
+            dataplane.metric("krater_dataplane_spliced_bytes_total"),
+            2 * total as u64
+        );
+        for member in &setup.lb.pools[0].members {
+            assert_eq!(dataplane.member(member.id).active_connections, 0);
+        }
+    }
+}
+
+#[test]
+fn each_direction_ends_by_itself() {
+    let dataplane = Dataplane::start(2);
+    // Answers only after the client ended its direction.
+    let member = server(|mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        stream
+            .write_all(format!("{} bytes", all.len()).as_bytes())
+            .unwrap();
+    });
+    let setup = Setup::tcp(&[member]);
+    setup.apply(&dataplane);
+    let mut stream = setup.connect();
+    stream.write_all(&[7; 1234]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "1234 bytes");
+}
+
+#[test]
+fn a_slow_reader_slows_the_sender_and_nothing_is_lost() {
+    let dataplane = Dataplane::start(1);
+    let data = pattern(8 << 20, 3);
+    let sent = data.clone();
+    let member = server(move |mut stream| {
+        let _gone = stream.write_all(&sent);
+    });
+    let setup = Setup::tcp(&[member]);
+    setup.apply(&dataplane);
+    let mut stream = setup.connect();
+    let mut got: Vec<u8> = Vec::new();
+    let mut part = [0; 10_000];
+    loop {
+        let n = stream.read(&mut part).unwrap();
+        if n == 0 {
+            break;
+        }
+        got.extend(&part[..n]);
+        std::thread::yield_now();
+    }
+    assert!(got == data, "{} of {} bytes", got.len(), data.len());
+}
+
+#[test]
+fn round_robin_is_exact_over_workers() {
+    for workers in [1, 2, 8] {
+        let dataplane = Dataplane::start(workers);
+        let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b'), named_echo(b'c')]);
+        setup.pool().members[0].weight = Weight::new(3).unwrap();
+        setup.apply(&dataplane);
+        let mut counts: HashMap<u8, u32> = HashMap::new();
+        for _ in 0..40 {
+            *counts
+                .entry(byte(&mut setup.connect()).unwrap())
+                .or_default() += 1;
+        }
+        assert_eq!(
+            counts,
+            HashMap::from([(b'a', 24), (b'b', 8), (b'c', 8)]),
+            "{workers} workers"
+        );
+    }
+}
+
+#[test]
+fn least_connections_is_true_over_workers() {
+    let dataplane = Dataplane::start(4);
+    let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b')]);
+    setup.pool().algorithm = Algorithm::LeastConnections;
+    setup.apply(&dataplane);
+    let mut held: HashMap<u8, Vec<_>> = HashMap::new();
+    for _ in 0..20 {
+        let mut stream = setup.connect();
+        held.entry(byte(&mut stream).unwrap())
+            .or_default()
+            .push(stream);
+    }
+    assert_eq!(held[&b'a'].len(), 10);
+    held.remove(&b'a');
+    let a = setup.pool().members[0].id;
+    until("a's are closed", || {
+        (dataplane.member(a).active_connections == 0).then_some(())
+    });
+    for _ in 0..10 {
+        let mut stream = setup.connect();
+        assert_eq!(byte(&mut stream), Some(b'a'));
+        held.entry(b'a').or_default().push(stream);
+    }
+}
+
+#[test]
+fn a_member_that_refuses_is_passed_over() {
+    let dataplane = Dataplane::start(2);
+    let mut setup = Setup::tcp(&[refusing(), refusing(), named_echo(b'c')]);
+    setup.apply(&dataplane);
+    for _ in 0..6 {
+        assert_eq!(byte(&mut setup.connect()), Some(b'c'));
+    }
+    let last = setup.pool().members.pop().unwrap();
+    setup.apply(&dataplane);
+    assert_eq!(
+        byte(&mut setup.connect()),
+        None,
+        "closed when no member can serve"
+    );
+    assert_eq!(
+        dataplane
+            .member(setup.pool().members[0].id)
+            .active_connections,
+        0
+    );
+    setup.pool().members.push(last);
+    setup.apply(&dataplane);
+    assert_eq!(byte(&mut setup.connect()), Some(b'c'));
+}
+
+#[test]
+fn idle_connections_end_after_the_time_out_and_busy_ones_do_not() {
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&[echo()]);
+    setup.listener().timeouts.client_data = Millis::literal(300);
+    setup.apply(&dataplane);
+    let mut idle = setup.connect();
+    let mut busy = setup.connect();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_millis(900);
+    while std::time::Instant::now() < deadline {
+        assert!(goes_round(&mut busy));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(byte(&mut idle), None);
+}

@@ -1,0 +1,108 @@
+//! Changes of configuration under open connections.
+
+use crate::kit::*;
+use krater_model::Weight;
+
+#[test]
+fn changes_leave_open_connections_alone_and_hold_no_old_snapshot() {
+    let dataplane = Dataplane::start(2);
+    let mut setup = Setup::tcp(&[echo(), echo()]);
+    setup.apply(&dataplane);
+    let mut open: Vec<_> = (0..50).map(|_| setup.connect()).collect();
+    for round in 0..200 {
+        setup.pool().members[0].weight = Weight::new(1 + round % 5).unwrap();
+        setup.listener().name = format!("round {round}");
+        setup.apply(&dataplane);
+        let one = round as usize % open.len();
+        assert!(goes_round(&mut open[one]));
+        assert!(dataplane.status().snapshots_alive <= 2);
+    }
+    assert!(open.iter_mut().all(goes_round));
+    let stats = dataplane.listener(setup.listener().id).stats;
+    assert_eq!(
+        (stats.active_connections, stats.total_connections),
+        (50, 50)
+    );
+}
+
+#[test]
+fn members_come_go_and_drain() {
+    let dataplane = Dataplane::start(2);
+    let mut setup = Setup::tcp(&[named_echo(b'a')]);
+    setup.apply(&dataplane);
+    let mut old = setup.connect();
+    assert_eq!(byte(&mut old), Some(b'a'));
+    setup.pool().members.push(member(named_echo(b'b')));
+    setup.pool().members[0].weight = Weight::new(0).unwrap();
+    setup.apply(&dataplane);
+    for _ in 0..4 {
+        assert_eq!(byte(&mut setup.connect()), Some(b'b'));
+    }
+    assert!(goes_round(&mut old), "a drained member keeps what it has");
+    setup.pool().members.remove(0);
+    setup.apply(&dataplane);
+    assert!(goes_round(&mut old), "a removed member too");
+    setup.pool().enabled = false;
+    setup.apply(&dataplane);
+    assert_eq!(byte(&mut setup.connect()), None);
+}
+
+#[test]
+fn counters_survive_and_a_removed_listener_ends() {
+    let dataplane = Dataplane::start(2);
+    let (mut kept, mut gone) = (Setup::tcp(&[echo()]), Setup::tcp(&[echo()]));
+    dataplane.apply(vec![kept.lb.clone(), gone.lb.clone()]);
+    let (mut a, mut b) = (kept.connect(), gone.connect());
+    assert!(goes_round(&mut a) && goes_round(&mut b));
+    gone.listener().enabled = false;
+    kept.listener().name = "changed".into();
+    dataplane.apply(vec![kept.lb.clone(), gone.lb.clone()]);
+    assert!(goes_round(&mut b), "there is a grace");
+    until("port closed", || {
+        std::net::TcpStream::connect(gone.address()).err()
+    });
+    assert_eq!(byte(&mut b), None, "closed after the grace");
+    assert!(goes_round(&mut a));
+    assert_eq!(dataplane.listener(kept.listener().id).stats.bytes_in, 2);
+    // And back.
+    gone.listener().enabled = true;
+    dataplane.apply(vec![kept.lb.clone(), gone.lb.clone()]);
+    assert!(goes_round(&mut gone.connect()));
+}
+
+#[test]
+fn an_address_can_pass_to_another_listener() {
+    let dataplane = Dataplane::start(2);
+    let mut setup = Setup::tcp(&[named_echo(b'a')]);
+    setup.apply(&dataplane);
+    assert_eq!(byte(&mut setup.connect()), Some(b'a'));
+    setup.listener().id = krater_model::ListenerId::random();
+    setup.apply(&dataplane);
+    assert_eq!(byte(&mut setup.connect()), Some(b'a'));
+    assert_eq!(
+        dataplane
+            .listener(setup.listener().id)
+            .stats
+            .total_connections,
+        1
+    );
+}
+
+#[test]
+fn drain_serves_what_is_open_and_then_ends() {
+    let dataplane = Dataplane::start(2);
+    let setup = Setup::tcp(&[echo()]);
+    setup.apply(&dataplane);
+    let mut open = setup.connect();
+    assert!(goes_round(&mut open));
+    assert_eq!(
+        dataplane
+            .request("POST", "/drain", br#"{"deadline_ms":60000}"#)
+            .0,
+        204
+    );
+    until("port closed", || {
+        std::net::TcpStream::connect(setup.address()).err()
+    });
+    assert!(goes_round(&mut open));
+}

@@ -1,0 +1,346 @@
+//! TLS termination, with rustls as the client.
+
+use crate::kit::*;
+use krater_model::control::ListenerState;
+use krater_model::state::*;
+use krater_model::*;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+impl Ca {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn issue(&self, name: &str) -> (CertificateDer<'static>, KeyPair, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let pem = format!("{}{}", certificate.pem(), key.serialize_pem());
+        (certificate.der().clone(), key, pem)
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        roots
+    }
+}
+
+fn bundle(pem: &str) -> Certificate {
+    Certificate {
+        id: CertificateId::of(pem.as_bytes()),
+        pem: Secret::new(pem),
+    }
+}
+
+fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::try_from(key.serialize_der()).unwrap()
+}
+
+/// A member that speaks HTTP inside TLS.
+pub(crate) fn https_server(body: &'static str) -> SocketAddr {
+    let (certificate, key, _) = Ca::new().issue("member.example");
+    let provider = Arc::new(krater_dataplane::tls::provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key_der(&key))
+        .unwrap();
+    let config = Arc::new(config);
+    server(move |tcp| {
+        let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = StreamOwned::new(session, tcp);
+        let mut request = [0; 1024];
+        if stream.read(&mut request).unwrap_or(0) > 0 {
+            let length = body.len();
+            let _gone = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            stream.conn.send_close_notify();
+            let _gone = stream.flush();
+        }
+    })
+}
+
+/// A member that speaks plain HTTP and shows the request it got.
+fn mirror() -> SocketAddr {
+    server(|mut stream| {
+        let mut request = Vec::new();
+        let mut part = [0; 1024];
+        while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+            match stream.read(&mut part) {
+                Ok(n) if n > 0 => request.extend(&part[..n]),
+                _ => return,
+            }
+        }
+        let length = request.len();
+        let _gone = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let _gone = stream.write_all(&request);
+    })
+}
+
+fn tls(certificate: &Certificate) -> ListenerTls {
+    ListenerTls {
+        default_certificate: certificate.id.clone(),
+        sni_certificates: Vec::new(),
+        versions: Vec::new(),
+        ciphers: Vec::new(),
+        alpn: Vec::new(),
+        client_authentication: ClientAuthentication::None,
+        client_ca: None,
+        client_crl: None,
+        hsts: None,
+    }
+}
+
+type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
+
+fn client_config(roots: RootCertStore, identity: Option<Identity>) -> ClientConfig {
+    let provider = Arc::new(krater_dataplane::tls::provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(vec![certificate], key)
+            .unwrap(),
+    }
+}
+
+/// One request; the answer, and the finished session.
+fn get(
+    setup: &Setup,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> std::io::Result<(String, StreamOwned<ClientConnection, TcpStream>)> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let session = ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut stream = StreamOwned::new(session, setup.connect());
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok((answer, stream))
+}
+
+fn put(dataplane: &Dataplane, setup: &Setup, certificates: &[Certificate]) -> (u16, String) {
+    let mut snapshot = dataplane.snapshot(vec![setup.lb.clone()]);
+    snapshot.certificates = certificates.to_vec();
+    dataplane.put(&snapshot)
+}
+
+fn terminated(certificate: &Certificate) -> Setup {
+    let mut setup = Setup::new(ListenerProtocol::TerminatedHttps, &[mirror()]);
+    setup.listener().tls = Some(tls(certificate));
+    setup
+}
+
+#[test]
+fn certificates_by_name_versions_and_alpn() {
+    let dataplane = Dataplane::start(2);
+    let ca = Ca::new();
+    let (default, wild) = (
+        bundle(&ca.issue("d.example").2),
+        bundle(&ca.issue("*.w.example").2),
+    );
+    let mut setup = terminated(&default);
+    setup.listener().tls.as_mut().unwrap().sni_certificates = vec![wild.id.clone()];
+    setup.listener().tls.as_mut().unwrap().alpn = vec!["h2".into(), "http/1.1".into()];
+    setup.listener().insert_headers = vec![InsertHeader::XForwardedProto];
+    let both = [default, wild];
+    assert_eq!(put(&dataplane, &setup, &both).0, 200);
+    let mut config = client_config(ca.roots(), None);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    for name in ["d.example", "a.w.example", "b.w.example"] {
+        let (answer, stream) = get(&setup, &config, name).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("X-Forwarded-Proto: https\r\n"), "{answer}");
+        assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        assert_eq!(
+            stream.conn.protocol_version(),
+            Some(rustls::ProtocolVersion::TLSv1_3)
+        );
+        let group = stream.conn.negotiated_key_exchange_group().unwrap();
+        assert_eq!(
+            group.name(),
+            rustls::NamedGroup::X25519MLKEM768,
+            "post-quantum preferred"
+        );
+    }
+    assert!(
+        get(&setup, &config, "other.example").is_err(),
+        "the default's name is checked"
+    );
+    let (_, second) = get(&setup, &config, "d.example").unwrap();
+    assert_eq!(
+        second.conn.handshake_kind(),
+        Some(rustls::HandshakeKind::Resumed)
+    );
+    // Only TLS 1.2, one cipher; connections of before do not matter.
+    let tls = setup.listener().tls.as_mut().unwrap();
+    tls.versions = vec![TlsVersion::Tls12];
+    tls.ciphers = vec![
+        "DHE-RSA-AES256-SHA256".into(),
+        "ECDHE-ECDSA-CHACHA20-POLY1305".into(),
+    ];
+    assert_eq!(put(&dataplane, &setup, &both).0, 200);
+    let (_, stream) = get(&setup, &config, "d.example").unwrap();
+    let suite = stream.conn.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(
+        suite,
+        rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+    );
+}
+
+#[test]
+fn client_certificates() {
+    let dataplane = Dataplane::start(2);
+    let (ca, clients, strangers) = (Ca::new(), Ca::new(), Ca::new());
+    let server = bundle(&ca.issue("d.example").2);
+    let client_ca = bundle(&clients.0.pem());
+    let identity = |ca: &Ca| {
+        let (certificate, key, _) = ca.issue("client.example");
+        Some((certificate, key_der(&key)))
+    };
+    let mut setup = terminated(&server);
+    setup.listener().insert_headers = vec![InsertHeader::XSslClientHasCert];
+    let certificates = [server, client_ca.clone()];
+    let none = Arc::new(client_config(ca.roots(), None));
+    let good = Arc::new(client_config(ca.roots(), identity(&clients)));
+    let bad = Arc::new(client_config(ca.roots(), identity(&strangers)));
+    let tried = |setup: &Setup, config| get(setup, config, "d.example").map(|(answer, _)| answer);
+    assert_eq!(put(&dataplane, &setup, &certificates).0, 200);
+    assert!(tried(&setup, &none).is_ok(), "a ticket is stored here");
+    for (mode, without) in [
+        (ClientAuthentication::Optional, true),
+        (ClientAuthentication::Mandatory, false),
+    ] {
+        let tls = setup.listener().tls.as_mut().unwrap();
+        tls.client_authentication = mode;
+        tls.client_ca = Some(client_ca.id.clone());
+        assert_eq!(put(&dataplane, &setup, &certificates).0, 200);
+        let answer = tried(&setup, &good).unwrap();
+        assert!(answer.contains("X-SSL-Client-Has-Cert: 1\r\n"), "{answer}");
+        assert_eq!(
+            tried(&setup, &none).is_ok(),
+            without,
+            "{mode:?}: also not by an old ticket"
+        );
+        assert!(tried(&setup, &bad).is_err());
+    }
+}
+
+#[test]
+fn revoked_client_certificates() {
+    use rcgen::{
+        CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber,
+        date_time_ymd,
+    };
+    let dataplane = Dataplane::start(1);
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let issue = |serial: u64| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(serial));
+        let certificate = params.signed_by(&key, &clients.0).unwrap();
+        Arc::new(client_config(
+            ca.roots(),
+            Some((certificate.der().clone(), key_der(&key))),
+        ))
+    };
+    let revoked = RevokedCertParams {
+        serial_number: SerialNumber::from(7_u64),
+        revocation_time: date_time_ymd(2026, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let crl = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        next_update: date_time_ymd(2096, 1, 1),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: vec![revoked],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let crl = bundle(&crl.signed_by(&clients.0).unwrap().pem().unwrap());
+    let (server, client_ca) = (bundle(&ca.issue("d.example").2), bundle(&clients.0.pem()));
+    let mut setup = terminated(&server);
+    let tls = setup.listener().tls.as_mut().unwrap();
+    tls.client_authentication = ClientAuthentication::Mandatory;
+    tls.client_ca = Some(client_ca.id.clone());
+    tls.client_crl = Some(crl.id.clone());
+    let (status, body) = put(&dataplane, &setup, &[server, client_ca, crl]);
+    assert_eq!(status, 200, "{body}");
+    assert!(get(&setup, &issue(7), "d.example").is_err());
+    assert!(get(&setup, &issue(8), "d.example").is_ok());
+}
+
+#[test]
+fn a_missing_certificate_keeps_one_listener_down_until_it_comes() {
+    let dataplane = Dataplane::start(1);
+    let ca = Ca::new();
+    let certificate = bundle(&ca.issue("d.example").2);
+    let mut setup = terminated(&certificate);
+    let id = setup.listener().id;
+    assert_eq!(put(&dataplane, &setup, &[]).0, 200);
+    let state = dataplane.listener(id).state;
+    assert!(matches!(&state, ListenerState::Failed(why) if why.starts_with("certificate-missing")));
+    assert_eq!(dataplane.request("GET", "/readyz", b"").0, 503);
+    assert_eq!(put(&dataplane, &setup, &[certificate]).0, 200);
+    let config = Arc::new(client_config(ca.roots(), None));
+    assert!(get(&setup, &config, "d.example").is_ok());
+    assert_eq!(dataplane.request("GET", "/readyz", b"").0, 200);
+}
+
+#[test]
+fn broken_certificates_are_refused_by_field() {
+    let dataplane = Dataplane::start(1);
+    let ca = Ca::new();
+    let (_, _, good) = ca.issue("d.example");
+    let (_, _, other) = ca.issue("e.example");
+    let (certificate, key) = good.split_once("-----BEGIN PRIVATE").unwrap();
+    let key = format!("-----BEGIN PRIVATE{key}");
+    let (_, other_key) = other.split_once("-----BEGIN PRIVATE").unwrap();
+    let cases = [
+        ("no PEM at all".to_owned(), "no certificate"),
+        (certificate.to_owned(), "private key"),
+        (key.clone(), "no certificate"),
+        (
+            format!("{certificate}-----BEGIN PRIVATE{other_key}"),
+            "together",
+        ),
+        (certificate.replace('A', "!") + &key, "PEM"),
+        (good[..good.len() / 3].to_owned(), ""),
+    ];
+    for (pem, why) in cases {
+        let broken = bundle(&pem);
+        let setup = terminated(&broken);
+        let (status, body) = put(&dataplane, &setup, &[broken]);
+        assert_eq!(status, 400, "{body}");
+        assert!(
+            body.contains("tls.default_certificate") && body.contains(why),
+            "{body}"
+        );
+        assert!(!body.contains("PRIVATE KEY"), "{body}");
+    }
+    let mut setup = terminated(&bundle(&good));
+    setup.listener().tls.as_mut().unwrap().ciphers = vec!["DHE-RSA-AES256-SHA256".into()];
+    let (status, body) = put(&dataplane, &setup, &[bundle(&good)]);
+    assert!(status == 400 && body.contains("tls.ciphers"), "{body}");
+}
