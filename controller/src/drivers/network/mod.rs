@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use krater_model::NetworkId;
 
+pub mod client;
 pub mod fake;
 pub mod local;
 
