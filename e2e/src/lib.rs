@@ -8,6 +8,7 @@
 //! | [`place`] | an address on a network of the controller, to make sockets at |
 //! | [`backend`] | a member: HTTP/1.1, large bodies, WebSocket echo |
 //! | [`client`] | blocking HTTP clients, and clients that keep work in flight and count |
+//! | [`agent`] | an agent's API, with right and wrong certificates |
 //! | [`amphora`] | an amphora's processes and namespaces |
 //! | [`wait`] | waiting for a condition |
 //!
@@ -21,6 +22,7 @@
     reason = "a test kit: what is not as expected fails the test"
 )]
 
+pub mod agent;
 pub mod amphora;
 pub mod api;
 pub mod backend;

@@ -25,6 +25,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// A folder that goes away with its amphorae, at the latest at the next run of any test.
 #[derive(Debug)]
 pub struct System {
+    bins: PathBuf,
     folder: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -40,11 +41,21 @@ impl System {
         Self::with("", &[])
     }
 
+    /// Starts `krater up` from another folder that holds the binaries.
+    pub fn of(bins: &Path) -> Self {
+        Self::make(bins.to_path_buf(), "", &[])
+    }
+
     /// Starts `krater up` with a `krater.toml` and environment variables.
     ///
     /// # Panics
     /// Without root, without the binaries, or when it does not get ready.
     pub fn with(config: &str, environment: &[(&str, &str)]) -> Self {
+        Self::make(crate::bin_dir(), config, environment)
+    }
+
+    fn make(bins: PathBuf, config: &str, environment: &[(&str, &str)]) -> Self {
+        bin("amphora");
         assert!(
             nix::unistd::geteuid().is_root(),
             "end-to-end tests need root: they make namespaces"
@@ -62,6 +73,7 @@ impl System {
             arguments.extend(["--config".to_owned(), path.display().to_string()]);
         }
         let mut system = Self {
+            bins,
             folder,
             arguments,
             environment: Vec::new(),
@@ -130,7 +142,7 @@ impl System {
 
     /// The product's command line on this state folder.
     pub fn krater(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(bin("krater"));
+        let mut command = Command::new(self.bins.join("krater"));
         command
             .args(arguments)
             .env("KRATER_STATE_DIR", self.state_dir());

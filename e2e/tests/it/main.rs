@@ -6,5 +6,10 @@
     reason = "what is not as expected fails the test"
 )]
 
+mod agent_api;
+mod api_errors;
 mod chain;
+mod faults;
+mod live;
+mod security;
 mod story;
