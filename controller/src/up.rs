@@ -318,9 +318,10 @@ fn common(config: &Config, key: Secret) -> Common {
             key,
         },
         advert_interval: config.vrrp.advert_centiseconds,
+        // Amphorae log to files as text; an agent does not change its format while it lives.
         logging: Logging {
             level: config.logging.level.clone(),
-            json: config.logging.json,
+            json: false,
         },
     }
 }

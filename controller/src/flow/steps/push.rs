@@ -239,13 +239,15 @@ async fn compose(context: &Context, round: usize) -> Result<Vec<Target>, StepErr
     Ok(composed?)
 }
 
-/// Gives a document its place in the order. The same content keeps its generation.
+/// Gives a document its place in the order. The same content of the same request keeps its generation:
+/// an agent takes another document of the same generation for a conflict.
 async fn revise(
     context: &Context,
     row: &amphora::Model,
     state: &mut DesiredState,
     txn: &DatabaseTransaction,
 ) -> Result<(), Compose> {
+    state.request_id.clone_from(&context.request_id);
     let digest = digest(state)?;
     let epoch = i64::try_from(state.epoch.0).unwrap_or(i64::MAX);
     let same = row.revision_digest.as_ref() == Some(&digest) && row.epoch_desired == epoch;
@@ -255,7 +257,6 @@ async fn revise(
         row.generation_desired.saturating_add(1)
     };
     state.generation = Generation(u64::try_from(generation).unwrap_or_default());
-    state.request_id = context.request_id.clone();
     if !same {
         amphora::Entity::update_many()
             .col_expr(amphora::Column::EpochDesired, epoch.into())
@@ -268,7 +269,7 @@ async fn revise(
     Ok(())
 }
 
-/// Of the content without revision and request id.
+/// Of the content with generation 0.
 fn digest(state: &DesiredState) -> Result<String, StepError> {
     use aws_lc_rs::digest::{SHA256, digest};
     let text = serde_json::to_vec(state).map_err(|e| StepError::permanent(e.to_string()))?;
