@@ -2,11 +2,14 @@
 //!
 //! Each test starts a data plane of its own in this process, on loopback addresses and a control
 //! socket of its own. Conditions are waited for; nothing sleeps for a time.
+#![allow(unreachable_pub, reason = "one binary: nothing is reachable")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod kit;
 
 mod control;
 mod health;
+mod http1;
 mod limits;
 mod relay;
 mod swap;

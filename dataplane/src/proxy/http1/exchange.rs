@@ -283,7 +283,8 @@ async fn next_head(
                     return Poll::Ready(Err(Unheard::ClientGone));
                 }
             }
-        } else if watch.client_gone(cx, session) {
+        }
+        if up.is_done() && watch.client_gone(cx, session) {
             return Poll::Ready(Err(Unheard::ClientGone));
         }
         loop {

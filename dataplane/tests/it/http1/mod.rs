@@ -1,0 +1,7 @@
+//! The HTTP/1.1 proxy over loopback, between members and clients made by hand.
+
+mod faults;
+mod kit;
+mod policies;
+mod relay;
+mod smuggling;
