@@ -104,6 +104,9 @@ fn start(config: AgentConfig, log: LogControl) -> anyhow::Result<()> {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
         tracing::debug!(%error, "oom_score_adj not set");
     }
+    if let Err(error) = raise_file_limit() {
+        tracing::warn!(%error, "limit of open files not raised: the data plane serves fewer connections");
+    }
     link_logs(&config).context("link the log folder into run_dir")?;
     let key = config::seal_key(&config)?;
     let client_ca = config::text(&config.client_ca)?;
@@ -301,6 +304,15 @@ fn prepare_namespace(vip: &NetNs) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// For the data plane, which may use what it inherits: two descriptors per connection.
+fn raise_file_limit() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let most = fs::read_to_string("/proc/sys/fs/nr_open")?;
+    let most: u64 = most.trim().parse().map_err(io::Error::other)?;
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft, most).map_err(Into::into)
 }
 
 /// `run_dir/log`, so that `amphora ctl --run-dir` finds the logs.
