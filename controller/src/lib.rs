@@ -22,4 +22,5 @@ pub mod http;
 pub mod inventory;
 pub mod pki;
 pub mod reconcile;
+pub mod time;
 pub mod up;

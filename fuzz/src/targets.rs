@@ -1,6 +1,8 @@
 //! The targets.
 
+mod http;
 mod model;
+mod vrrp;
 
 /// Takes any bytes; panics when a promise is broken.
 pub type Target = fn(&[u8]);
@@ -11,6 +13,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("desired_state", model::desired_state),
     ("agent_toml", model::agent_toml),
     ("progress", model::progress),
+    ("http1_request", http::request),
+    ("http1_response", http::response),
+    ("http1_chunked", http::chunked),
+    ("l7_program", http::l7_program),
+    ("vrrp_packet", vrrp::packet),
 ];
 
 /// By name.

@@ -1,1 +1,63 @@
-//! Use cases and permissions; the only caller of `db`.
+//! Use cases and permissions; the only caller of `db` on behalf of the API.
+//!
+//! Each write is one transaction: it checks, moves the load balancer from ACTIVE to PENDING_…
+//! (which is the lock), writes the rows, and enqueues the flow that makes it true. Nothing of it
+//! is visible when a part fails.
+
+use crate::config::Topology;
+use crate::db::Db;
+
+pub mod amphora;
+pub mod error;
+pub mod health_monitor;
+pub mod l7policy;
+pub mod l7rule;
+pub mod listener;
+pub mod load_balancer;
+pub mod lock;
+pub mod member;
+pub mod not_supported;
+pub mod pool;
+pub mod quota;
+pub mod vip;
+
+pub use error::Error;
+
+/// Project of objects whose creator named none. Without authentication (`noauth`) the unmodified
+/// client sends no project at all.
+pub const DEFAULT_PROJECT: &str = "default";
+
+/// What handlers need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    /// The database.
+    pub db: Db,
+    /// Topology of new load balancers.
+    pub topology: Topology,
+}
+
+impl AppState {
+    /// The state of the API.
+    pub const fn new(db: Db, topology: Topology) -> Self {
+        Self { db, topology }
+    }
+}
+
+/// Who asks, and under which request id.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// `req-<uuid>`
+    pub request_id: String,
+    /// From `X-Project-Id`; without authentication it is believed.
+    pub project_id: Option<String>,
+}
+
+impl Caller {
+    /// The project of a new load balancer.
+    pub fn project(&self, from_body: Option<String>) -> String {
+        from_body
+            .filter(|project| !project.is_empty())
+            .or_else(|| self.project_id.clone())
+            .unwrap_or_else(|| DEFAULT_PROJECT.to_owned())
+    }
+}

@@ -3,7 +3,7 @@
 use crate::db::query::flow::FlowKind;
 
 /// All kinds.
-pub const ALL: [FlowKind; 7] = [
+pub const ALL: [FlowKind; 8] = [
     FlowKind::CreateLoadBalancer,
     FlowKind::UpdateLoadBalancer,
     FlowKind::DeleteLoadBalancer,
@@ -11,6 +11,7 @@ pub const ALL: [FlowKind; 7] = [
     FlowKind::FailoverLoadBalancer,
     FlowKind::FailoverAmphora,
     FlowKind::RotateCertificate,
+    FlowKind::DeleteAmphora,
 ];
 
 /// One step of a flow.
@@ -50,6 +51,8 @@ pub enum Action {
     Remove,
     /// Gives an amphora a new certificate.
     Certificate,
+    /// Ends the one amphora of the payload and removes its row and ports.
+    End,
 }
 
 const fn step(name: &'static str, action: Action) -> Step {
@@ -113,6 +116,8 @@ const FAILOVER_ALL: &[Step] = &[
 
 const ROTATE: &[Step] = &[step("certificate", Action::Certificate)];
 
+const END: &[Step] = &[step("end", Action::End)];
+
 /// The steps of a flow, in order.
 pub const fn steps(kind: FlowKind) -> &'static [Step] {
     match kind {
@@ -122,6 +127,7 @@ pub const fn steps(kind: FlowKind) -> &'static [Step] {
         FlowKind::FailoverLoadBalancer => FAILOVER_ALL,
         FlowKind::FailoverAmphora => FAILOVER,
         FlowKind::RotateCertificate => ROTATE,
+        FlowKind::DeleteAmphora => END,
     }
 }
 

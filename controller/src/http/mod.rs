@@ -1,1 +1,33 @@
-//! The REST API: axum handlers without SQL.
+//! The REST API: axum handlers without SQL. Parse the request, call `app`, show the result.
+
+use crate::app::AppState;
+use axum::Router;
+use tower::ServiceExt as _;
+
+pub mod body;
+mod call;
+mod envelope;
+mod network;
+mod projects;
+pub mod v2;
+
+pub use envelope::REQUEST_ID_HEADER;
+
+/// Largest request body in bytes: a single-call create with 1,000 members takes about 300 kB.
+pub const MAX_BODY: usize = 1024 * 1024;
+
+/// All paths of the API, to be served as it is; further routes may be merged in.
+pub fn router(state: AppState) -> Router {
+    let inner: Router = Router::new()
+        .merge(v2::routes())
+        .merge(network::routes())
+        .merge(projects::routes())
+        .fallback(envelope::no_such_path)
+        .method_not_allowed_fallback(envelope::no_such_method)
+        .with_state(state);
+    // The path is normalised before it is routed, so that `…/loadbalancers/` and `….json` match.
+    let service = inner
+        .layer(axum::middleware::from_fn(envelope::wrap))
+        .map_request(envelope::normalise);
+    Router::new().fallback_service(service)
+}

@@ -23,6 +23,8 @@ pub enum FlowKind {
     FailoverAmphora,
     /// Payload [`OneAmphora`].
     RotateCertificate,
+    /// End one amphora that is in ERROR and free what it has; payload [`OneAmphora`].
+    DeleteAmphora,
 }
 
 impl FlowKind {
@@ -36,6 +38,7 @@ impl FlowKind {
             Self::FailoverLoadBalancer => "FailoverLoadBalancer",
             Self::FailoverAmphora => "FailoverAmphora",
             Self::RotateCertificate => "RotateCertificate",
+            Self::DeleteAmphora => "DeleteAmphora",
         }
     }
 }
@@ -51,6 +54,7 @@ impl std::str::FromStr for FlowKind {
             "FailoverLoadBalancer" => Self::FailoverLoadBalancer,
             "FailoverAmphora" => Self::FailoverAmphora,
             "RotateCertificate" => Self::RotateCertificate,
+            "DeleteAmphora" => Self::DeleteAmphora,
             other => return Err(format!("{other:?} is not a flow kind")),
         })
     }
@@ -115,7 +119,7 @@ pub struct DeleteLoadBalancer {
     pub cascade: bool,
 }
 
-/// Payload of [`FlowKind::FailoverAmphora`] and [`FlowKind::RotateCertificate`].
+/// Payload of the flows about one amphora.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OneAmphora {
     /// Which.

@@ -3,5 +3,7 @@
 pub mod flow;
 pub mod graph;
 pub mod journal;
+pub mod list;
 pub mod meta;
 pub mod network;
+pub mod tree;

@@ -8,7 +8,7 @@ use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait,
     QueryFilter, QueryOrder, QuerySelect,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 /// Last parts of an address (host numbers within the first 256) that are never given out by
@@ -173,6 +173,50 @@ pub async fn addresses_of(
         .order_by_asc(address::Column::Position)
         .all(db)
         .await
+}
+
+/// Ports of these networks with their addresses, oldest first.
+pub async fn ports(
+    db: &impl ConnectionTrait,
+    networks: &[String],
+) -> Result<Vec<(port::Model, Vec<address::Model>)>, DbErr> {
+    let rows = port::Entity::find()
+        .filter(port::Column::NetworkId.is_in(networks.iter().cloned()))
+        .order_by_asc(port::Column::CreatedAt)
+        .order_by_asc(port::Column::Id)
+        .all(db)
+        .await?;
+    let mut addresses: HashMap<String, Vec<address::Model>> = HashMap::new();
+    let all = address::Entity::find()
+        .order_by_asc(address::Column::Position)
+        .all(db)
+        .await?;
+    for row in all {
+        addresses.entry(row.port_id.clone()).or_default().push(row);
+    }
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let mine = addresses.remove(&row.id).unwrap_or_default();
+            (row, mine)
+        })
+        .collect())
+}
+
+/// Gives a port a device, or frees it with empty texts.
+pub async fn set_device(
+    db: &impl ConnectionTrait,
+    id: &str,
+    owner: &str,
+    device: &str,
+) -> Result<(), DbErr> {
+    port::Entity::update_many()
+        .col_expr(port::Column::DeviceOwner, owner.into())
+        .col_expr(port::Column::DeviceId, device.into())
+        .filter(port::Column::Id.eq(id))
+        .exec(db)
+        .await?;
+    Ok(())
 }
 
 /// A port to make.

@@ -3,6 +3,7 @@
 use super::{Context, StepError, address, parse};
 use crate::db::entity::{amphora, amphora_health};
 use crate::db::now;
+use crate::db::query::flow::OneAmphora;
 use crate::db::query::graph;
 use crate::drivers::compute::Boot;
 use futures_util::future::{join_all, try_join_all};
@@ -255,6 +256,18 @@ fn describe(states: &[(String, Option<Status>)]) -> String {
         }
     };
     states.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// The amphora that the flow is about.
+pub(super) fn only_one(context: &Context) -> Result<String, StepError> {
+    let one: OneAmphora = context.payload()?;
+    Ok(one.amphora_id)
+}
+
+pub(super) async fn end_one(context: &Context) -> Result<Value, StepError> {
+    let id = parse("amphora id", &only_one(context)?)?;
+    end(context, std::iter::once(id)).await?;
+    Ok(Value::Null)
 }
 
 pub(super) async fn stop(context: &Context) -> Result<Value, StepError> {

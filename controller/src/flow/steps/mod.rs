@@ -212,6 +212,7 @@ pub async fn run(context: &Context, step: Step) -> Result<Value, StepError> {
         Action::Finish => settle::unplug(context).await,
         Action::Stop => amphorae::stop(context).await,
         Action::Certificate => certificate::run(context).await,
+        Action::End => amphorae::end_one(context).await,
     }
 }
 
@@ -230,6 +231,7 @@ pub async fn commit(
         Action::Finish => settle::finish(context, effect, txn).await?,
         Action::Remove => settle::remove(context, txn).await?,
         Action::Certificate => certificate::commit(effect, txn).await?,
+        Action::End => settle::forget(txn, &[amphorae::only_one(context)?]).await?,
         Action::Connect | Action::Fence | Action::Ready | Action::Stop => {}
     }
     Ok(effect.clone())

@@ -1,0 +1,400 @@
+//! L7 rules.
+
+use super::lock::{self, ACTIVE, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
+use super::quota::{self, Counted};
+use super::{AppState, Caller, Error, l7policy, listener, not_supported};
+use crate::db::entity::{l7policy as policy_row, l7rule};
+use crate::db::now;
+use crate::db::query::flow::{Action, Item, Resource};
+use crate::db::query::list::{self, Attribute, Kind, PageRequest};
+use crate::transaction;
+use sea_orm::{
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
+    IntoActiveModel, PaginatorTrait, QueryFilter,
+};
+use uuid::Uuid;
+
+/// As upstream's 404 names it.
+pub const NAME: &str = "L7 Rule";
+/// Rules of one policy; upstream's limit.
+pub const MAX_RULES: u64 = 50;
+/// Bound of a compiled expression, in bytes: what the data plane accepts.
+const REGEX_SIZE: usize = 1024 * 1024;
+
+/// What lists can be filtered and sorted by.
+pub const ATTRIBUTES: &[Attribute] = &[
+    ("id", "id", Kind::Text),
+    ("project_id", "project_id", Kind::Text),
+    ("admin_state_up", "enabled", Kind::Bool),
+    ("type", "kind", Kind::Text),
+    ("compare_type", "compare_type", Kind::Text),
+    ("key", "key", Kind::Text),
+    ("value", "value", Kind::Text),
+    ("invert", "invert", Kind::Bool),
+    ("provisioning_status", "provisioning_status", Kind::Text),
+    ("operating_status", "operating_status", Kind::Text),
+    ("created_at", "created_at", Kind::Time),
+    ("updated_at", "updated_at", Kind::Time),
+];
+
+/// A rule to make.
+#[derive(Debug, Clone)]
+pub struct New {
+    /// admin_state_up
+    pub enabled: bool,
+    /// What is looked at.
+    pub condition: Condition7,
+    /// The condition is negated.
+    pub invert: bool,
+    /// Tags.
+    pub tags: Vec<String>,
+}
+
+/// The condition of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition7 {
+    /// Type.
+    pub kind: String,
+    /// Comparison.
+    pub compare_type: String,
+    /// Name of header or cookie.
+    pub key: Option<String>,
+    /// What is compared with.
+    pub value: String,
+}
+
+/// A change; `None` keeps.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// admin_state_up
+    pub enabled: Option<bool>,
+    /// Type.
+    pub kind: Option<String>,
+    /// Comparison.
+    pub compare_type: Option<String>,
+    /// Name of header or cookie; `Some(None)` removes.
+    pub key: Option<Option<String>>,
+    /// What is compared with.
+    pub value: Option<String>,
+    /// The condition is negated.
+    pub invert: Option<bool>,
+    /// Replaces all.
+    pub tags: Option<Vec<String>>,
+}
+
+/// A rule with its tags.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The row.
+    pub row: l7rule::Model,
+    /// Tags.
+    pub tags: Vec<String>,
+}
+
+/// Completes rows.
+pub async fn views(
+    db: &impl ConnectionTrait,
+    rows: Vec<l7rule::Model>,
+) -> Result<Vec<View>, Error> {
+    let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
+    let mut tags = list::tags(db, &ids).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| View {
+            tags: tags.remove(&row.id).unwrap_or_default(),
+            row,
+        })
+        .collect())
+}
+
+/// A page of a policy's rules.
+pub async fn list(state: &AppState, policy: &str, page: &PageRequest) -> Result<Vec<View>, Error> {
+    let db = state.db.read();
+    l7policy::find(db, policy).await?;
+    let scope = Condition::all().add(l7rule::Column::L7policyId.eq(policy));
+    let rows = list::page::<l7rule::Entity>(db, ATTRIBUTES, page, scope).await?;
+    views(db, rows).await
+}
+
+/// One of a policy.
+pub async fn show(state: &AppState, policy: &str, id: &str) -> Result<View, Error> {
+    let db = state.db.read();
+    let row = find(db, policy, id).await?;
+    let view = views(db, vec![row]).await?.pop();
+    view.ok_or_else(|| Error::not_found(NAME, id))
+}
+
+async fn find(db: &impl ConnectionTrait, policy: &str, id: &str) -> Result<l7rule::Model, Error> {
+    l7policy::find(db, policy).await?;
+    l7rule::Entity::find_by_id(id.to_owned())
+        .one(db)
+        .await?
+        .filter(|row| row.l7policy_id == policy)
+        .ok_or_else(|| Error::not_found(NAME, id))
+}
+
+/// Makes a rule; returns its id.
+pub async fn create(
+    state: &AppState,
+    caller: &Caller,
+    policy_id: &str,
+    new: &New,
+) -> Result<String, Error> {
+    let done: Result<String, Error> = transaction!(state.db, |txn| {
+        let policy = l7policy::find(txn, policy_id).await?;
+        check(&new.condition)?;
+        quota::check(txn, &policy.project_id, Counted::L7Rule, 1).await?;
+        let mut items = Vec::new();
+        let lb = touch(txn, &policy, &mut items).await?;
+        let id = insert(txn, policy_id, &policy.project_id, new, &mut items).await?;
+        lock::enqueue_tree(txn, caller, &lb, items).await?;
+        Ok(id)
+    });
+    state.db.nudge();
+    done
+}
+
+/// The policy must be ACTIVE; then its load balancer, listener and itself are touched.
+async fn touch(
+    txn: &impl ConnectionTrait,
+    policy: &policy_row::Model,
+    items: &mut Vec<Item>,
+) -> Result<String, Error> {
+    if policy.provisioning_status != ACTIVE {
+        return Err(Error::immutable("L7Policy", &policy.id));
+    }
+    let listener = listener::find(txn, &policy.listener_id).await?;
+    listener::touch(txn, &listener, items).await?;
+    let mut new = policy.clone().into_active_model();
+    new.provisioning_status = Set(PENDING_UPDATE.to_owned());
+    new.updated_at = Set(Some(now()));
+    new.update(txn).await?;
+    items.push(item(Resource::L7Policy, policy.id.clone(), Action::Touch));
+    Ok(listener.load_balancer_id)
+}
+
+/// Checks and inserts a rule. The caller holds the load balancer and checked the quota.
+pub async fn insert(
+    txn: &impl ConnectionTrait,
+    policy: &str,
+    project: &str,
+    new: &New,
+    items: &mut Vec<Item>,
+) -> Result<String, Error> {
+    check(&new.condition)?;
+    let count = l7rule::Entity::find()
+        .filter(l7rule::Column::L7policyId.eq(policy))
+        .count(txn)
+        .await?;
+    if count >= MAX_RULES {
+        return Err(Error::conflict(format!(
+            "Too many rules on L7 policy {policy}"
+        )));
+    }
+    let row = l7rule::ActiveModel {
+        id: Set(Uuid::new_v4().to_string()),
+        l7policy_id: Set(policy.to_owned()),
+        project_id: Set(project.to_owned()),
+        enabled: Set(new.enabled),
+        kind: Set(new.condition.kind.clone()),
+        compare_type: Set(new.condition.compare_type.clone()),
+        key: Set(new.condition.key.clone()),
+        value: Set(new.condition.value.clone()),
+        invert: Set(new.invert),
+        provisioning_status: Set(PENDING_CREATE.to_owned()),
+        operating_status: Set("OFFLINE".to_owned()),
+        created_at: Set(now()),
+        updated_at: Set(None),
+    }
+    .insert(txn)
+    .await?;
+    list::set_tags(txn, &row.id, &new.tags).await?;
+    items.push(item(Resource::L7Rule, row.id.clone(), Action::Create));
+    Ok(row.id)
+}
+
+/// Changes a rule.
+pub async fn update(
+    state: &AppState,
+    caller: &Caller,
+    policy_id: &str,
+    id: &str,
+    change: &Change,
+) -> Result<(), Error> {
+    let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let row = find(txn, policy_id, id).await?;
+        let policy = l7policy::find(txn, policy_id).await?;
+        let c = change.clone();
+        let condition = Condition7 {
+            kind: c.kind.unwrap_or_else(|| row.kind.clone()),
+            compare_type: c.compare_type.unwrap_or_else(|| row.compare_type.clone()),
+            key: c.key.unwrap_or_else(|| row.key.clone()),
+            value: c.value.unwrap_or_else(|| row.value.clone()),
+        };
+        check(&condition)?;
+        let mut items = vec![item(Resource::L7Rule, id.to_owned(), Action::Update)];
+        let lb = touch(txn, &policy, &mut items).await?;
+        let mut new = row.into_active_model();
+        new.kind = Set(condition.kind);
+        new.compare_type = Set(condition.compare_type);
+        new.key = Set(condition.key);
+        new.value = Set(condition.value);
+        c.enabled.into_iter().for_each(|v| new.enabled = Set(v));
+        c.invert.into_iter().for_each(|v| new.invert = Set(v));
+        new.provisioning_status = Set(PENDING_UPDATE.to_owned());
+        new.updated_at = Set(Some(now()));
+        new.update(txn).await?;
+        if let Some(tags) = &change.tags {
+            list::set_tags(txn, id, tags).await?;
+        }
+        lock::enqueue_tree(txn, caller, &lb, items).await
+    });
+    state.db.nudge();
+    done
+}
+
+/// Removes a rule.
+pub async fn delete(
+    state: &AppState,
+    caller: &Caller,
+    policy_id: &str,
+    id: &str,
+) -> Result<(), Error> {
+    let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let row = find(txn, policy_id, id).await?;
+        let policy = l7policy::find(txn, policy_id).await?;
+        let mut items = vec![item(Resource::L7Rule, id.to_owned(), Action::Delete)];
+        let lb = touch(txn, &policy, &mut items).await?;
+        let mut new = row.into_active_model();
+        new.provisioning_status = Set(PENDING_DELETE.to_owned());
+        new.updated_at = Set(Some(now()));
+        new.update(txn).await?;
+        lock::enqueue_tree(txn, caller, &lb, items).await
+    });
+    state.db.nudge();
+    done
+}
+
+/// Whether type, comparison, key and value fit together.
+pub fn check(rule: &Condition7) -> Result<(), Error> {
+    let refuse = |why: &str| {
+        Err(Error::bad(format!(
+            "Error parsing L7Rule: Invalid L7 Rule: {why}"
+        )))
+    };
+    let kind = format!("type {}", rule.kind);
+    if not_supported::value("rule", &kind) {
+        return Err(Error::not_supported(&kind));
+    }
+    if rule.value.is_empty() {
+        return refuse("L7 rule type requires a value");
+    }
+    let needs_key = matches!(rule.kind.as_str(), "HEADER" | "COOKIE");
+    match rule.key.as_deref() {
+        None | Some("") if needs_key => return refuse("L7 rule type requires a key"),
+        Some(key) if needs_key && !key.bytes().all(is_token) => {
+            return Err(Error::bad(
+                "Error parsing L7Rule: Invalid characters in key",
+            ));
+        }
+        _ => {}
+    }
+    let compare = rule.compare_type.as_str();
+    if rule.kind == "FILE_TYPE" && !["REGEX", "EQUAL_TO"].contains(&compare) {
+        return refuse("invalid comparison type for rule type");
+    }
+    if compare == "REGEX" {
+        let built = regex::RegexBuilder::new(&rule.value)
+            .size_limit(REGEX_SIZE)
+            .build();
+        return built.map(drop).map_err(|error| {
+            let line = error.to_string().replace('\n', " ");
+            Error::bad(format!(
+                "Error parsing L7Rule: Unable to parse regular expression: {line}"
+            ))
+        });
+    }
+    let value = rule.value.as_bytes();
+    let good = match value {
+        [b'"', inner @ .., b'"'] if rule.kind != "COOKIE" => {
+            inner.iter().all(|c| c.is_ascii_graphic() || *c == b' ')
+        }
+        _ if rule.kind == "COOKIE" => value
+            .iter()
+            .all(|c| c.is_ascii_graphic() && !b"\",;\\".contains(c)),
+        _ => value.iter().all(u8::is_ascii_graphic),
+    };
+    if good {
+        return Ok(());
+    }
+    let what = match rule.kind.as_str() {
+        "HEADER" => "header value",
+        "COOKIE" => "cookie value",
+        _ => "comparison value",
+    };
+    Err(Error::bad(format!(
+        "Error parsing L7Rule: Invalid characters in {what}"
+    )))
+}
+
+/// A character of a token (RFC 9110 section 5.6.2).
+const fn is_token(c: u8) -> bool {
+    c.is_ascii_alphanumeric()
+        || matches!(
+            c,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Condition7, check};
+
+    #[test]
+    fn conditions() {
+        let rule = |kind: &str, compare: &str, key: Option<&str>, value: &str| {
+            check(&Condition7 {
+                kind: kind.into(),
+                compare_type: compare.into(),
+                key: key.map(str::to_owned),
+                value: value.into(),
+            })
+        };
+        for (kind, compare, key, value) in [
+            ("HOST_NAME", "STARTS_WITH", None, "server"),
+            ("PATH", "REGEX", None, "^/a.*b$"),
+            ("FILE_TYPE", "EQUAL_TO", None, "jpg"),
+            ("HEADER", "EQUAL_TO", Some("X-A"), "\"a b\""),
+            ("COOKIE", "CONTAINS", Some("c"), "v"),
+        ] {
+            assert!(rule(kind, compare, key, value).is_ok(), "{kind} {value}");
+        }
+        for (kind, compare, key, value) in [
+            ("PATH", "EQUAL_TO", None, ""),
+            ("PATH", "EQUAL_TO", None, "a b"),
+            ("PATH", "EQUAL_TO", None, "a\r\nb"),
+            ("PATH", "REGEX", None, "("),
+            ("FILE_TYPE", "CONTAINS", None, "jpg"),
+            ("HEADER", "EQUAL_TO", None, "a"),
+            ("HEADER", "EQUAL_TO", Some("X A"), "a"),
+            ("HEADER", "EQUAL_TO", Some("X:\r\n"), "a"),
+            ("COOKIE", "EQUAL_TO", Some("c"), "a;b"),
+            ("SSL_DN_FIELD", "EQUAL_TO", Some("CN"), "a"),
+        ] {
+            assert!(rule(kind, compare, key, value).is_err(), "{kind} {value:?}");
+        }
+    }
+}

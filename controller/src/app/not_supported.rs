@@ -1,0 +1,97 @@
+//! What Octavia's API has and Krater does not have yet. The refusals and the README's list are
+//! made from this one table.
+
+/// Resource, attribute or value, and what it would do.
+pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
+    ("loadbalancer", "flavor_id", "flavors"),
+    ("loadbalancer", "availability_zone", "availability zones"),
+    (
+        "loadbalancer",
+        "additional_vips",
+        "further VIPs of a load balancer",
+    ),
+    ("loadbalancer", "vip_qos_policy_id", "QoS policies"),
+    ("loadbalancer", "vip_sg_ids", "security groups on the VIP"),
+    (
+        "listener",
+        "protocol TERMINATED_HTTPS",
+        "TLS termination needs the API's secrets",
+    ),
+    ("listener", "protocol UDP", "UDP listeners"),
+    ("listener", "protocol SCTP", "SCTP listeners"),
+    ("listener", "protocol PROMETHEUS", "metrics listeners"),
+    ("listener", "default_tls_container_ref", "secrets"),
+    ("listener", "sni_container_refs", "secrets"),
+    ("listener", "client_ca_tls_container_ref", "secrets"),
+    ("listener", "client_crl_container_ref", "secrets"),
+    ("listener", "client_authentication", "client certificates"),
+    ("listener", "tls_ciphers", "TLS termination"),
+    ("listener", "tls_versions", "TLS termination"),
+    ("listener", "alpn_protocols", "TLS termination"),
+    ("listener", "hsts_max_age", "TLS termination"),
+    ("listener", "hsts_include_subdomains", "TLS termination"),
+    ("listener", "hsts_preload", "TLS termination"),
+    ("pool", "protocol UDP", "UDP pools"),
+    ("pool", "protocol SCTP", "SCTP pools"),
+    (
+        "pool",
+        "session_persistence HTTP_COOKIE",
+        "cookie persistence",
+    ),
+    (
+        "pool",
+        "session_persistence APP_COOKIE",
+        "cookie persistence",
+    ),
+    ("pool", "tls_enabled", "TLS to members"),
+    ("pool", "tls_container_ref", "TLS to members"),
+    ("pool", "ca_tls_container_ref", "TLS to members"),
+    ("pool", "crl_container_ref", "TLS to members"),
+    ("pool", "tls_ciphers", "TLS to members"),
+    ("pool", "tls_versions", "TLS to members"),
+    ("pool", "alpn_protocols", "TLS to members"),
+    ("healthmonitor", "type UDP-CONNECT", "UDP pools"),
+    ("healthmonitor", "type SCTP", "SCTP pools"),
+    ("rule", "type SSL_CONN_HAS_CERT", "client certificates"),
+    ("rule", "type SSL_VERIFY_RESULT", "client certificates"),
+    ("rule", "type SSL_DN_FIELD", "client certificates"),
+    ("flavor", "flavor", "flavors"),
+    ("flavorprofile", "flavorprofile", "flavors"),
+    (
+        "availabilityzone",
+        "availability_zone",
+        "availability zones",
+    ),
+    (
+        "availabilityzoneprofile",
+        "availability_zone_profile",
+        "availability zones",
+    ),
+    ("amphora", "config", "pushing an agent's own configuration"),
+];
+
+/// Attributes of a resource that are refused when they are given a value.
+pub fn attributes(resource: &str) -> impl Iterator<Item = &'static str> {
+    NOT_SUPPORTED
+        .iter()
+        .filter(move |(of, what, _)| *of == resource && !what.contains(' '))
+        .map(|(_, what, _)| *what)
+}
+
+/// Whether a value of an attribute (`protocol UDP`) is refused.
+pub fn value(resource: &str, what: &str) -> bool {
+    NOT_SUPPORTED
+        .iter()
+        .any(|(of, listed, _)| *of == resource && *listed == what)
+}
+
+/// The README's list, in Markdown.
+pub fn markdown() -> String {
+    let row = |(resource, what, why): &(&str, &str, &str)| {
+        format!("| `{resource}` | `{what}` | {why} |\n")
+    };
+    let mut text =
+        String::from("| resource | attribute or value | what is missing |\n|---|---|---|\n");
+    text.extend(NOT_SUPPORTED.iter().map(row));
+    text
+}

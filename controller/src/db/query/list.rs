@@ -1,0 +1,321 @@
+//! Lists: filters on attributes, tags, sort keys, keyset pagination. One implementation for all
+//! resources; what differs is a table of attributes.
+
+use sea_orm::sea_query::{Alias, Cond, Expr, Func, Query, SimpleExpr};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, Iterable, ModelTrait, Order,
+    QueryFilter, QueryOrder, QuerySelect, Value,
+};
+use std::collections::{HashMap, HashSet};
+
+use crate::db::entity::tag;
+
+/// Rows of a page whose client asked for no limit. The page then ends with a `next` link, so
+/// nothing is lost, and one answer stays below about 20 MB.
+pub const UNLIMITED_PAGE: u64 = 10_000;
+
+/// Type of a column, for the values of filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// Number.
+    Int,
+    /// Truth value.
+    Bool,
+    /// Unix milliseconds; filtered by the second, as the API shows it.
+    Time,
+}
+
+/// An attribute that can be filtered and sorted by: name in the API, column, type.
+pub type Attribute = (&'static str, &'static str, Kind);
+
+/// What a client asks of a list.
+#[derive(Debug, Clone, Default)]
+pub struct PageRequest {
+    /// Attribute and value, all must hold.
+    pub filters: Vec<(String, String)>,
+    /// All of these.
+    pub tags: Vec<String>,
+    /// At least one of these.
+    pub tags_any: Vec<String>,
+    /// Not all of these.
+    pub not_tags: Vec<String>,
+    /// None of these.
+    pub not_tags_any: Vec<String>,
+    /// Attribute and direction.
+    pub sort: Vec<(String, bool)>,
+    /// Rows of the page; none is unlimited.
+    pub limit: Option<u64>,
+    /// Id of the last row of the page before.
+    pub marker: Option<String>,
+    /// Rows before the marker instead of after it.
+    pub reverse: bool,
+}
+
+/// Why there is no list. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The statement failed.
+    #[error("database")]
+    Sql(#[from] DbErr),
+    /// Unknown attribute, or a value that is none of its type.
+    #[error("One or more arguments are either duplicate or invalid")]
+    Filter,
+    /// Not an attribute.
+    #[error("Supplied sort key '{0}' is not valid.")]
+    SortKey(String),
+    /// Names no row.
+    #[error("Supplied pagination marker '{0}' is not valid.")]
+    Marker(String),
+}
+
+/// A page of `E` within `scope`.
+pub async fn page<E>(
+    db: &impl ConnectionTrait,
+    attributes: &[Attribute],
+    request: &PageRequest,
+    scope: Condition,
+) -> Result<Vec<E::Model>, ListError>
+where
+    E: EntityTrait,
+{
+    let mut select = E::find().filter(scope);
+    for (name, value) in &request.filters {
+        let attribute = attributes.iter().find(|(api, ..)| api == name);
+        let (_, column, kind) = attribute.ok_or(ListError::Filter)?;
+        select = select.filter(equals(column, *kind, value)?);
+    }
+    if let Some(condition) = tag_condition(request) {
+        select = select.filter(condition);
+    }
+    let order = order(attributes, request)?;
+    if let Some(marker) = &request.marker {
+        let row = marker_row::<E>(db, marker).await?;
+        let row = row.ok_or_else(|| ListError::Marker(marker.clone()))?;
+        select = select.filter(beyond(&order, &row, request.reverse));
+    }
+    for (column, _, descending) in &order {
+        let direction = if *descending { Order::Desc } else { Order::Asc };
+        select = select.order_by(Expr::col(Alias::new(*column)), direction);
+    }
+    let limit = request.limit.unwrap_or(UNLIMITED_PAGE);
+    Ok(select.limit(limit).all(db).await?)
+}
+
+type Key = (&'static str, Kind, bool);
+
+fn order(attributes: &[Attribute], request: &PageRequest) -> Result<Vec<Key>, ListError> {
+    let mut keys = Vec::new();
+    for (name, descending) in &request.sort {
+        let attribute = attributes.iter().find(|(api, ..)| api == name);
+        let (_, column, kind) = attribute.ok_or_else(|| ListError::SortKey(name.clone()))?;
+        keys.push((*column, *kind, *descending));
+    }
+    for (column, kind) in [("created_at", Kind::Time), ("id", Kind::Text)] {
+        if !keys.iter().any(|(known, ..)| *known == column) {
+            keys.push((column, kind, false));
+        }
+    }
+    Ok(keys)
+}
+
+fn equals(column: &'static str, kind: Kind, value: &str) -> Result<SimpleExpr, ListError> {
+    let column = Expr::col(Alias::new(column));
+    Ok(match kind {
+        Kind::Text => column.eq(value),
+        Kind::Int => column.eq(value.parse::<i64>().map_err(|_| ListError::Filter)?),
+        Kind::Bool => match value.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" | "t" | "y" => column.eq(true),
+            "false" | "0" | "no" | "off" | "f" | "n" => column.eq(false),
+            _ => return Err(ListError::Filter),
+        },
+        Kind::Time => {
+            let second = crate::time::parse(value).ok_or(ListError::Filter)?;
+            column.between(second, second + 999)
+        }
+    })
+}
+
+/// Null sorts as the type's smallest value.
+fn never_null(column: &'static str, kind: Kind) -> SimpleExpr {
+    let smallest: Value = match kind {
+        Kind::Text => "".into(),
+        Kind::Int | Kind::Time => 0_i64.into(),
+        Kind::Bool => false.into(),
+    };
+    Func::coalesce([Expr::col(Alias::new(column)).into(), Expr::value(smallest)]).into()
+}
+
+fn beyond(order: &[Key], row: &serde_json::Value, reverse: bool) -> Cond {
+    let value = |column: &str, kind: Kind| -> Value {
+        let cell = row.get(column);
+        match kind {
+            Kind::Text => cell.and_then(|v| v.as_str()).unwrap_or_default().into(),
+            Kind::Int | Kind::Time => cell.and_then(|v| v.as_i64()).unwrap_or_default().into(),
+            Kind::Bool => cell.and_then(|v| v.as_bool()).unwrap_or_default().into(),
+        }
+    };
+    let mut any = Cond::any();
+    for (i, (column, kind, descending)) in order.iter().enumerate() {
+        let mut all = Cond::all();
+        for (column, kind, _) in order.iter().take(i) {
+            let equal = Expr::expr(never_null(column, *kind)).eq(value(column, *kind));
+            all = all.add(equal);
+        }
+        let column_value = value(column, *kind);
+        let cell = Expr::expr(never_null(column, *kind));
+        let further = if *descending == reverse {
+            cell.gt(column_value)
+        } else {
+            cell.lt(column_value)
+        };
+        any = any.add(all.add(further));
+    }
+    any
+}
+
+async fn marker_row<E: EntityTrait>(
+    db: &impl ConnectionTrait,
+    marker: &str,
+) -> Result<Option<serde_json::Value>, DbErr> {
+    E::find()
+        .filter(Expr::col(Alias::new("id")).eq(marker))
+        .into_json()
+        .one(db)
+        .await
+}
+
+fn tag_condition(request: &PageRequest) -> Option<Cond> {
+    let having = |tags: &[String], all: bool| {
+        let distinct: HashSet<&String> = tags.iter().collect();
+        let mut query = Query::select();
+        query
+            .column(tag::Column::ResourceId)
+            .from(tag::Entity)
+            .and_where(tag::Column::Tag.is_in(tags.iter().cloned()));
+        if all {
+            let count = i64::try_from(distinct.len()).unwrap_or(i64::MAX);
+            query
+                .group_by_col(tag::Column::ResourceId)
+                .and_having(Expr::col(tag::Column::Tag).count().eq(count));
+        }
+        query
+    };
+    let id = || Expr::col(Alias::new("id"));
+    let mut condition = Cond::all();
+    if !request.tags.is_empty() {
+        condition = condition.add(id().in_subquery(having(&request.tags, true)));
+    }
+    if !request.tags_any.is_empty() {
+        condition = condition.add(id().in_subquery(having(&request.tags_any, false)));
+    }
+    if !request.not_tags.is_empty() {
+        condition = condition.add(id().not_in_subquery(having(&request.not_tags, true)));
+    }
+    if !request.not_tags_any.is_empty() {
+        condition = condition.add(id().not_in_subquery(having(&request.not_tags_any, false)));
+    }
+    (!condition.is_empty()).then_some(condition)
+}
+
+/// Ids of children of `parents`, oldest first: `parent column` → ids.
+pub async fn children<E>(
+    db: &impl ConnectionTrait,
+    parent: E::Column,
+    parents: &[String],
+) -> Result<HashMap<String, Vec<String>>, DbErr>
+where
+    E: EntityTrait,
+    E::Column: Iterable,
+{
+    if parents.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let pairs: Vec<(String, String)> = E::find()
+        .select_only()
+        .column(parent)
+        .expr(Expr::col(Alias::new("id")))
+        .filter(parent.is_in(parents.iter().cloned()))
+        .order_by_asc(Expr::col(Alias::new("created_at")))
+        .order_by_asc(Expr::col(Alias::new("id")))
+        .into_tuple()
+        .all(db)
+        .await?;
+    let mut map: HashMap<String, Vec<String>> = HashMap::new();
+    for (of, id) in pairs {
+        map.entry(of).or_default().push(id);
+    }
+    Ok(map)
+}
+
+/// Tags of resources, sorted.
+pub async fn tags(
+    db: &impl ConnectionTrait,
+    ids: &[String],
+) -> Result<HashMap<String, Vec<String>>, DbErr> {
+    let mut map: HashMap<String, Vec<String>> = HashMap::new();
+    if ids.is_empty() {
+        return Ok(map);
+    }
+    let rows = tag::Entity::find()
+        .filter(tag::Column::ResourceId.is_in(ids.iter().cloned()))
+        .order_by_asc(tag::Column::Tag)
+        .all(db)
+        .await?;
+    for row in rows {
+        map.entry(row.resource_id).or_default().push(row.tag);
+    }
+    Ok(map)
+}
+
+/// Replaces the tags of a resource.
+pub async fn set_tags(db: &impl ConnectionTrait, id: &str, tags: &[String]) -> Result<(), DbErr> {
+    use sea_orm::ActiveValue::Set;
+    delete_tags(db, &[id.to_owned()]).await?;
+    let distinct: HashSet<&String> = tags.iter().collect();
+    if distinct.is_empty() {
+        return Ok(());
+    }
+    let rows = distinct.into_iter().map(|tag| tag::ActiveModel {
+        resource_id: Set(id.to_owned()),
+        tag: Set(tag.clone()),
+    });
+    tag::Entity::insert_many(rows)
+        .exec_without_returning(db)
+        .await?;
+    Ok(())
+}
+
+/// Removes the tags of resources that go.
+pub async fn delete_tags(db: &impl ConnectionTrait, ids: &[String]) -> Result<(), DbErr> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    tag::Entity::delete_many()
+        .filter(tag::Column::ResourceId.is_in(ids.iter().cloned()))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+/// All rows of `E` whose `column` is one of `values`, oldest first.
+pub async fn of<E>(
+    db: &impl ConnectionTrait,
+    column: E::Column,
+    values: &[String],
+) -> Result<Vec<E::Model>, DbErr>
+where
+    E: EntityTrait,
+    E::Model: ModelTrait,
+{
+    if values.is_empty() {
+        return Ok(Vec::new());
+    }
+    E::find()
+        .filter(column.is_in(values.iter().cloned()))
+        .order_by_asc(Expr::col(Alias::new("created_at")))
+        .order_by_asc(Expr::col(Alias::new("id")))
+        .all(db)
+        .await
+}

@@ -1,0 +1,182 @@
+//! Octavia's API v2: one module per resource. The same tree is served under four roots.
+
+use super::call::Call;
+use super::envelope::ok;
+use crate::app::AppState;
+use axum::Router;
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use serde_json::{Value, json};
+
+mod amphora;
+mod health_monitor;
+mod l7policy;
+mod l7rule;
+mod listener;
+mod load_balancer;
+mod member;
+mod pool;
+mod provider;
+mod quota;
+mod version;
+
+/// All routes of the API.
+pub(super) fn routes() -> Router<AppState> {
+    let mut all = Router::new()
+        .route("/", get(version::list))
+        .route("/load-balancer", get(version::list))
+        .route("/healthcheck", get(version::healthcheck))
+        .route("/load-balancer/healthcheck", get(version::healthcheck));
+    for root in ["/v2", "/v2.0"] {
+        all = all
+            .route(root, get(version::text))
+            .nest(&format!("{root}/lbaas"), resources().merge(amphorae()))
+            .nest(root, resources().merge(amphorae()));
+    }
+    all
+}
+
+fn amphorae() -> Router<AppState> {
+    Router::new()
+        .route("/octavia/amphorae", get(amphora::list))
+        .route(
+            "/octavia/amphorae/{id}",
+            get(amphora::show).delete(amphora::delete),
+        )
+        .route("/octavia/amphorae/{id}/failover", put(amphora::failover))
+        .route("/octavia/amphorae/{id}/config", put(amphora::config))
+        .route("/octavia/amphorae/{id}/stats", get(amphora::stats))
+}
+
+fn resources() -> Router<AppState> {
+    Router::new()
+        .route(
+            "/loadbalancers",
+            get(load_balancer::list).post(load_balancer::create),
+        )
+        .route(
+            "/loadbalancers/{id}",
+            get(load_balancer::show)
+                .put(load_balancer::update)
+                .delete(load_balancer::delete),
+        )
+        .route("/loadbalancers/{id}/status", get(load_balancer::status))
+        .route("/loadbalancers/{id}/statuses", get(load_balancer::status))
+        .route("/loadbalancers/{id}/stats", get(load_balancer::stats))
+        .route("/loadbalancers/{id}/failover", put(load_balancer::failover))
+        .route("/listeners", get(listener::list).post(listener::create))
+        .route(
+            "/listeners/{id}",
+            get(listener::show)
+                .put(listener::update)
+                .delete(listener::delete),
+        )
+        .route("/listeners/{id}/stats", get(listener::stats))
+        .route("/pools", get(pool::list).post(pool::create))
+        .route(
+            "/pools/{id}",
+            get(pool::show).put(pool::update).delete(pool::delete),
+        )
+        .route(
+            "/pools/{pool}/members",
+            get(member::list).post(member::create).put(member::replace),
+        )
+        .route(
+            "/pools/{pool}/members/{id}",
+            get(member::show).put(member::update).delete(member::delete),
+        )
+        .route(
+            "/healthmonitors",
+            get(health_monitor::list).post(health_monitor::create),
+        )
+        .route(
+            "/healthmonitors/{id}",
+            get(health_monitor::show)
+                .put(health_monitor::update)
+                .delete(health_monitor::delete),
+        )
+        .route("/l7policies", get(l7policy::list).post(l7policy::create))
+        .route(
+            "/l7policies/{id}",
+            get(l7policy::show)
+                .put(l7policy::update)
+                .delete(l7policy::delete),
+        )
+        .route(
+            "/l7policies/{policy}/rules",
+            get(l7rule::list).post(l7rule::create),
+        )
+        .route(
+            "/l7policies/{policy}/rules/{id}",
+            get(l7rule::show).put(l7rule::update).delete(l7rule::delete),
+        )
+        .route("/quotas", get(quota::list))
+        .route("/quotas/defaults", get(quota::defaults))
+        .route(
+            "/quotas/{project}",
+            get(quota::show).put(quota::update).delete(quota::reset),
+        )
+        .route("/quotas/{project}/default", get(quota::defaults_of))
+        .route("/providers", get(provider::list))
+        .route(
+            "/providers/{name}/flavor_capabilities",
+            get(provider::flavor_capabilities),
+        )
+        .route(
+            "/providers/{name}/availability_zone_capabilities",
+            get(provider::zone_capabilities),
+        )
+        .merge(not_yet("flavors", "flavor", "flavors_links"))
+        .merge(not_yet(
+            "flavorprofiles",
+            "flavorprofile",
+            "flavorprofile_links",
+        ))
+        .merge(not_yet(
+            "availabilityzones",
+            "availability_zone",
+            "availability_zones_links",
+        ))
+        .merge(not_yet(
+            "availabilityzoneprofiles",
+            "availability_zone_profile",
+            "availability_zone_profile_links",
+        ))
+}
+
+/// Resources that do not exist yet: lists are empty, so that clients find nothing by name, and
+/// nothing can be made.
+fn not_yet(path: &str, what: &'static str, links: &'static str) -> Router<AppState> {
+    let plural = match what {
+        "flavor" => "flavors",
+        "flavorprofile" => "flavorprofiles",
+        "availability_zone" => "availability_zones",
+        _ => "availability_zone_profiles",
+    };
+    let empty = move || async move { ok(json!({plural: [], links: []})) };
+    let refuse = move || async move { crate::app::Error::not_supported(what) };
+    let missing = move |axum::extract::Path(id): axum::extract::Path<String>| async move {
+        crate::app::Error::not_found(what, &id)
+    };
+    Router::new()
+        .route(&format!("/{path}"), get(empty).merge(post(refuse)))
+        .route(
+            &format!("/{path}/{{id}}"),
+            get(missing).put(missing).delete(missing),
+        )
+}
+
+/// `{"<plural>": […], "<plural>_links": […]}`
+fn page_answer(call: &Call, plural: &str, links: Value, items: Vec<Value>) -> Response {
+    let items: Vec<Value> = items.into_iter().map(|item| call.fields(item)).collect();
+    ok(json!({plural: items, format!("{plural}_links"): links}))
+}
+
+/// `[{"id": …}]`
+fn id_list<'a>(ids: impl IntoIterator<Item = &'a String>) -> Vec<Value> {
+    ids.into_iter().map(|id| json!({"id": id})).collect()
+}
+
+fn time(millis: i64) -> String {
+    crate::time::format(millis)
+}
