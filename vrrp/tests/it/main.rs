@@ -3,6 +3,13 @@
 //! This binary is its own test harness, because it is also the program under test: started again as
 //! `vrrp` or `vrrp-guard` it calls the library before any thread exists, as the `amphora` binary does.
 //! Needs root; fails without.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test, which clippy does not see without the standard harness"
+)]
 
 mod dataplane;
 mod faults;

@@ -1,1 +1,592 @@
+//! The state × event table, one row per combination, with the ordered effects.
 
+use super::*;
+use crate::output::{Belongings, Fault};
+use krater_model::Centiseconds;
+use serde_json::{Value, json};
+
+const OWN: &str = "192.0.2.2";
+const PEER: &str = "192.0.2.1";
+const OTHER: &str = "192.0.2.3";
+
+/// Own priority 90, interval 100 ms, one announcement.
+fn document(changes: Value) -> Arc<Router> {
+    let mut document = json!({
+        "vrid": 1, "interface": "eth1", "priority": 90, "advert_interval": 10,
+        "source": OWN, "peers": [PEER], "addresses": ["192.0.2.100/32"],
+        "announce": {"repeat": 1, "delay": 0, "refresh": 0},
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        document[key] = value.clone();
+    }
+    Arc::new(Router::new(serde_json::from_value(document).unwrap()).unwrap())
+}
+
+fn at(millis: u32) -> Time {
+    Time::default() + Span::from_millis(millis)
+}
+
+fn heard(source: &str, priority: u8, received: Time) -> Heard {
+    Heard {
+        source: source.parse().unwrap(),
+        priority,
+        interval: Centiseconds::new(10).unwrap(),
+        received,
+        same_addresses: true,
+    }
+}
+
+/// What came out, as short words.
+fn outputs(machine: &mut Machine) -> Vec<String> {
+    std::iter::from_fn(|| machine.poll_output())
+        .map(|output| match output {
+            Output::SendAdvert { priority } => format!("send {priority}"),
+            Output::Add(b) => format!("add{}", list(&b)),
+            Output::Remove(b) => format!("remove{}", list(&b)),
+            Output::Announce => "announce".into(),
+            Output::StateChanged { old, new, reason } => format!("{old:?}→{new:?}: {reason}"),
+            Output::Notice(notice) => format!("note: {notice}"),
+        })
+        .collect()
+}
+
+fn list(belongings: &Belongings) -> String {
+    let texts = belongings
+        .addresses
+        .iter()
+        .map(|net| format!(" {}", net.addr()));
+    texts.collect()
+}
+
+fn fault(fault: Fault) -> Event {
+    Event::Faults(Faults::NONE.with(fault))
+}
+
+/// A machine in a named state at 1,000 ms, nothing pending; its last event was at 1,000 ms.
+fn machine(state: &str, changes: Value) -> Machine {
+    let mut machine = Machine::new(document(changes), at(0));
+    let start = at(1_000);
+    match state {
+        "Initialize" => {}
+        "Fault" => {
+            machine.handle(start, fault(Fault::Link));
+            machine.handle(start, Event::Startup);
+        }
+        "Backup" => {
+            machine.handle(start, Event::Startup);
+            let priority = 100;
+            machine.handle(start, Event::Heard(heard(PEER, priority, start)));
+        }
+        "Listening" => machine.handle(start, Event::Startup),
+        "Active" => {
+            machine.handle(at(635), Event::Startup);
+            machine.handle(start, Event::Timeout);
+        }
+        other => panic!("{other}"),
+    }
+    outputs(&mut machine);
+    machine
+}
+
+/// One row: state, event at 1,050 ms, effects, state after.
+fn row(state: &str, changes: Value, event: Event, effects: &[&str], after: RouterState) {
+    let mut machine = machine(state, changes);
+    let text = format!("{state} × {event:?}");
+    machine.handle(at(1_050), event);
+    assert_eq!(outputs(&mut machine), effects, "{text}");
+    assert_eq!(machine.state(), after, "{text}");
+    // Nothing is left to do at the same moment, whatever it was.
+    if machine.poll_timeout().is_none_or(|due| due > at(1_050)) {
+        machine.handle(at(1_050), Event::Timeout);
+        assert_eq!(
+            outputs(&mut machine),
+            [""; 0],
+            "{text}, then a timeout too early"
+        );
+    }
+}
+
+fn hears(source: &str, priority: u8) -> Event {
+    Event::Heard(heard(source, priority, at(1_050)))
+}
+
+#[test]
+fn initialize() {
+    use RouterState::{Active, Backup, Fault as Faulty, Initialize};
+    let row = |changes, event, effects: &[&str], after| {
+        row("Initialize", changes, event, effects, after);
+    };
+    row(
+        json!({}),
+        Event::Startup,
+        &["Initialize→Backup: listening for an Active"],
+        Backup,
+    );
+    row(
+        json!({"peers": []}),
+        Event::Startup,
+        &[
+            "add 192.0.2.100",
+            "announce",
+            "Initialize→Active: no peers configured",
+        ],
+        Active,
+    );
+    for priority in [0, 1, 90, 255] {
+        row(json!({}), hears(PEER, priority), &[], Initialize);
+    }
+    row(json!({}), Event::Timeout, &[], Initialize);
+    row(json!({}), Event::Shutdown, &[], Initialize);
+    row(json!({}), fault(Fault::Link), &[], Initialize);
+    row(
+        json!({}),
+        Event::Configure(document(json!({"priority": 7}))),
+        &[],
+        Initialize,
+    );
+    // Started while something is broken.
+    let mut machine = machine("Initialize", json!({}));
+    machine.handle(at(1_000), fault(Fault::DataplaneAbsent));
+    machine.handle(at(1_000), Event::Startup);
+    assert_eq!(
+        outputs(&mut machine),
+        ["Initialize→Fault: no data plane to watch yet"]
+    );
+    assert_eq!(machine.state(), Faulty);
+}
+
+#[test]
+fn fault_row() {
+    use RouterState::{Active, Backup, Fault as Faulty, Initialize};
+    let row = |changes, event, effects: &[&str], after| {
+        row("Fault", changes, event, effects, after);
+    };
+    let cleared = || Event::Faults(Faults::NONE);
+    row(
+        json!({}),
+        cleared(),
+        &["Fault→Backup: listening for an Active"],
+        Backup,
+    );
+    row(
+        json!({"peers": []}),
+        cleared(),
+        &[
+            "add 192.0.2.100",
+            "announce",
+            "Fault→Active: no peers configured",
+        ],
+        Active,
+    );
+    // Another fault instead is still a fault.
+    row(json!({}), fault(Fault::DataplaneDead), &[], Faulty);
+    for priority in [0, 1, 90, 255] {
+        row(json!({}), hears(PEER, priority), &[], Faulty);
+    }
+    row(json!({}), Event::Timeout, &[], Faulty);
+    row(json!({}), Event::Startup, &[], Faulty);
+    row(
+        json!({}),
+        Event::Configure(document(json!({"peers": []}))),
+        &[],
+        Faulty,
+    );
+    row(
+        json!({}),
+        Event::Shutdown,
+        &["Fault→Initialize: shutdown"],
+        Initialize,
+    );
+}
+
+#[test]
+fn backup_row() {
+    use RouterState::{Active, Backup, Fault as Faulty, Initialize};
+    let row = |changes, event, effects: &[&str], after| {
+        row("Backup", changes, event, effects, after);
+    };
+    row(json!({}), Event::Startup, &[], Backup);
+    row(json!({}), Event::Timeout, &[], Backup);
+    // Without preemption every advert keeps it Backup.
+    for priority in [1, 89, 90, 91, 255] {
+        row(json!({}), hears(PEER, priority), &[], Backup);
+    }
+    row(json!({}), hears(PEER, 0), &[], Backup);
+    row(
+        json!({}),
+        Event::Shutdown,
+        &["Backup→Initialize: shutdown"],
+        Initialize,
+    );
+    row(
+        json!({}),
+        fault(Fault::DataplaneFrozen),
+        &["Backup→Fault: data plane makes no progress"],
+        Faulty,
+    );
+    row(json!({}), Event::Faults(Faults::NONE), &[], Backup);
+    row(
+        json!({}),
+        Event::Configure(document(json!({"priority": 200}))),
+        &[],
+        Backup,
+    );
+    let alone = Event::Configure(document(json!({"peers": []})));
+    let effects = [
+        "add 192.0.2.100",
+        "announce",
+        "Backup→Active: no peers configured",
+    ];
+    row(json!({}), alone, &effects, Active);
+    let more = json!({"addresses": ["192.0.2.100/32", "192.0.2.101/32"]});
+    row(json!({}), Event::Configure(document(more)), &[], Backup);
+    let mut slower = heard(PEER, 100, at(1_050));
+    slower.interval = Centiseconds::new(50).unwrap();
+    let note = ["note: 192.0.2.1 advertises every 500 ms: adopted"];
+    row(json!({}), Event::Heard(slower), &note, Backup);
+    // Another Active with another list; the one that is followed is not reported again.
+    let mut differs = heard(OTHER, 100, at(1_050));
+    differs.same_addresses = false;
+    let note = ["note: 192.0.2.3 advertises other addresses than ours"];
+    row(
+        json!({"peers": [PEER, OTHER]}),
+        Event::Heard(differs),
+        &note,
+        Backup,
+    );
+}
+
+#[test]
+fn active_row() {
+    use RouterState::{Active, Backup, Fault as Faulty, Initialize};
+    let row = |changes, event, effects: &[&str], after| {
+        row("Active", changes, event, effects, after);
+    };
+    row(json!({}), Event::Startup, &[], Active);
+    row(json!({}), Event::Faults(Faults::NONE), &[], Active);
+    row(json!({}), hears(PEER, 0), &["send 90"], Active);
+    let rival =
+        |priority| format!("note: 192.0.2.1 is Active too, with losing priority {priority}");
+    for priority in [1, 89, 90] {
+        // Equal priority: the greater address wins, and ours is.
+        row(
+            json!({}),
+            hears(PEER, priority),
+            &[&rival(priority), "send 90"],
+            Active,
+        );
+    }
+    for (source, priority) in [(PEER, 91), (PEER, 255), (OTHER, 90)] {
+        let text = format!("Active→Backup: {source} is Active with priority {priority}");
+        let effects = ["remove 192.0.2.100", "send 90", &text];
+        let peers = json!({"peers": [PEER, OTHER]});
+        row(peers, hears(source, priority), &effects, Backup);
+    }
+    row(
+        json!({}),
+        Event::Shutdown,
+        &[
+            "send 0",
+            "remove 192.0.2.100",
+            "Active→Initialize: shutdown",
+        ],
+        Initialize,
+    );
+    row(
+        json!({}),
+        fault(Fault::DataplaneNotReady),
+        &[
+            "send 0",
+            "remove 192.0.2.100",
+            "Active→Fault: data plane not ready",
+        ],
+        Faulty,
+    );
+    let configure = |changes| Event::Configure(document(changes));
+    row(json!({}), configure(json!({})), &[], Active);
+    row(
+        json!({}),
+        configure(json!({"priority": 33})),
+        &["send 33"],
+        Active,
+    );
+    row(
+        json!({}),
+        configure(json!({"advert_interval": 1})),
+        &["send 90"],
+        Active,
+    );
+    row(json!({}), configure(json!({"preempt": true})), &[], Active);
+    row(json!({}), configure(json!({"peers": []})), &[], Active);
+    row(
+        json!({}),
+        configure(json!({"addresses": ["192.0.2.101/32", "192.0.2.100/32"]})),
+        &["add 192.0.2.101", "send 90", "announce"],
+        Active,
+    );
+    row(
+        json!({}),
+        configure(json!({"addresses": ["192.0.2.101/32"]})),
+        &[
+            "remove 192.0.2.100",
+            "add 192.0.2.101",
+            "send 90",
+            "announce",
+        ],
+        Active,
+    );
+    row(
+        json!({}),
+        configure(json!({"excluded_addresses": ["2001:db8::100/128"]})),
+        &["add 2001:db8::100", "announce"],
+        Active,
+    );
+}
+
+#[test]
+fn silence_makes_an_active() {
+    let mut machine = machine("Backup", json!({}));
+    // 3 × 100 ms + (256 - 90) / 256 × 100 ms
+    let due = Time::from_micros(1_000_000 + 364_843);
+    assert_eq!(machine.poll_timeout(), Some(due));
+    machine.handle(Time::from_micros(due.micros() - 1), Event::Timeout);
+    assert_eq!(machine.state(), RouterState::Backup);
+    machine.handle(due, Event::Timeout);
+    let effects = [
+        "send 90",
+        "add 192.0.2.100",
+        "announce",
+        "Backup→Active: no advertisement for 364 ms",
+    ];
+    assert_eq!(outputs(&mut machine), effects);
+    assert_eq!(machine.transitions(), 1);
+}
+
+#[test]
+fn an_advert_counts_from_when_it_was_received() {
+    let mut machine = machine("Backup", json!({}));
+    machine.handle(at(1_090), Event::Heard(heard(PEER, 100, at(1_040))));
+    assert_eq!(
+        machine.poll_timeout(),
+        Some(Time::from_micros(1_040_000 + 364_843))
+    );
+    // One that was overtaken does not bring the deadline forward.
+    machine.handle(at(1_091), Event::Heard(heard(PEER, 100, at(1_010))));
+    assert_eq!(
+        machine.poll_timeout(),
+        Some(Time::from_micros(1_040_000 + 364_843))
+    );
+}
+
+#[test]
+fn a_resignation_of_the_only_peer_needs_no_skew() {
+    let mut machine = machine("Backup", json!({}));
+    machine.handle(at(1_050), hears(PEER, 0));
+    assert_eq!(machine.poll_timeout(), Some(at(1_050)));
+    machine.handle(at(1_050), Event::Timeout);
+    let all = outputs(&mut machine);
+    assert_eq!(all.last().unwrap(), "Backup→Active: 192.0.2.1 resigned");
+}
+
+#[test]
+fn with_several_peers_a_resignation_waits_for_the_skew() {
+    let peers = json!({"peers": [PEER, OTHER]});
+    let mut first = machine("Backup", peers.clone());
+    first.handle(at(1_050), hears(PEER, 0));
+    let skew = 64_843;
+    assert_eq!(
+        first.poll_timeout(),
+        Some(Time::from_micros(1_050_000 + skew))
+    );
+    // A second resignation does not prolong it; the next Active's advert does.
+    first.handle(at(1_060), Event::Heard(heard(PEER, 0, at(1_060))));
+    assert_eq!(
+        first.poll_timeout(),
+        Some(Time::from_micros(1_050_000 + skew))
+    );
+    first.handle(at(1_070), Event::Heard(heard(OTHER, 80, at(1_070))));
+    assert_eq!(
+        first.poll_timeout(),
+        Some(Time::from_micros(1_070_000 + 364_843))
+    );
+    // Of another than the Active it means nothing.
+    let mut second = machine("Backup", peers);
+    let before = second.poll_timeout();
+    second.handle(at(1_050), hears(OTHER, 0));
+    assert_eq!(second.poll_timeout(), before);
+}
+
+#[test]
+fn preemption_lets_the_timer_run() {
+    for (preempt, extended) in [(true, false), (false, true)] {
+        let mut machine = machine("Listening", json!({"preempt": preempt}));
+        let before = machine.poll_timeout();
+        machine.handle(at(1_050), hears(PEER, 89));
+        assert_eq!(
+            machine.poll_timeout() != before,
+            extended,
+            "preempt {preempt}"
+        );
+        // An equal priority is never preempted, whatever the addresses are.
+        machine.handle(at(1_060), Event::Heard(heard(PEER, 90, at(1_060))));
+        assert_ne!(machine.poll_timeout(), before);
+    }
+}
+
+#[test]
+fn the_advert_schedule_is_absolute_and_skips_missed_slots() {
+    let mut machine = machine(
+        "Active",
+        json!({"announce": {"repeat": 0, "delay": 0, "refresh": 0}}),
+    );
+    assert_eq!(machine.poll_timeout(), Some(at(1_100)));
+    machine.handle(at(1_103), Event::Timeout);
+    assert_eq!(outputs(&mut machine), ["send 90"]);
+    assert_eq!(machine.poll_timeout(), Some(at(1_200)), "not 1,203");
+    machine.handle(at(1_390), Event::Timeout);
+    assert_eq!(outputs(&mut machine), ["send 90"], "once");
+    assert_eq!(machine.poll_timeout(), Some(at(1_400)));
+}
+
+#[test]
+fn announcements_follow_the_takeover() {
+    let announce = json!({"repeat": 3, "delay": 1_000, "refresh": 5_000});
+    let mut machine = machine("Active", json!({"announce": announce}));
+    let mut times = Vec::new();
+    while let Some(due) = machine.poll_timeout().filter(|due| *due < at(7_000)) {
+        machine.handle(due, Event::Timeout);
+        let frames = outputs(&mut machine)
+            .iter()
+            .filter(|o| *o == "announce")
+            .count();
+        times.extend(std::iter::repeat_n(due.micros() / 1_000, frames));
+    }
+    // The first was at 1,000 with the takeover itself.
+    assert_eq!(times, [1_010, 1_020, 2_000, 2_010, 2_020, 6_000]);
+}
+
+#[test]
+fn an_active_that_stood_still_listens_first() {
+    // It slept for half a second; the peer is Active meanwhile with a losing priority.
+    for event in [Event::Timeout, Event::Heard(heard(PEER, 50, at(1_500)))] {
+        let mut machine = machine("Active", json!({}));
+        let is_timeout = matches!(event, Event::Timeout);
+        machine.handle(at(1_500), event);
+        let all = outputs(&mut machine);
+        assert_eq!(all[0], "note: woke up 500 ms late: listening first");
+        if is_timeout {
+            assert_eq!(all.len(), 1, "neither advert nor announcement: {all:?}");
+            assert_eq!(machine.state(), RouterState::Active);
+            machine.handle(at(1_550), Event::Heard(heard(PEER, 50, at(1_550))));
+            let effects = [
+                "remove 192.0.2.100",
+                "send 0",
+                "Active→Backup: 192.0.2.1 became Active while we stood still for 500 ms",
+            ];
+            assert_eq!(outputs(&mut machine), effects);
+        }
+        assert_eq!(machine.state(), RouterState::Backup);
+    }
+}
+
+#[test]
+fn an_active_that_stood_still_alone_goes_on() {
+    let mut machine = machine("Active", json!({}));
+    machine.handle(at(1_500), Event::Timeout);
+    outputs(&mut machine);
+    // One interval and the skew.
+    assert_eq!(machine.poll_timeout(), Some(Time::from_micros(1_664_843)));
+    machine.handle(at(1_600), Event::Timeout);
+    assert_eq!(outputs(&mut machine), [""; 0]);
+    machine.handle(Time::from_micros(1_664_843), Event::Timeout);
+    assert_eq!(outputs(&mut machine), ["send 90", "announce"]);
+    assert_eq!(machine.state(), RouterState::Active);
+    assert_eq!(machine.transitions(), 1);
+}
+
+#[test]
+fn a_preempting_active_that_stood_still_takes_it_back() {
+    let mut machine = machine("Active", json!({"preempt": true}));
+    machine.handle(at(1_500), Event::Timeout);
+    machine.handle(at(1_550), Event::Heard(heard(PEER, 50, at(1_550))));
+    assert_eq!(machine.state(), RouterState::Active);
+    assert!(outputs(&mut machine).contains(&"send 90".to_owned()));
+}
+
+#[test]
+fn alone_nothing_is_a_stall() {
+    let mut machine = machine("Active", json!({"peers": []}));
+    machine.handle(at(900_000), Event::Timeout);
+    let all = outputs(&mut machine);
+    assert!(all.iter().all(|output| output == "announce"), "{all:?}");
+}
+
+#[test]
+fn a_backup_that_woke_late_listens_but_not_for_ever() {
+    let mut machine = machine("Backup", json!({}));
+    for _ in 0..MAX_RELISTENS {
+        let late = machine.poll_timeout().unwrap() + Span::from_millis(101);
+        machine.handle(late, Event::Timeout);
+        let all = outputs(&mut machine);
+        assert_eq!(all, ["note: woke up 101 ms late: listening first"]);
+        assert_eq!(
+            machine.poll_timeout(),
+            Some(late + Span::from_micros(164_843))
+        );
+    }
+    let late = machine.poll_timeout().unwrap() + Span::from_millis(101);
+    machine.handle(late, Event::Timeout);
+    assert_eq!(machine.state(), RouterState::Active);
+}
+
+#[test]
+fn split_brain_is_announced_once_a_second() {
+    let mut machine = machine(
+        "Active",
+        json!({"announce": {"repeat": 1, "delay": 0, "refresh": 0}}),
+    );
+    let mut announced = Vec::new();
+    let mut adverts = 0;
+    for step in 1..=300 {
+        let now = at(1_000 + 10 * step);
+        machine.handle(now, Event::Timeout);
+        machine.handle(now, Event::Heard(heard(PEER, 50, now)));
+        for output in outputs(&mut machine) {
+            adverts += u32::from(output == "send 90");
+            if output == "announce" {
+                announced.push(10 * step);
+            }
+        }
+    }
+    assert_eq!(announced, [1_000, 2_000, 3_000]);
+    assert_eq!(adverts, 300, "one answer to each, no more");
+}
+
+#[test]
+fn a_faster_configuration_is_no_silence() {
+    let mut machine = machine("Listening", json!({"advert_interval": 1_000}));
+    let now = at(3_000);
+    machine.handle(
+        now,
+        Event::Configure(document(json!({"advert_interval": 1}))),
+    );
+    assert_eq!(machine.poll_timeout(), Some(now + Span::from_millis(10)));
+    assert_eq!(machine.state(), RouterState::Backup);
+}
+
+#[test]
+fn restart_after_shutdown_and_after_fault() {
+    let mut machine = machine("Active", json!({}));
+    machine.handle(at(1_050), Event::Shutdown);
+    assert_eq!(machine.poll_timeout(), None);
+    machine.handle(at(1_060), Event::Startup);
+    assert_eq!(machine.state(), RouterState::Backup);
+    machine.handle(at(1_070), fault(Fault::Link));
+    machine.handle(at(1_080), Event::Faults(Faults::NONE));
+    assert_eq!(machine.state(), RouterState::Backup);
+    assert_eq!(
+        machine.poll_timeout(),
+        Some(Time::from_micros(1_080_000 + 364_843))
+    );
+    assert_eq!(machine.transitions(), 2);
+}
