@@ -63,7 +63,7 @@ impl fmt::Debug for Settings {
 
 /// Why the process ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RunError {
     /// It could not start.
     #[error("the data plane cannot start")]
     Start(#[from] StartError),
@@ -74,7 +74,7 @@ pub enum Error {
 
 /// Runs the data plane until it is drained or told to stop (SIGTERM, SIGINT). Must be called before
 /// any other thread exists, as namespace and privileges are those of the calling thread.
-pub fn run(settings: Settings) -> Result<(), Error> {
+pub fn run(settings: Settings) -> Result<(), RunError> {
     if let Some(path) = &settings.netns {
         process::enter_netns(path)?;
     }
@@ -87,12 +87,12 @@ pub fn run(settings: Settings) -> Result<(), Error> {
     }
     let shared = Arc::new(runtime::Shared::new(pipes));
     let workers = worker::Workers::start(Arc::clone(&shared), usize::from(settings.workers.max(1)))
-        .map_err(Error::Threads)?;
+        .map_err(RunError::Threads)?;
     let context = control::Context {
         shared,
         version: settings.version,
         log: settings.log,
         own_uid: nix::unistd::Uid::effective().as_raw(),
     };
-    control::serve(context, workers, listener, progress).map_err(Error::Threads)
+    control::serve(context, workers, listener, progress).map_err(RunError::Threads)
 }

@@ -15,14 +15,16 @@ use arc_swap::ArcSwap;
 use krater_dataplane_core::balance::{self, Candidate};
 use krater_dataplane_core::limit::Gauge;
 use krater_dataplane_core::member::MemberState;
+use krater_dataplane_core::persistence::{CAPACITY, Table};
 use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
 use krater_model::control::ListenerStats;
+use krater_model::state::Persistence;
 use krater_model::{ListenerId, MemberId, PoolId};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 pub use krater_dataplane_core::balance::Input as SelectInput;
@@ -144,7 +146,12 @@ impl Shared {
 
     /// Logged when it begins, counted always.
     pub(crate) fn count_accept_failure(&self, error: &std::io::Error) {
-        if self.events.accept_failures.fetch_add(1, Relaxed) % 256 == 0 {
+        if self
+            .events
+            .accept_failures
+            .fetch_add(1, Relaxed)
+            .is_multiple_of(256)
+        {
             tracing::error!(%error, "accepting pauses: raise the limit of open files");
         }
     }
@@ -343,8 +350,9 @@ pub struct PoolRuntime {
     /// Which.
     pub id: PoolId,
     /// Held while a member is chosen and counted: round robin and least connections are exact over
-    /// any number of workers. Never across an await.
-    choice: Mutex<()>,
+    /// any number of workers. Inside: the members of clients that stick to theirs by address. Never
+    /// held across an await.
+    choice: Mutex<Table<IpAddr>>,
 }
 
 impl PoolRuntime {
@@ -352,7 +360,7 @@ impl PoolRuntime {
     pub fn new(id: PoolId) -> Self {
         Self {
             id,
-            choice: Mutex::new(()),
+            choice: Mutex::new(Table::new(CAPACITY)),
         }
     }
 }
@@ -364,6 +372,11 @@ pub struct MemberGuard {
 }
 
 impl MemberGuard {
+    fn enter(view: &MemberView) -> Self {
+        view.state.enter();
+        Self { view: view.clone() }
+    }
+
     /// Which.
     pub fn id(&self) -> MemberId {
         self.view.conf.id
@@ -393,12 +406,27 @@ pub fn select(pool: &PoolView, input: &SelectInput<'_>) -> Option<MemberGuard> {
     if !pool.conf.enabled {
         return None;
     }
-    let _choice = pool
+    let mut sticky = pool
         .runtime
         .choice
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
+    let Some(Persistence::SourceIp { timeout }) = pool.conf.persistence else {
+        if !sticky.is_empty() {
+            sticky.clear(); // the pool lost its persistence
+        }
+        let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
+        return Some(MemberGuard::enter(view));
+    };
+    let (client, now) = (input.client.ip().to_canonical(), Instant::now());
+    let known = sticky.touch(client, now, timeout.duration());
+    let serves = |m: &&MemberView| {
+        Some(m.conf.id) == known && m.state.serves(&m.conf) && !input.exclude.contains(&m.conf.id)
+    };
+    if let Some(view) = pool.members.iter().find(serves) {
+        return Some(MemberGuard::enter(view));
+    }
     let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
-    view.state.enter();
-    Some(MemberGuard { view: view.clone() })
+    sticky.set(client, view.conf.id, now);
+    Some(MemberGuard::enter(view))
 }

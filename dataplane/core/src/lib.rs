@@ -14,4 +14,6 @@ pub mod http1;
 pub mod l7;
 pub mod limit;
 pub mod member;
+pub mod persistence;
+pub mod proxy_protocol;
 pub mod table;

@@ -3,6 +3,7 @@
 //! accept → choose → connect (another member when that fails and nothing was sent) → PROXY header if
 //! the pool wants one → bytes both ways. Cancel-safe: dropping the future closes both connections.
 
+use super::TRIES;
 use crate::io::{self, Conn, IdleTimeouts, RelayError};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::worker::WorkerShared;
@@ -11,9 +12,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Members that are tried for one connection: HAProxy's `retries 3` with `option redispatch`.
-pub const TRIES: usize = 3;
 
 /// Serves a client's connection to its end.
 pub async fn serve(mut client: Conn, view: Arc<ListenerView>, worker: Rc<WorkerShared>) {
@@ -39,6 +37,11 @@ pub async fn serve(mut client: Conn, view: Arc<ListenerView>, worker: Rc<WorkerS
         tracing::info!(listener.id = %id, client.addr = %peer, pool.id = %pool.conf.id, reason, "closed");
         return;
     };
+    if let Err(error) = super::announce(&client, None, &mut member, pool.conf.protocol).await {
+        let reason = report(&error);
+        tracing::debug!(listener.id = %id, client.addr = %peer, member.addr = %guard.address(), reason, "closed");
+        return;
+    }
     drop(pool);
     let idle = IdleTimeouts {
         client: timeouts.client_data.duration(),

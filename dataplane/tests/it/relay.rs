@@ -209,3 +209,59 @@ fn idle_connections_end_after_the_time_out_and_busy_ones_do_not() {
     }
     assert_eq!(byte(&mut idle), None);
 }
+
+#[test]
+fn members_are_told_of_their_client() {
+    use krater_dataplane_core::proxy_protocol::{v1, v2};
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&[echo()]);
+    for (protocol, header) in [
+        (
+            PoolProtocol::Proxy,
+            &(|c, l| v1(c, l)) as &dyn Fn(_, _) -> Vec<u8>,
+        ),
+        (PoolProtocol::Proxyv2, &|c, l| v2(c, l, None)),
+    ] {
+        setup.pool().protocol = protocol;
+        setup.apply(&dataplane);
+        let mut stream = setup.connect();
+        stream.write_all(b"hello").unwrap();
+        let mut want = header(stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        want.extend(b"hello");
+        let mut got = vec![0; want.len()];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, want);
+    }
+}
+
+#[test]
+fn clients_stick_to_their_member() {
+    let dataplane = Dataplane::start(4);
+    let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b'), named_echo(b'c')]);
+    let timeout = Millis::literal(0);
+    setup.pool().persistence = Some(Persistence::SourceIp { timeout });
+    setup.apply(&dataplane);
+    let first = byte(&mut setup.connect()).unwrap();
+    let at = usize::from(first - b'a');
+    // A drained member keeps its clients, as with HAProxy's stick tables; one that is down does not.
+    setup.pool().members[at].weight = Weight::new(0).unwrap();
+    setup.apply(&dataplane);
+    for _ in 0..10 {
+        assert_eq!(byte(&mut setup.connect()), Some(first));
+    }
+    setup.pool().members[at].enabled = false;
+    setup.apply(&dataplane);
+    let second = byte(&mut setup.connect()).unwrap();
+    assert_ne!(first, second);
+    setup.pool().members[at].enabled = true;
+    setup.apply(&dataplane);
+    for _ in 0..10 {
+        assert_eq!(byte(&mut setup.connect()), Some(second), "moved for good");
+    }
+    setup.pool().persistence = None;
+    setup.apply(&dataplane);
+    let mut seen: Vec<_> = (0..6).filter_map(|_| byte(&mut setup.connect())).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 2);
+}

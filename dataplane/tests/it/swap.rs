@@ -9,11 +9,12 @@ fn changes_leave_open_connections_alone_and_hold_no_old_snapshot() {
     let mut setup = Setup::tcp(&[echo(), echo()]);
     setup.apply(&dataplane);
     let mut open: Vec<_> = (0..50).map(|_| setup.connect()).collect();
-    for round in 0..200 {
-        setup.pool().members[0].weight = Weight::new(1 + round % 5).unwrap();
+    for round in 0..200_usize {
+        let weight = u64::try_from(1 + round % 5).unwrap();
+        setup.pool().members[0].weight = Weight::new(weight).unwrap();
         setup.listener().name = format!("round {round}");
         setup.apply(&dataplane);
-        let one = round as usize % open.len();
+        let one = round % open.len();
         assert!(goes_round(&mut open[one]));
         assert!(dataplane.status().snapshots_alive <= 2);
     }
