@@ -18,7 +18,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub fn make() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let base = std::env::temp_dir();
         for entry in std::fs::read_dir(&base).unwrap().flatten() {

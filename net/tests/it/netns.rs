@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 #[test]
 fn create_open_delete() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let path = lab.path("a");
     assert!(!netns::exists(&path));
     let made = NetNs::create(&path).unwrap();
@@ -35,7 +35,7 @@ fn create_open_delete() {
 
 #[test]
 fn a_plain_file_is_no_namespace_but_is_taken_over() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let path = lab.path("a");
     std::fs::write(&path, "").unwrap();
     assert!(!netns::exists(&path));
@@ -49,7 +49,7 @@ fn a_plain_file_is_no_namespace_but_is_taken_over() {
 
 #[test]
 fn deleted_although_another_mount_namespace_holds_a_copy() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let path = lab.path("a");
     drop(lab.netns("a"));
     let (ready, wait_ready) = mpsc::channel();
@@ -74,7 +74,7 @@ fn deleted_although_another_mount_namespace_holds_a_copy() {
 
 #[test]
 fn sockets_belong_to_the_namespace() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let listener = a.tcp_listener("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
@@ -90,7 +90,7 @@ fn sockets_belong_to_the_namespace() {
 
 #[test]
 fn sysctls_are_written_inside_only() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let key = "net/ipv4/ip_nonlocal_bind";
     sysctl::write(&a, key, "1").unwrap();
@@ -105,7 +105,7 @@ fn sysctls_are_written_inside_only() {
 
 #[test]
 fn sysctls_are_written_where_proc_is_read_only() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let a = lab.netns("a");
     let key = "net/ipv4/ip_nonlocal_bind";
     std::thread::scope(|scope| {
@@ -127,7 +127,7 @@ fn sysctls_are_written_where_proc_is_read_only() {
 
 #[test]
 fn a_process_with_several_threads_does_not_enter() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let error = lab.netns("a").enter().unwrap_err(); // the test harness has threads
     assert!(error.to_string().contains("threads"), "{error}");
 }

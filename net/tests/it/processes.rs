@@ -8,7 +8,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_detached_process_lives_in_its_namespaces_and_is_killed_with_them() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let log = lab.path("log");
     // A shell that has a child: both must go.
@@ -66,7 +66,7 @@ fn a_detached_process_lives_in_its_namespaces_and_is_killed_with_them() {
 
 #[test]
 fn a_missing_program_is_named() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let a = lab.netns("a");
     let error = spawn_detached(&Detached {
         program: Path::new("/nonexistent/amphora"),

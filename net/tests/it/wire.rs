@@ -126,7 +126,11 @@ async fn links_behave(a: &impl LinkControl, b: &impl LinkControl, b_netns: &impl
             .filter(|r| r.protocol == PROTO_VRRP)
             .collect()
     };
-    assert_eq!(ours(b.routes().await.unwrap()), [route.clone()], "replaced");
+    assert_eq!(
+        ours(b.routes().await.unwrap()),
+        std::slice::from_ref(&route),
+        "replaced"
+    );
     let foreign = Route {
         protocol: PROTO_AGENT,
         ..route.clone()
@@ -172,7 +176,7 @@ async fn links_behave(a: &impl LinkControl, b: &impl LinkControl, b_netns: &impl
 
 #[test]
 fn kernel_and_fake_agree() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let b_fd = NetNs::open(&lab.path("b")).unwrap();
     let fake = FakeKernel::default();
@@ -186,7 +190,7 @@ fn kernel_and_fake_agree() {
 
 #[test]
 fn a_nic_moves_with_its_new_name_although_the_old_one_is_taken_there() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (mgmt, vip) = (lab.netns("mgmt"), lab.netns("vip"));
     let fake = FakeKernel::default();
     let (fake_mgmt, fake_vip) = (fake.namespace().unwrap(), fake.namespace().unwrap());
@@ -222,7 +226,7 @@ fn a_nic_moves_with_its_new_name_although_the_old_one_is_taken_there() {
 
 #[test]
 fn a_flooded_watch_asks_for_a_resync() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let a = lab.netns("a");
     let netlink = NetlinkSocket::open_in(&a).unwrap();
     runtime().block_on(async {
@@ -249,7 +253,7 @@ fn a_flooded_watch_asks_for_a_resync() {
 
 #[test]
 fn the_synchronous_path_moves_a_vip_by_tag() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let netlink = NetlinkSocket::open_in(&a).unwrap();
     netlink.create_veth(&veth(Some(&b))).unwrap();
@@ -277,7 +281,7 @@ fn the_synchronous_path_moves_a_vip_by_tag() {
         netlink.add_address(&vip).unwrap();
         netlink.add_address(&vip).unwrap();
         let tagged = netlink.tagged_addresses(link.index, PROTO_VRRP).unwrap();
-        assert_eq!(tagged, [vip.clone()]);
+        assert_eq!(tagged, std::slice::from_ref(&vip));
         // It can be bound at once: no duplicate address detection.
         a.tcp_listener((vip.net.addr(), 0).into()).unwrap();
         let to_prefix = |net: &ipnet::IpNet| {
@@ -313,7 +317,7 @@ fn the_synchronous_path_moves_a_vip_by_tag() {
 
 #[test]
 fn ipv6_routes_and_rules_compare_equal_to_what_was_added() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let netlink = NetlinkSocket::open_in(&a).unwrap();
     netlink.create_veth(&veth(Some(&b))).unwrap();
@@ -379,7 +383,7 @@ fn ipv6_routes_and_rules_compare_equal_to_what_was_added() {
 
 #[test]
 fn announcements_arrive_and_neighbours_learn() {
-    let lab = Lab::new();
+    let lab = Lab::make();
     let (a, b) = (lab.netns("a"), lab.netns("b"));
     let netlink = NetlinkSocket::open_in(&a).unwrap();
     netlink.create_veth(&veth(Some(&b))).unwrap();

@@ -309,14 +309,14 @@ mod tests {
         for length in [5_usize, 300, 70_000] {
             let mut frame = vec![0x82];
             match length {
-                0..=125 => frame.push(0x80 | length as u8),
+                0..=125 => frame.push(0x80 | u8::try_from(length).unwrap()),
                 126..=65_535 => {
                     frame.push(0x80 | 126);
-                    frame.extend((length as u16).to_be_bytes());
+                    frame.extend(u16::try_from(length).unwrap().to_be_bytes());
                 }
                 _ => {
                     frame.push(0x80 | 127);
-                    frame.extend((length as u64).to_be_bytes());
+                    frame.extend(u64::try_from(length).unwrap().to_be_bytes());
                 }
             }
             let header = frame.len();

@@ -13,6 +13,10 @@ pub mod netns;
 /// A call failed.
 #[derive(Debug, thiserror::Error)]
 #[error("compute: {what} of amphora {amphora}")]
+#[allow(
+    clippy::error_impl_error,
+    reason = "used with the name of its module in front, as std::io::Error"
+)]
 pub struct Error {
     /// Whose.
     pub amphora: AmphoraId,

@@ -11,6 +11,10 @@ pub mod local;
 /// A call failed.
 #[derive(Debug, thiserror::Error)]
 #[error("network: {what}")]
+#[allow(
+    clippy::error_impl_error,
+    reason = "used with the name of its module in front, as std::io::Error"
+)]
 pub struct Error {
     /// What was tried.
     pub what: String,
