@@ -7,7 +7,7 @@ use crate::db::entity::{l7policy, l7rule as rule_row, listener as listener_row};
 use crate::db::now;
 use crate::db::query::flow::{Action, Item, Resource};
 use crate::db::query::list::{self, Attribute, Kind, PageRequest};
-use crate::db::query::tree;
+use crate::db::query::position::reposition;
 use crate::transaction;
 use http::StatusCode;
 use sea_orm::{
@@ -206,7 +206,7 @@ pub async fn insert(
     }
     .insert(txn)
     .await?;
-    tree::reposition(txn, &listener.id, Some((&id, new.position))).await?;
+    reposition(txn, &listener.id, Some((&id, new.position))).await?;
     list::set_tags(txn, &id, &new.tags).await?;
     items.push(item(Resource::L7Policy, id.clone(), Action::Create));
     for rule in &new.rules {
@@ -248,7 +248,7 @@ pub async fn update(
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;
         if change.position.is_some() {
-            tree::reposition(txn, &listener.id, Some((id, change.position))).await?;
+            reposition(txn, &listener.id, Some((id, change.position))).await?;
         }
         if let Some(tags) = &change.tags {
             list::set_tags(txn, id, tags).await?;

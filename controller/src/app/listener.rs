@@ -13,7 +13,7 @@ use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
     IntoActiveModel, QueryFilter,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -147,8 +147,16 @@ pub async fn views(
     rows: Vec<listener::Model>,
 ) -> Result<Vec<View>, Error> {
     let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
-    let mut policies =
-        list::children::<policy_row::Entity>(db, policy_row::Column::ListenerId, &ids).await?;
+    let mut rows_of =
+        list::of::<policy_row::Entity>(db, policy_row::Column::ListenerId, &ids).await?;
+    rows_of.sort_by_key(|policy| policy.position);
+    let mut policies: HashMap<String, Vec<String>> = HashMap::new();
+    for policy in rows_of {
+        policies
+            .entry(policy.listener_id)
+            .or_default()
+            .push(policy.id);
+    }
     let mut tags = list::tags(db, &ids).await?;
     Ok(rows
         .into_iter()

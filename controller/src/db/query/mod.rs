@@ -6,4 +6,4 @@ pub mod journal;
 pub mod list;
 pub mod meta;
 pub mod network;
-pub mod tree;
+pub mod position;

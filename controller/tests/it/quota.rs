@@ -1,0 +1,122 @@
+//! Quotas.
+
+use crate::common::Api;
+use serde_json::json;
+use std::sync::Arc;
+
+#[tokio::test]
+async fn limits_are_stored_shown_and_reset() {
+    let api = Api::new().await;
+    let unlimited = json!({"quota": {"loadbalancer": -1, "load_balancer": -1, "listener": -1,
+        "pool": -1, "member": -1, "healthmonitor": -1, "health_monitor": -1, "l7policy": -1,
+        "l7rule": -1}});
+    for path in ["defaults", "p1", "p1/default"] {
+        assert_eq!(
+            api.get(&format!("/v2.0/lbaas/quotas/{path}")).await.ok(200),
+            unlimited
+        );
+    }
+    api.delete("/v2/lbaas/quotas/p1").await.fault(404);
+    let body = json!({"quota": {"loadbalancer": 5, "health_monitor": "7"}});
+    let shown = api.put("/v2/lbaas/quotas/p1", body).await.ok(202);
+    assert_eq!(shown["quota"]["load_balancer"], 5);
+    assert_eq!(shown["quota"]["healthmonitor"], 7);
+    let list = api.get("/v2/lbaas/quotas").await.ok(200);
+    assert_eq!(list["quotas"][0]["project_id"], "p1");
+    assert_eq!(list["quotas"][0]["loadbalancer"], 5);
+    api.put("/v2/lbaas/quotas/p1", json!({"quota": {"pool": -2}}))
+        .await
+        .fault(400);
+    assert_eq!(api.delete("/v2/lbaas/quotas/p1").await.text, "");
+    assert_eq!(api.get("/v2/lbaas/quotas/p1").await.ok(200), unlimited);
+}
+
+#[tokio::test]
+async fn every_kind_is_counted() {
+    let api = Api::new().await;
+    let lb = api.lb("lb").await;
+    let limit = json!({"quota": {"loadbalancer": 1, "listener": 0, "pool": 1, "member": 0,
+        "healthmonitor": 0, "l7policy": 0, "l7rule": 0}});
+    api.put("/v2/lbaas/quotas/default", limit).await.ok(202);
+    let refused = |what: &str| format!("Quota has been met for resources: {what}");
+    let body = json!({"loadbalancer": {"vip_subnet_id": api.subnet}});
+    let text = api
+        .post("/v2/lbaas/loadbalancers", body.clone())
+        .await
+        .fault(403);
+    assert_eq!(text, refused("Load Balancer"));
+    let listener =
+        json!({"listener": {"loadbalancer_id": lb, "protocol": "HTTP", "protocol_port": 80}});
+    let text = api.post("/v2/lbaas/listeners", listener).await.fault(403);
+    assert_eq!(text, refused("Listener"));
+    let pool = api.pool(&lb).await;
+    let body2 =
+        json!({"pool": {"loadbalancer_id": lb, "protocol": "TCP", "lb_algorithm": "SOURCE_IP"}});
+    assert_eq!(
+        api.post("/v2/lbaas/pools", body2).await.fault(403),
+        refused("Pool")
+    );
+    let members = format!("/v2/lbaas/pools/{pool}/members");
+    let member = json!({"address": "10.0.0.1", "protocol_port": 80});
+    let text = api
+        .post(&members, json!({"member": member}))
+        .await
+        .fault(403);
+    assert_eq!(text, refused("Member"));
+    let text = api
+        .put(&members, json!({"members": [member]}))
+        .await
+        .fault(403);
+    assert_eq!(text, refused("Member"));
+    let monitor = json!({"healthmonitor": {"pool_id": pool, "type": "TCP", "delay": 1, "timeout": 1,
+        "max_retries": 1}});
+    let text = api
+        .post("/v2/lbaas/healthmonitors", monitor)
+        .await
+        .fault(403);
+    assert_eq!(text, refused("Health Monitor"));
+    assert!(api.pending().await.is_empty());
+    // Deleting gives the place back.
+    api.delete(&format!("/v2/lbaas/loadbalancers/{lb}?cascade=true"))
+        .await
+        .ok(204);
+    api.settle().await;
+    api.post("/v2/lbaas/loadbalancers", body).await.ok(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_creators_never_exceed_it() {
+    let api = Arc::new(Api::new().await);
+    let limit = json!({"quota": {"loadbalancer": 5}});
+    api.put("/v2/lbaas/quotas/default", limit).await.ok(202);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let api = Arc::clone(&api);
+        tasks.spawn(async move {
+            let body = json!({"loadbalancer": {"vip_subnet_id": api.subnet}});
+            api.post("/v2/lbaas/loadbalancers", body)
+                .await
+                .status
+                .as_u16()
+        });
+    }
+    let mut answers = tasks.join_all().await;
+    answers.sort_unstable();
+    assert_eq!(
+        answers.iter().filter(|status| **status == 201).count(),
+        5,
+        "{answers:?}"
+    );
+    assert_eq!(
+        answers.iter().filter(|status| **status == 403).count(),
+        27,
+        "{answers:?}"
+    );
+    let list = api.get("/v2/lbaas/loadbalancers").await.ok(200);
+    let list = list["loadbalancers"].as_array().unwrap();
+    let addresses: std::collections::HashSet<_> = list
+        .iter()
+        .map(|lb| lb["vip_address"].to_string())
+        .collect();
+    assert_eq!(addresses.len(), 5, "an address is given once");
+}
