@@ -126,7 +126,7 @@ fn identity() {
     let guard = lab.a.guard();
     assert_eq!(field(guard, "Uid:"), "0");
     for (name, pid) in [("vrrp", pid), ("guard", guard)] {
-        println!("{name}: {} kB resident", field(pid, "VmRSS:"));
+        println!("{name}: {} kB resident, {} kB anonymous", field(pid, "VmRSS:"), field(pid, "RssAnon:"));
     }
 }
 
