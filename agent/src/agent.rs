@@ -104,9 +104,7 @@ fn start(config: AgentConfig, log: LogControl) -> anyhow::Result<()> {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
         tracing::debug!(%error, "oom_score_adj not set");
     }
-    if let Err(error) = raise_file_limit() {
-        tracing::warn!(%error, "limit of open files not raised: the data plane serves fewer connections");
-    }
+    raise_file_limit();
     link_logs(&config).context("link the log folder into run_dir")?;
     let key = config::seal_key(&config)?;
     let client_ca = config::text(&config.client_ca)?;
@@ -181,20 +179,15 @@ async fn serve(
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    agent.applier.load();
     let (events, inbox) = mpsc::channel(EVENTS);
     for kind in [Kind::Dataplane, Kind::Vrrp] {
         tokio::spawn(Arc::clone(&agent.children).supervise(kind, events.clone()));
     }
     tokio::spawn(follow(Arc::clone(&agent), inbox));
-    let restored = Arc::clone(&agent);
-    tokio::spawn(async move {
-        restored.applier.restore().await;
-        // Children that were up before the ledger was read.
-        for kind in [Kind::Dataplane, Kind::Vrrp] {
-            tokio::spawn(supply(Arc::clone(&restored), kind));
-        }
-        heartbeat::run(restored).await;
-    });
+    let restoring = Arc::clone(&agent);
+    tokio::spawn(async move { restoring.applier.restore_links().await });
+    tokio::spawn(heartbeat::run(Arc::clone(&agent)));
     tracing::info!(listen = %agent.config.listen, "agent serves");
     tokio::select! {
         () = server::run(agent, listener, tls) => {}
@@ -219,7 +212,6 @@ async fn follow(agent: Arc<Agent>, mut events: mpsc::Receiver<Event>) {
             .get_or_create(&child)
             .set(i64::from(up));
         if up {
-            agent.metrics.child_starts.get_or_create(&child).inc();
             tokio::spawn(supply(Arc::clone(&agent), kind));
         }
     }
@@ -306,13 +298,23 @@ fn prepare_namespace(vip: &NetNs) -> io::Result<()> {
     }
 }
 
+/// Below this the data plane serves fewer clients than a small load balancer should.
+const FEW_FILES: u64 = 65_536;
+
 /// For the data plane, which may use what it inherits: two descriptors per connection.
-fn raise_file_limit() -> io::Result<()> {
+fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let most = fs::read_to_string("/proc/sys/fs/nr_open")?;
-    let most: u64 = most.trim().parse().map_err(io::Error::other)?;
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, soft, most).map_err(Into::into)
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let most = most.trim().parse().unwrap_or(hard).max(hard);
+    // Forbidden in some containers.
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, soft, most)
+        && hard < FEW_FILES
+    {
+        tracing::warn!(%error, hard, "few open files allowed: raise ulimit -n of who starts the agent");
+    }
 }
 
 /// `run_dir/log`, so that `amphora ctl --run-dir` finds the logs.

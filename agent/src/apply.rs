@@ -290,30 +290,37 @@ impl<L: LinkControl, N: AsFd + Send + Sync, F: Family> Applier<L, N, F> {
         }
     }
 
-    /// Takes over what the ledger kept. The children get their parts when they are up.
-    pub(crate) async fn restore(&self) {
-        let _one = self.one_at_a_time.lock().await;
-        let Restored {
-            state,
-            digest,
-            complete,
-        } = match self.ledger.restore() {
-            Ok(Some(restored)) => restored,
-            Ok(None) => return,
+    /// Takes over what the ledger kept. Called before anything is served, so that no older document gets in.
+    pub(crate) fn load(&self) {
+        match self.ledger.restore() {
+            Ok(Some(restored)) => {
+                let Restored {
+                    state,
+                    digest,
+                    complete,
+                } = restored;
+                tracing::info!(revision = %state.revision(), complete, "restored from the ledger");
+                self.current.send_replace(Some(Arc::new(InForce {
+                    state,
+                    digest,
+                    complete,
+                })));
+            }
+            Ok(None) => {}
             Err(error) => {
                 let error = krater_model::report(&error);
                 tracing::error!(error, "waiting for the controller");
-                return;
             }
+        }
+    }
+
+    /// Makes the NICs what the loaded state says. The children get their parts when they are up.
+    pub(crate) async fn restore_links(&self) {
+        let _one = self.one_at_a_time.lock().await;
+        let Some(current) = self.current() else {
+            return;
         };
-        let next = Arc::new(InForce {
-            state,
-            digest,
-            complete,
-        });
-        tracing::info!(revision = %next.state.revision(), complete, "restored from the ledger");
-        self.current.send_replace(Some(Arc::clone(&next)));
-        let interfaces = next.state.interfaces.as_slice();
+        let interfaces = current.state.interfaces.as_slice();
         let mut done = Vec::new();
         let configure = async {
             let plan = self.links.place(interfaces, interfaces, &mut done).await?;
@@ -322,21 +329,23 @@ impl<L: LinkControl, N: AsFd + Send + Sync, F: Family> Applier<L, N, F> {
         };
         if let Err(error) = configure.await {
             let error = krater_model::report(&error);
-            tracing::error!(error, "interfaces not as the ledger says");
+            tracing::error!(error, "interfaces are not as the ledger says");
         }
     }
 
     /// Gives the data plane its part of the state in force, after it was started.
     pub(crate) async fn push_snapshot(&self) -> Result<Option<Applied>, PushError> {
         let _pushing = self.push.lock().await;
-        match self.current() {
-            Some(current) => self
-                .family
-                .snapshot(&current.state.snapshot())
-                .await
-                .map(Some),
-            None => Ok(None),
+        let Some(current) = self.current() else {
+            return Ok(None);
+        };
+        let mut snapshot = current.state.snapshot();
+        if !current.complete {
+            // Room for the same document with its secrets, which is other content to the data plane.
+            let generation = &mut snapshot.revision.generation;
+            generation.0 = generation.0.saturating_sub(1);
         }
+        self.family.snapshot(&snapshot).await.map(Some)
     }
 
     /// Gives vrrp its part of the state in force, after it was started.

@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(from(dir.path(), "k1").unwrap(), first);
         let second = from(dir.path(), "k2").unwrap();
         assert_ne!(second, first);
-        assert!(second >= first[..16].to_owned(), "later ids are larger");
+        assert!(second[..16] >= first[..16], "later ids are larger");
         fs::write(dir.path().join(FILE), "rubbish").unwrap();
         assert!(is_boot_id(&from(dir.path(), "k2").unwrap()));
     }

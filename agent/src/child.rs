@@ -18,7 +18,7 @@ fn log(args: &LogArgs) -> anyhow::Result<LogControl> {
     Ok(krater_telemetry::init(settings)?)
 }
 
-fn level(log: LogControl) -> Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync> {
+fn level(log: LogControl) -> krater_dataplane::SetLevel {
     Arc::new(move |level| log.set_level(level).map_err(|error| error.to_string()))
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Metrics {
     pub(crate) applies: Family<ResultLabel, Counter>,
     pub(crate) apply_last_microseconds: Gauge,
     pub(crate) generation: Gauge,
-    pub(crate) child_starts: Family<ChildLabel, Counter>,
+    pub(crate) child_starts: Family<ChildLabel, Gauge>,
     pub(crate) child_up: Family<ChildLabel, Gauge>,
     pub(crate) heartbeats: Counter,
     pub(crate) heartbeat_errors: Counter,

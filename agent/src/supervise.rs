@@ -7,6 +7,7 @@
 
 mod backoff;
 mod spawn;
+mod watchdog;
 
 use crate::control;
 use crate::sys;
@@ -148,7 +149,16 @@ impl Child {
                     if events.send(Event::Up(self.kind)).await.is_err() {
                         return io::Error::other("the agent is ending");
                     }
-                    let how = ended(&running).await;
+                    let how = tokio::select! {
+                        how = ended(&running) => how,
+                        why = watchdog::bites(self.kind, &running) => {
+                            tracing::error!(child = name, pid, why, "killing a frozen child");
+                            match kill_running(&running).await {
+                                Ok(()) => "frozen, killed".into(),
+                                Err(error) => format!("frozen, not killed: {error}"),
+                            }
+                        }
+                    };
                     self.state.send_replace(None);
                     let lived_ms = u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::error!(child = name, pid, lived_ms, how, "child ended");

@@ -4,7 +4,7 @@
 //! driver's thread and wait for its answer, so that a slow client never delays an advert.
 
 use crate::config::Refused;
-use crate::track::{Canary, allowed};
+use crate::track::allowed;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -63,7 +63,6 @@ pub(crate) fn serve(
     driver: Driver,
     registry: Registry,
     set_log_level: SetLogLevel,
-    canary: Canary,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,12 +75,6 @@ pub(crate) fn serve(
         set_log_level,
     });
     runtime.block_on(async move {
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Canary::INTERVAL).await;
-                canary.beat();
-            }
-        });
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {

@@ -203,7 +203,8 @@ async fn a_refused_snapshot_changes_nothing() {
     assert!(rig.names(&rig.vip).await.is_empty(), "the NIC went back");
     assert_eq!(applier.current().unwrap().state.generation, Generation(1));
     let restarted = rig.applier();
-    restarted.restore().await;
+    restarted.load();
+    restarted.restore_links().await;
     assert_eq!(restarted.current().unwrap().state.generation, Generation(1));
     // The same revision, mended or not, is not in force and may come again.
     *rig.family.refuse.lock().unwrap() = None;
@@ -304,7 +305,8 @@ async fn a_restart_brings_the_state_back() {
     rig.calls();
     let restarted = rig.applier();
     assert!(restarted.push_snapshot().await.unwrap().is_none());
-    restarted.restore().await;
+    restarted.load();
+    restarted.restore_links().await;
     restarted.push_snapshot().await.unwrap();
     restarted.push_vrrp().await.unwrap();
     assert_eq!(rig.calls(), ["dataplane 1.3", "vrrp 1.3"]);

@@ -7,7 +7,7 @@ use crate::agent::Agent;
 use crate::apply::Family;
 use crate::clock;
 use crate::heartbeat::is_ready;
-use crate::metrics::{ResultLabel, StatusLabel};
+use crate::metrics::{ChildLabel, ResultLabel, StatusLabel};
 use crate::supervise::Kind;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -117,10 +117,7 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
         }
         ("GET", "/healthz") => Ok(text(StatusCode::OK, "text/plain", "ok\n".into())),
         ("GET", "/readyz") => Ok(readyz(agent).await),
-        ("GET", "/metrics") => match agent.metrics.text() {
-            Ok(families) => Ok(text(StatusCode::OK, CONTENT_TYPE, families)),
-            Err(error) => Err(ApiError::internal("internal", error.to_string())),
-        },
+        ("GET", "/metrics") => metrics(agent),
         (
             _,
             "/2.0/info" | "/2.0/state" | "/2.0/status" | "/2.0/certificate" | "/2.0/logs"
@@ -335,6 +332,24 @@ async fn readyz(agent: &Agent) -> Response<Body> {
     } else {
         let lines = reasons.join("\n") + "\n";
         text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", lines)
+    }
+}
+
+fn metrics(agent: &Agent) -> Answer {
+    let current = agent.applier.current();
+    let generation = current.map_or(0, |current| current.state.generation.0);
+    agent
+        .metrics
+        .generation
+        .set(i64::try_from(generation).unwrap_or(i64::MAX));
+    for kind in [Kind::Dataplane, Kind::Vrrp] {
+        let label = ChildLabel { child: kind.name() };
+        let starts = i64::from(agent.children.child(kind).starts());
+        agent.metrics.child_starts.get_or_create(&label).set(starts);
+    }
+    match agent.metrics.text() {
+        Ok(families) => Ok(text(StatusCode::OK, CONTENT_TYPE, families)),
+        Err(error) => Err(ApiError::internal("internal", error.to_string())),
     }
 }
 

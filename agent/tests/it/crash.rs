@@ -107,3 +107,21 @@ fn everything_dies_and_comes_back_from_the_ledger() {
     });
     assert_eq!(rig.status().revision.unwrap().to_string(), "1.7");
 }
+
+#[test]
+fn a_frozen_data_plane_is_replaced() {
+    let rig = Rig::started();
+    rig.serve_member("x");
+    rig.apply(&rig.state(1));
+    rig.wait("the VIP answers", |rig| rig.fetch().is_ok());
+    let old = rig.process("dataplane").pid;
+    krater_net::process::ProcessId::of(old)
+        .unwrap()
+        .signal(libc::SIGSTOP)
+        .unwrap();
+    rig.wait("another data plane serves", |rig| {
+        let new = rig.process("dataplane").pid;
+        new > 1 && new != old && rig.fetch().is_ok_and(|text| text == "x")
+    });
+    assert!(rig.agent_log().contains("killing a frozen child"));
+}
