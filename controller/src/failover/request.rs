@@ -15,6 +15,8 @@ pub enum Request {
     Amphora(String),
     /// Replace all of them; missing ones are made.
     LoadBalancer,
+    /// Make the amphorae that are missing.
+    Fill,
     /// Push the newest state again.
     Push,
 }
@@ -48,6 +50,13 @@ pub async fn enqueue(
         Request::Amphora(amphora_id) => {
             let one = OneAmphora {
                 amphora_id: amphora_id.clone(),
+            };
+            (FlowKind::FailoverAmphora, json!(one))
+        }
+        // An id that no amphora has: nobody goes, and what is missing comes.
+        Request::Fill => {
+            let one = OneAmphora {
+                amphora_id: uuid::Uuid::nil().to_string(),
             };
             (FlowKind::FailoverAmphora, json!(one))
         }
