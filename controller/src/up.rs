@@ -10,6 +10,7 @@
 
 use crate::admin::{self, Admin};
 use crate::agent_client::{Client, Dial};
+use crate::app::AppState;
 use crate::cli::StateDir;
 use crate::config::Config;
 use crate::db::{Db, query::journal};
@@ -257,10 +258,14 @@ async fn serve(
         tasks.spawn(worker.run(stopped.clone()));
     }
     let ready = Arc::new(AtomicBool::new(false));
-    let routes = admin::router(Admin {
+    let mut routes = admin::router(Admin {
         db: db.clone(),
         ready: ready.clone(),
     });
+    if has(Role::Api) {
+        let state = AppState::new(db.clone(), config.controller.topology);
+        routes = routes.merge(crate::http::router(state));
+    }
     let mut draining = stopped.clone();
     let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
         let _ = draining.wait_for(|stop| *stop).await;
