@@ -258,7 +258,7 @@ fn hash(snapshot: &Snapshot) -> Result<[u8; 32], Refused> {
 }
 
 /// Views of a new table; those whose content did not change are the old ones.
-fn views(table: RoutingTable, old: &Routes) -> Result<Routes, FieldError> {
+fn views(mut table: RoutingTable, old: &Routes) -> Result<Routes, FieldError> {
     let mut states: HashMap<MemberId, &Arc<MemberState>> = HashMap::new();
     for pool in old.pools.values() {
         states.extend(pool.members.iter().map(|m| (m.conf.id, &m.state)));
@@ -293,6 +293,8 @@ fn views(table: RoutingTable, old: &Routes) -> Result<Routes, FieldError> {
         };
         routes.listeners.insert(conf.id, view);
     }
+    // Keys are in the TLS configurations now, and nowhere else.
+    table.certificates.clear();
     routes.table = Some(Arc::new(table));
     Ok(routes)
 }

@@ -9,7 +9,7 @@
 //! A connection holds runtimes for as long as it likes. It takes a view when it needs one (per request
 //! in HTTP, once in TCP) and drops it afterwards: no connection holds a whole [`Routes`].
 
-use crate::io::{self, Conn, ConnectError, PipePool};
+use crate::io::{self, Conn, ConnectError, PipePool, Sources};
 use crate::tls;
 use arc_swap::ArcSwap;
 use krater_dataplane_core::balance::{self, Candidate};
@@ -22,7 +22,11 @@ use krater_model::state::Persistence;
 use krater_model::{ListenerId, MemberId, PoolId};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -34,6 +38,7 @@ pub use krater_dataplane_core::balance::Input as SelectInput;
 pub struct Shared {
     routes: ArcSwap<Routes>,
     ready: AtomicBool,
+    sources: Sources,
     /// Pipes for `splice(2)`.
     pub pipes: Arc<PipePool>,
     /// Events of the whole process.
@@ -78,6 +83,7 @@ impl Shared {
         Self {
             routes: ArcSwap::default(),
             ready: AtomicBool::new(false),
+            sources: Sources::default(),
             pipes: Arc::new(pipes),
             events: Events::default(),
         }
@@ -109,14 +115,33 @@ impl Shared {
         address: SocketAddr,
         timeout: Duration,
     ) -> Result<Conn, ConnectError> {
-        io::connect(address, timeout, self.source(address)).await
+        let conn = io::connect(address, timeout, self.sources.of(address.ip())).await?;
+        if !self.is_vip(conn.local().ip()) {
+            return Ok(conn);
+        }
+        // The kernel chose a VIP. Once per destination: the substitute is remembered.
+        match self.source(address) {
+            Some(source) => io::connect(address, timeout, Some(source)).await,
+            None => Ok(conn),
+        }
     }
 
     /// The source address to bind towards `address`; none leaves it to the kernel.
     pub(crate) fn source(&self, address: SocketAddr) -> Option<IpAddr> {
+        let known = self.sources.of(address.ip());
+        if known.is_some() {
+            return known;
+        }
+        let table = self.routes.load().table.clone()?;
+        let source = io::source(address, &table.vips)?;
+        self.sources.remember(address.ip(), source);
+        Some(source)
+    }
+
+    /// Loopback VIPs do not count: nothing moves them.
+    fn is_vip(&self, ip: IpAddr) -> bool {
         let routes = self.routes.load();
-        let table = routes.table.as_ref()?;
-        io::source(address, &table.vips)
+        !ip.is_loopback() && routes.table.as_ref().is_some_and(|t| t.vips.contains(&ip))
     }
 
     /// Whether a snapshot is in force and all wanted listeners accept.
@@ -158,6 +183,7 @@ impl Shared {
 
     /// The swap.
     pub(crate) fn swap(&self, routes: Arc<Routes>) {
+        self.sources.forget();
         self.routes.store(routes);
     }
 }
@@ -295,6 +321,9 @@ impl ListenerRuntime {
         notified.as_mut().enable();
         self.waiting.fetch_add(1, Relaxed);
         let _leave = Waiting(&self.waiting);
+        // Pairs with the fence in `Place::drop`: either we see the place that came back, or the one
+        // who gave it back sees us waiting.
+        fence(SeqCst);
         if self.is_full(limit) {
             notified.await;
         }
@@ -328,6 +357,11 @@ impl Drop for Waiting<'_> {
 pub struct Place(Arc<ListenerRuntime>);
 
 impl Place {
+    /// Whose place it is.
+    pub fn listener(&self) -> &Arc<ListenerRuntime> {
+        &self.0
+    }
+
     /// Counts the connection as accepted.
     pub fn accepted(&self) {
         self.0.stats.total.fetch_add(1, Relaxed);
@@ -337,7 +371,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.leave();
-        // SeqCst is not needed: a waiter registers with the Notify before it looks at the gauge.
+        fence(SeqCst);
         if self.0.waiting.load(Relaxed) > 0 {
             self.0.wake();
         }

@@ -11,10 +11,12 @@ use crate::runtime::{ListenerView, Place, Shared};
 use crate::upstream::pool::Pool;
 use futures_util::FutureExt;
 use krater_model::state::ListenerProtocol;
+use std::any::Any;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -178,7 +180,7 @@ async fn run(
         let wanted = Arc::clone(&plan.borrow_and_update());
         let keys: std::collections::HashSet<_> = wanted.iter().map(Arc::as_ptr).collect();
         loops.retain(|key, (bound, task)| {
-            let keep = keys.contains(key) && !task.is_finished();
+            let keep = keys.contains(key);
             if !keep {
                 task.abort();
                 let (worker, socket) = (Rc::clone(&worker), bound.of_worker(index));
@@ -193,7 +195,7 @@ async fn run(
         });
         for bound in wanted.iter() {
             loops.entry(Arc::as_ptr(bound)).or_insert_with(|| {
-                let accepting = accept(Rc::clone(&worker), bound.of_worker(index), bound.address);
+                let accepting = accept_always(Rc::clone(&worker), Arc::clone(bound));
                 (Arc::clone(bound), tokio::task::spawn_local(accepting))
             });
         }
@@ -203,7 +205,24 @@ async fn run(
     }
 }
 
-/// Accepts on one address until it is aborted.
+/// Accepts on one address until it is aborted, whatever happens in between.
+async fn accept_always(worker: Rc<WorkerShared>, bound: Arc<Bound>) {
+    loop {
+        let accepting = accept(
+            Rc::clone(&worker),
+            bound.of_worker(worker.index),
+            bound.address,
+        );
+        if let Err(panic) = AssertUnwindSafe(accepting).catch_unwind().await {
+            worker.shared.count_panic();
+            let reason = said(&*panic);
+            tracing::error!(address = %bound.address, reason, "accepting panicked; going on");
+        }
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+    }
+}
+
+/// Accepts on one address until the listening socket cannot be used.
 async fn accept(worker: Rc<WorkerShared>, socket: WorkerSocket, address: SocketAddr) {
     let socket = match socket.register() {
         Ok(socket) => socket,
@@ -282,67 +301,84 @@ fn admit(
         return;
     }
     place.accepted();
-    let connection = serve(Rc::clone(worker), Arc::clone(view), stream, peer, address);
-    let closing = Arc::clone(&view.runtime);
-    let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
-        let _place = place;
-        let served = AssertUnwindSafe(async {
-            tokio::select! {
-                biased;
-                () = connection => {}
-                () = closing.closing() => {}
-            }
-        });
-        if served.catch_unwind().await.is_err() {
-            worker.shared.count_panic();
-            tracing::error!(listener.id = %closing.id, client.addr = %peer, "connection ended by a panic");
-        }
-    });
+    let connection = match serve(Rc::clone(worker), Arc::clone(view), stream, peer, address) {
+        Ok(connection) => connection,
+        Err(error) => return worker.shared.count_accept_failure(&error),
+    };
+    tokio::task::spawn_local(guard(Rc::clone(worker), place, peer, connection));
 }
 
-async fn serve(
+/// Runs a connection to its end: its own, that of its listener, or a panic, which ends nothing else.
+async fn guard(
+    worker: Rc<WorkerShared>,
+    place: Place,
+    peer: SocketAddr,
+    connection: Pin<Box<dyn Future<Output = ()>>>,
+) {
+    let served = AssertUnwindSafe(async {
+        tokio::select! {
+            biased;
+            () = connection => {}
+            () = place.listener().closing() => {}
+        }
+    });
+    if let Err(panic) = served.catch_unwind().await {
+        worker.shared.count_panic();
+        let (id, reason) = (place.listener().id, said(&*panic));
+        tracing::error!(listener.id = %id, client.addr = %peer, reason, "connection ended by a panic");
+    }
+}
+
+/// The text of a panic.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
+
+/// What a connection does until it ends; boxed by protocol, so that none pays for another's size.
+fn serve(
     worker: Rc<WorkerShared>,
     view: Arc<ListenerView>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
     address: SocketAddr,
-) {
-    let local = if address.ip().is_unspecified() || address.port() == 0 {
-        stream.local_addr().unwrap_or(address)
+) -> io::Result<Pin<Box<dyn Future<Output = ()>>>> {
+    let local = if address.ip().is_unspecified() {
+        stream.local_addr()?
     } else {
-        address
+        address // no call per connection for what is known
     };
-    let Ok(tcp) = tokio::net::TcpStream::from_std(stream) else {
-        return;
-    };
+    let tcp = tokio::net::TcpStream::from_std(stream)?;
     let runtime = Arc::clone(&view.runtime);
-    match view.conf.protocol {
+    Ok(match view.conf.protocol {
         ListenerProtocol::Tcp | ListenerProtocol::Https => {
             let conn = Conn::client(tcp, peer, local, runtime);
-            proxy::tcp::serve(conn, view, worker).await;
+            Box::pin(proxy::tcp::serve(conn, view, worker))
         }
         ListenerProtocol::Http => {
-            drop(view);
             let conn = Conn::client(tcp, peer, local, Arc::clone(&runtime));
-            proxy::http1::serve(conn, runtime, worker).await;
+            Box::pin(proxy::http1::serve(conn, runtime, worker))
         }
-        ListenerProtocol::TerminatedHttps => {
-            let Some(Ok(terminator)) = view.tls.clone() else {
+        ListenerProtocol::TerminatedHttps => Box::pin(async move {
+            let Some(Ok(terminator)) = &view.tls else {
                 return; // such a listener does not listen
             };
-            drop(view);
-            match terminator
-                .accept(tcp, peer, local, Arc::clone(&runtime))
-                .await
-            {
-                Ok(conn) => proxy::http1::serve(conn, runtime, worker).await,
+            let handshake = terminator.accept(tcp, peer, local, Arc::clone(&runtime));
+            let conn = match Box::pin(handshake).await {
+                Ok(conn) => conn,
                 Err(error) => {
                     worker.shared.count_failed_handshake();
                     let reason = krater_model::report(&error);
                     tracing::debug!(listener.id = %runtime.id, client.addr = %peer, reason, "TLS handshake failed");
+                    return;
                 }
-            }
-        }
-    }
+            };
+            drop(view);
+            Box::pin(proxy::http1::serve(conn, runtime, worker)).await;
+        }),
+    })
 }
+
+#[cfg(test)]
+mod tests;

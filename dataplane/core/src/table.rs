@@ -31,7 +31,7 @@ pub struct RoutingTable {
     pub pools: Vec<Arc<PoolConf>>,
     /// All VIPs; never a source address towards members.
     pub vips: Arc<HashSet<IpAddr>>,
-    /// Certificate bundles by content address.
+    /// Certificate bundles by content address; emptied when they are compiled.
     pub certificates: HashMap<CertificateId, Secret>,
 }
 

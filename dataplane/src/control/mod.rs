@@ -20,6 +20,9 @@ use tokio::task::LocalSet;
 /// How often draining looks whether all connections ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
+/// Members are counted in every so many progress records: with 10,000 of them it takes a while.
+const COUNT_EVERY: u64 = 10;
+
 /// What the control thread knows.
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
@@ -137,7 +140,8 @@ async fn watch(
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen: Vec<u64> = hearts.iter().map(|heart| heart.beats()).collect();
     let mut ticks = 0;
-    loop {
+    let (mut members_up, mut members_total) = (0, 0);
+    for round in 0_u64.. {
         interval.tick().await;
         workers.supervise();
         let now: Vec<u64> = hearts.iter().map(|heart| heart.beats()).collect();
@@ -148,7 +152,9 @@ async fn watch(
         let Some(file) = &progress else {
             continue;
         };
-        let (members_up, members_total) = status::members(&control.shared.routes());
+        if round.is_multiple_of(COUNT_EVERY) {
+            (members_up, members_total) = status::members(&control.shared.routes());
+        }
         let record = Progress {
             ticks,
             ready: control.shared.is_ready(),

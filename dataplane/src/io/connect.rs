@@ -1,13 +1,15 @@
 //! Connecting to members.
 
 use super::Conn;
+use arc_swap::ArcSwap;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -66,6 +68,37 @@ async fn open(
     }
 }
 
+/// Source addresses for destinations for which the kernel would choose a VIP.
+#[derive(Debug, Default)]
+pub(crate) struct Sources(ArcSwap<HashMap<IpAddr, IpAddr>>);
+
+impl Sources {
+    /// Destinations remembered: as many members as a large amphora has. Beyond it all is learned anew.
+    const BOUND: usize = 10_000;
+
+    pub(crate) fn of(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.0.load().get(&destination).copied()
+    }
+
+    pub(crate) fn remember(&self, destination: IpAddr, source: IpAddr) {
+        self.0.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            if known.len() >= Self::BOUND {
+                known.clear();
+            }
+            known.insert(destination, source);
+            known
+        });
+    }
+
+    /// Addresses of ours may have changed with the configuration.
+    pub(crate) fn forget(&self) {
+        if !self.0.load().is_empty() {
+            self.0.store(Arc::default());
+        }
+    }
+}
+
 fn socket(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -74,7 +107,11 @@ fn socket(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
     if let Some(from) = from {
         // The port is chosen at connect, when the destination is known: many more are usable.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        socket.bind(SocketAddr::new(from, 0))?;
+        match socket.bind(SocketAddr::new(from, 0)) {
+            // The address went away since it was remembered: the kernel knows better.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            other => other?,
+        }
     }
     Ok(socket)
 }

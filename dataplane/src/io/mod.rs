@@ -15,8 +15,8 @@ mod tls_stream;
 
 pub use buffer::{BUFFER_SIZE, Buffer, BufferPool};
 pub use conn::{Conn, TlsInfo};
-pub(crate) use connect::source;
 pub use connect::{ConnectError, connect};
+pub(crate) use connect::{Sources, source};
 pub use pipe::{PIPE_SIZE, PIPES, PipePool};
 pub(crate) use relay::Flow;
 pub use relay::{IdleTimeouts, RelayError, Relayed, Side, relay, tunnel};

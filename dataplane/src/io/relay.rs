@@ -107,7 +107,7 @@ pub async fn tunnel(
     let mut down = Flow::new(u64::MAX);
     let mut clock = IdleClock::new(idle.shortest());
     let result = poll_fn(|cx| {
-        let before = up.moved ^ down.moved.rotate_left(32);
+        let before = (up.moved, down.moved);
         let up_done = up.poll_half(cx, client, member, worker)?.is_ready();
         let down_done = match down.poll_half(cx, member, client, worker) {
             Ok(poll) => poll.is_ready(),
@@ -116,8 +116,7 @@ pub async fn tunnel(
         if up_done && down_done {
             return Poll::Ready(Ok(()));
         }
-        let moved = before != up.moved ^ down.moved.rotate_left(32);
-        clock.poll(cx, moved).map(Err)
+        clock.poll(cx, before != (up.moved, down.moved)).map(Err)
     })
     .await;
     result.map(|()| (up.moved, down.moved))

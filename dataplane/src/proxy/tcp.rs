@@ -7,7 +7,7 @@ use super::TRIES;
 use crate::io::{self, Conn, IdleTimeouts, RelayError};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::worker::WorkerShared;
-use krater_model::report;
+use krater_model::{ListenerId, report};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,52 +15,63 @@ use std::time::Duration;
 
 /// Serves a client's connection to its end.
 pub async fn serve(mut client: Conn, view: Arc<ListenerView>, worker: Rc<WorkerShared>) {
-    let (id, timeouts, pool) = (
-        view.conf.id,
-        view.conf.timeouts,
-        view.default_pool().cloned(),
-    );
-    drop(view);
-    let peer = client.peer();
-    let Some(pool) = pool else {
-        tracing::info!(listener.id = %id, client.addr = %peer, reason = "no default pool", "closed");
-        return;
+    let id = view.conf.id;
+    let timeouts = view.conf.timeouts;
+    // Boxed: what only the beginning needs, an idle connection does not carry along.
+    let (guard, mut member) = match Box::pin(open(&mut client, view, &worker)).await {
+        Ok(open) => open,
+        Err(reason) => {
+            tracing::info!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
+            return;
+        }
     };
-    let inspect = timeouts.tcp_inspect.duration();
-    if !inspect.is_zero() {
-        // Bytes, an error or the end of the time: each lets the connection go on.
-        let _either = tokio::time::timeout(inspect, client.readable()).await;
-    }
-    let connect_timeout = timeouts.member_connect.duration();
-    let Some((guard, mut member)) = reach(&pool, peer, connect_timeout, &worker).await else {
-        let reason = "no member can serve";
-        tracing::info!(listener.id = %id, client.addr = %peer, pool.id = %pool.conf.id, reason, "closed");
-        return;
-    };
-    if let Err(error) = super::announce(&client, None, &mut member, pool.conf.protocol).await {
-        let reason = report(&error);
-        tracing::debug!(listener.id = %id, client.addr = %peer, member.addr = %guard.address(), reason, "closed");
-        return;
-    }
-    drop(pool);
     let idle = IdleTimeouts {
         client: timeouts.client_data.duration(),
         member: timeouts.member_data.duration(),
     };
     let end = io::tunnel(&mut client, &mut member, idle, &worker).await;
-    let member = guard.address();
+    log_end(id, client.peer(), guard.address(), end);
+}
+
+fn log_end(
+    id: ListenerId,
+    client: SocketAddr,
+    member: SocketAddr,
+    end: Result<(u64, u64), RelayError>,
+) {
     match end {
         Ok((up, down)) => {
-            tracing::debug!(listener.id = %id, client.addr = %peer, member.addr = %member, up, down, "done");
-        }
-        Err(error @ RelayError::Idle(_)) => {
-            tracing::debug!(listener.id = %id, client.addr = %peer, member.addr = %member, reason = %error, "closed");
+            tracing::debug!(listener.id = %id, client.addr = %client, member.addr = %member, up, down, "done");
         }
         Err(error) => {
             let reason = report(&error);
-            tracing::debug!(listener.id = %id, client.addr = %peer, member.addr = %member, reason, "closed");
+            tracing::debug!(listener.id = %id, client.addr = %client, member.addr = %member, reason, "closed");
         }
     }
+}
+
+/// Until bytes can flow. An error says why they cannot.
+async fn open(
+    client: &mut Conn,
+    view: Arc<ListenerView>,
+    worker: &WorkerShared,
+) -> Result<(MemberGuard, Conn), String> {
+    let pool = view.default_pool().cloned().ok_or("no default pool")?;
+    let timeouts = view.conf.timeouts;
+    drop(view);
+    let inspect = timeouts.tcp_inspect.duration();
+    if !inspect.is_zero() {
+        // Bytes, an error or the end of the time: each lets the connection go on.
+        let _either = tokio::time::timeout(inspect, client.readable()).await;
+    }
+    let timeout = timeouts.member_connect.duration();
+    let (guard, mut member) = reach(&pool, client.peer(), timeout, worker)
+        .await
+        .ok_or_else(|| format!("no member of pool {} can serve", pool.conf.id))?;
+    super::announce(client, None, &mut member, pool.conf.protocol)
+        .await
+        .map_err(|error| format!("{} went away: {}", guard.address(), report(&error)))?;
+    Ok((guard, member))
 }
 
 /// Chooses and connects; another member when one cannot be reached, at most [`TRIES`] in all.

@@ -154,3 +154,26 @@ fn other_paths() {
     let (_, metrics) = dataplane.request("GET", "/metrics", b"");
     assert!(metrics.ends_with("# EOF\n"), "{metrics}");
 }
+
+#[test]
+fn progress_is_written_while_all_tick() {
+    use krater_model::control::Progress;
+    use std::os::unix::fs::FileExt;
+    let file = tempfile::tempfile().unwrap();
+    let dataplane = Dataplane::start_with(2, Some(file.try_clone().unwrap().into()));
+    let record = || {
+        let mut bytes = [0; Progress::SIZE];
+        file.read_exact_at(&mut bytes, 0).ok()?;
+        Progress::decode(&bytes)
+    };
+    let first = until("first record", record);
+    assert!(!first.ready, "no snapshot yet");
+    let mut setup = Setup::tcp(&[echo(), echo()]);
+    setup.pool().members[1].enabled = false;
+    setup.apply(&dataplane);
+    let ready = until("ready", || {
+        record().filter(|r| r.ready && r.members_total == 2)
+    });
+    assert_eq!(ready.members_up, 1);
+    until("ticks", || record().filter(|r| r.ticks > ready.ticks + 5));
+}

@@ -38,6 +38,11 @@ pub(crate) struct Dataplane {
 
 impl Dataplane {
     pub(crate) fn start(workers: u16) -> Self {
+        Self::start_with(workers, None)
+    }
+
+    /// With a file that progress records go to.
+    pub(crate) fn start_with(workers: u16, progress: Option<std::os::fd::OwnedFd>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let control = folder.path().join("dataplane.sock");
         let settings = Settings {
@@ -45,7 +50,7 @@ impl Dataplane {
             control: control.clone(),
             uid: None,
             workers,
-            progress_fd: None,
+            progress_fd: progress.map(std::os::fd::IntoRawFd::into_raw_fd),
             version: "test".into(),
             log: Arc::new(|level| match level {
                 "debug" | "info" => Ok(()),
