@@ -8,6 +8,10 @@ use sea_orm::DbErr;
 use std::fmt::Display;
 
 /// Why a request is refused.
+#[allow(
+    clippy::error_impl_error,
+    reason = "named by its module, as std::io::Error"
+)]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A status with the text that clients know.

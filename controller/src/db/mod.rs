@@ -30,6 +30,10 @@ const SERVER_CONNECTIONS: u32 = 16;
 pub const TRIES: u32 = 8;
 
 /// Why the database cannot be used.
+#[allow(
+    clippy::error_impl_error,
+    reason = "named by its module, as std::io::Error"
+)]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A statement or the connection failed.
