@@ -185,6 +185,7 @@ fn purge_early(folder: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::drivers::layout::Role;
+    use crate::drivers::testing::TestState;
     use krater_model::AmphoraId;
     use krater_net::netns::NetNs;
     use krater_net::process::{Detached, spawn_detached};
@@ -200,9 +201,9 @@ mod tests {
 
     #[test]
     fn everything_of_this_instance_ends_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        let layout = Layout::create(&state).unwrap();
+        let test = TestState::new();
+        let layout = test.layout.clone();
+        let state = layout.state_dir().to_owned();
         NetNs::create(&layout.fabric()).unwrap();
         let amphora = AmphoraId::random();
         std::fs::create_dir(layout.amphora_dir(amphora)).unwrap();

@@ -68,7 +68,7 @@ struct Serve {
 /// Runs `krater net`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Blocked from the start and in every thread: a signal must not end us before the namespace is
-    // removed. What we start gets a clean mask from the standard library.
+    // removed.
     let signals = signals();
     signals.thread_block().context("block signals")?;
     match args.what {
@@ -81,7 +81,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             command.args(arguments);
             let child = client
                 .netns()
-                .run(|| command.spawn())
+                .run(|| {
+                    // The command inherits the mask of the thread that starts it.
+                    signals.thread_unblock()?;
+                    command.spawn()
+                })
                 .context("enter the namespace")?
                 .with_context(|| format!("start {}", program.display()))?;
             Ok(exit_code(wait(child, &signals)?))

@@ -5,6 +5,8 @@ use std::time::Duration;
 pub mod compute;
 pub mod layout;
 pub mod network;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// How long processes may take to die of SIGKILL: long disk waits included.
 pub(crate) const KILL_WITHIN: Duration = Duration::from_secs(20);

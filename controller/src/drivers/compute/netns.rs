@@ -13,7 +13,7 @@ use krater_model::config::AgentConfig;
 use krater_model::wire::agent;
 use krater_model::{AmphoraId, MacAddr};
 use krater_net::link::{Address, LinkChange, VethSpec};
-use krater_net::netns::{self, NetNs};
+use krater_net::netns::NetNs;
 use krater_net::process::{Detached, ProcessId, processes_in, spawn_detached};
 use krater_net::sync::NetlinkSocket;
 use std::fs::OpenOptions;
@@ -314,14 +314,23 @@ impl Inner {
     }
 
     fn list(&self) -> io::Result<Vec<Instance>> {
+        let amphorae = self.layout.amphorae()?;
+        let open = |amphora, role| NetNs::open(&self.layout.amphora_netns(amphora, role)).ok();
+        let management: Vec<_> = amphorae.iter().map(|id| open(*id, Role::Mgmt)).collect();
+        let ids = management.iter().flatten().map(NetNs::id);
+        // One look at /proc for all of them.
+        let processes = processes_in(&ids.collect::<io::Result<Vec<_>>>()?)?;
         let mut instances = Vec::new();
-        for amphora in self.layout.amphorae()? {
-            let exists = |role| netns::exists(&self.layout.amphora_netns(amphora, role));
+        for (amphora, management) in amphorae.into_iter().zip(management) {
+            let config = self.layout.agent_toml(amphora);
+            let own = management.as_ref().map(NetNs::id).transpose()?;
             instances.push(Instance {
                 amphora,
                 compute_id: self.layout.compute_id(amphora),
-                agent_alive: self.agent(amphora)?.is_some(),
-                intact: exists(Role::Mgmt) && exists(Role::Vip),
+                agent_alive: processes
+                    .iter()
+                    .any(|(process, netns)| Some(*netns) == own && is_agent(*process, &config)),
+                intact: own.is_some() && open(amphora, Role::Vip).is_some(),
             });
         }
         Ok(instances)

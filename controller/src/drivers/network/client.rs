@@ -321,17 +321,18 @@ mod tests {
     use super::*;
     use crate::drivers::network::local::LocalNetworks;
     use crate::drivers::network::{Network, Networks as _};
+    use crate::drivers::testing::TestState;
     use krater_model::NetworkId;
 
     struct Host {
         layout: Layout,
-        _dir: tempfile::TempDir,
+        _state: TestState,
     }
 
     impl Host {
         fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let layout = Layout::create(dir.path()).unwrap();
+            let state = TestState::new();
+            let layout = state.layout.clone();
             let network = Network {
                 id: NetworkId::random(),
                 name: "tenant".into(),
@@ -345,14 +346,10 @@ mod tests {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let driver = LocalNetworks::new(layout.clone());
             runtime.block_on(driver.ensure(vec![network])).unwrap();
-            Self { layout, _dir: dir }
-        }
-    }
-
-    impl Drop for Host {
-        fn drop(&mut self) {
-            let names = self.layout.pinned().unwrap();
-            self.layout.remove_namespaces(&names).unwrap();
+            Self {
+                layout,
+                _state: state,
+            }
         }
     }
 

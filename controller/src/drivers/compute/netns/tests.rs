@@ -3,6 +3,7 @@
 use super::*;
 use crate::drivers::network::local::{LocalNetworks, segments};
 use crate::drivers::network::{Network, Networks};
+use crate::drivers::testing::TestState;
 use krater_model::state::Heartbeat;
 use krater_model::{Millis, NetworkId, Secret};
 use krater_net::process::kill_all_in;
@@ -18,14 +19,14 @@ struct Host {
     compute: NetnsCompute,
     tenant: NetworkId,
     runtime: tokio::runtime::Runtime,
-    _dir: tempfile::TempDir,
+    _state: TestState,
 }
 
 impl Host {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::create(&dir.path().join("state")).unwrap();
-        let script = dir.path().join("amphora");
+        let state = TestState::new();
+        let layout = state.layout.clone();
+        let script = state.folder().join("amphora");
         std::fs::write(&script, "#!/bin/sh\nsleep 1000 & wait\n").unwrap();
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         let host = Self {
@@ -33,7 +34,7 @@ impl Host {
             tenant: NetworkId::random(),
             runtime: tokio::runtime::Runtime::new().unwrap(),
             layout,
-            _dir: dir,
+            _state: state,
         };
         host.ensure();
         host
@@ -83,13 +84,6 @@ impl Host {
 
     fn agent(&self, amphora: AmphoraId) -> Option<ProcessId> {
         self.compute.inner.agent(amphora).unwrap()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let names = self.layout.pinned().unwrap();
-        self.layout.remove_namespaces(&names).unwrap();
     }
 }
 
@@ -264,7 +258,7 @@ fn an_agent_that_died_is_started_again_and_a_reboot_is_noticed() {
         .id()
         .unwrap();
     kill_all_in(&[id], Duration::from_secs(20)).unwrap();
-    netns::delete(&path).unwrap();
+    krater_net::netns::delete(&path).unwrap();
     std::fs::write(&path, "").unwrap();
     assert!(!list()[0].agent_alive && !list()[0].intact);
     host.runtime.block_on(host.compute.delete(amphora)).unwrap();
