@@ -1,10 +1,11 @@
-//! Tests of the controller's API against a fresh database, with a worker that ends every flow well.
+//! Tests of the API against a fresh database with a worker that ends every flow well, and of `krater net`.
 
 mod common;
 mod graph;
 mod hostile;
 mod lists;
 mod members;
+mod net_command;
 mod quota;
 mod shapes;
 mod state_machine;
