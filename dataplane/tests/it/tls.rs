@@ -344,3 +344,54 @@ fn broken_certificates_are_refused_by_field() {
     let (status, body) = put(&dataplane, &setup, &[bundle(&good)]);
     assert!(status == 400 && body.contains("tls.ciphers"), "{body}");
 }
+
+#[test]
+fn members_of_http_pools_are_told_of_their_client() {
+    use krater_dataplane_core::proxy_protocol::{Tls, v1, v2};
+    let dataplane = Dataplane::start(2);
+    let (send, got) = std::sync::mpsc::sync_channel(4);
+    let raw = server(move |mut stream| {
+        let mut all = Vec::new();
+        let mut part = [0; 1024];
+        while !all.ends_with(b"\r\n\r\n") || all.len() < 40 {
+            match stream.read(&mut part) {
+                Ok(n) if n > 0 => all.extend(&part[..n]),
+                _ => return,
+            }
+        }
+        send.send(all).unwrap();
+        let _gone = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let ca = Ca::new();
+    let certificate = bundle(&ca.issue("d.example").2);
+    let mut setup = Setup::new(ListenerProtocol::TerminatedHttps, &[raw]);
+    setup.listener().tls = Some(tls(&certificate));
+    let told = Tls {
+        version: "TLSv1.3",
+        has_certificate: false,
+        common_name: None,
+    };
+    for (protocol, header) in [
+        (
+            PoolProtocol::Proxy,
+            &(|c, l| v1(c, l)) as &dyn Fn(_, _) -> Vec<u8>,
+        ),
+        (PoolProtocol::Proxyv2, &|c, l| v2(c, l, Some(told))),
+    ] {
+        setup.pool().protocol = protocol;
+        assert_eq!(
+            put(&dataplane, &setup, std::slice::from_ref(&certificate)).0,
+            200
+        );
+        let config = Arc::new(client_config(ca.roots(), None));
+        let (answer, stream) = get(&setup, &config, "d.example").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        let got = got.recv_timeout(PATIENCE).unwrap();
+        let want = header(
+            stream.sock.local_addr().unwrap(),
+            stream.sock.peer_addr().unwrap(),
+        );
+        assert_eq!(&got[..want.len()], want);
+        assert!(got[want.len()..].starts_with(b"GET / HTTP/1.1\r\n"));
+    }
+}

@@ -3,14 +3,12 @@
 use super::Session;
 use super::inbox::Inbox;
 use crate::io::Conn;
+use crate::proxy::{TRIES, announce};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::upstream::pool::Wanted;
 use krater_dataplane_core::http1::Refusal;
 use krater_model::MemberId;
 use krater_model::state::PoolProtocol;
-
-/// Members tried when connects fail: HAProxy's `retries 3` with `option redispatch`.
-const ATTEMPTS: usize = 4;
 
 /// A member that takes the request.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ pub(super) async fn obtain(
 ) -> Result<Upstream, Refusal> {
     let mut tried: Vec<MemberId> = Vec::new();
     let client = session.conn.peer();
-    for _ in 0..ATTEMPTS {
+    for _ in 0..TRIES {
         let input = SelectInput {
             client,
             exclude: &tried,
@@ -62,7 +60,16 @@ pub(super) async fn obtain(
             });
         }
         let timeout = view.conf.timeouts.member_connect.duration();
-        match session.worker.connect(address, timeout).await {
+        let name = session.certificate.as_ref().map(|c| c.common_name());
+        let name = name.filter(|name| !name.is_empty());
+        let connected = match session.worker.connect(address, timeout).await {
+            Ok(mut conn) => announce(&session.conn, name, &mut conn, pool.conf.protocol)
+                .await
+                .map(|()| conn)
+                .map_err(|error| krater_model::report(&error)),
+            Err(error) => Err(krater_model::report(&error)),
+        };
+        match connected {
             Ok(conn) => {
                 return Ok(Upstream {
                     guard,
@@ -74,7 +81,7 @@ pub(super) async fn obtain(
             }
             Err(error) => {
                 guard.state().count_failure();
-                tracing::debug!(member = %id, error = krater_model::report(&error), "connect failed");
+                tracing::debug!(member = %id, error, "connect failed");
                 tried.push(id);
             }
         }
