@@ -9,7 +9,9 @@
 mod agent_api;
 mod api_errors;
 mod chain;
+mod demo;
 mod faults;
 mod live;
+mod openstack;
 mod security;
 mod story;

@@ -1,0 +1,114 @@
+//! The README's story with the real OpenStack client, word for word.
+
+use krater_e2e::system::{System, alone};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The `sh` block after the mark `<!-- story -->`.
+fn story(readme: &str) -> &str {
+    let (_, after) = readme
+        .split_once("<!-- story -->\n```sh\n")
+        .expect("the mark and its block");
+    after.split_once("\n```\n").expect("the end of the block").0
+}
+
+fn peers() -> PathBuf {
+    let folder = std::env::var_os("KRATER_PEERS").map(PathBuf::from);
+    let folder = folder.expect("KRATER_PEERS: run the tests with `cargo xtask test`");
+    assert!(
+        folder.join("venv-cli/bin/openstack").is_file(),
+        "no OpenStack client: `cargo xtask setup`"
+    );
+    folder
+}
+
+fn shell(system: &System, script: &str) -> std::process::Output {
+    let peers = peers();
+    // The block's own PATH line speaks of the usual build folder; here the tested one comes first.
+    let bins = krater_e2e::bin_dir();
+    let front = [bins, peers.join("venv-cli/bin"), peers.join("root/usr/bin")];
+    let path = std::env::join_paths(
+        front
+            .iter()
+            .cloned()
+            .chain(["/usr/bin".into(), "/bin".into()]),
+    )
+    .expect("PATH");
+    let script = script.replace("$PWD/target/release", &front[0].display().to_string());
+    let script = script.replace("$PWD/target/peers", &peers.display().to_string());
+    let libraries = format!("root/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let exports = std::fs::read_to_string(system.folder().join("up.out")).expect("up.out");
+    let exports: String = exports
+        .lines()
+        .filter(|line| line.starts_with("export "))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    assert!(
+        exports.contains("OS_AUTH_TYPE=none"),
+        "krater up printed no exports: {exports}"
+    );
+    Command::new("sh")
+        .args(["-e", "-c", &format!("{exports}{script}")])
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", system.folder())
+        .env("LC_ALL", "C.UTF-8")
+        .env("LD_LIBRARY_PATH", peers.join(libraries))
+        .env("KRATER_STATE_DIR", system.state_dir())
+        .stdin(Stdio::null())
+        .output()
+        .expect("sh")
+}
+
+#[test]
+fn the_story_of_the_readme_works_word_for_word() {
+    let _alone = alone();
+    let readme = std::fs::read_to_string(krater_e2e::root().join("README.md")).expect("README.md");
+    let system = System::start();
+    // `&` members are children of the shell; they end with it.
+    let script = format!(
+        "trap 'kill $(jobs -p) 2>/dev/null' EXIT\nset -x\n{}\n",
+        story(&readme)
+    );
+    let output = shell(&system, &script);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{}\n-- output:\n{out}\n-- errors:\n{err}",
+        output.status
+    );
+    for said in [
+        "web1",
+        "web2",
+        "special",
+        "ACTIVE",
+        "ONLINE",
+        "MASTER",
+        "BACKUP",
+        "total_connections",
+    ] {
+        assert!(
+            out.contains(said),
+            "{said} is not in:\n{out}\n-- errors:\n{err}"
+        );
+    }
+    let left = system.api.get("/v2/lbaas/loadbalancers");
+    assert_eq!(
+        left["loadbalancers"],
+        serde_json::json!([]),
+        "the last line of the story deletes everything"
+    );
+
+    // Negative control: the same shell fails on a command that cannot work.
+    let output = shell(
+        &system,
+        "openstack loadbalancer show lb1\necho not reached\n",
+    );
+    assert!(
+        !output.status.success()
+            && !String::from_utf8_lossy(&output.stdout).contains("not reached")
+    );
+}
