@@ -11,7 +11,7 @@
 use crate::admin::{self, Admin};
 use crate::agent_client::{Client, Dial};
 use crate::app::AppState;
-use crate::cli::StateDir;
+use crate::cli::{StateDir, doctor};
 use crate::config::Config;
 use crate::db::{Db, query::journal};
 use crate::desired::Common;
@@ -149,6 +149,11 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         },
         json: logging.json,
         level: logging.level.clone(),
+    })?;
+    doctor::require(&doctor::Subject {
+        state_dir: &args.state.state_dir,
+        listen: None, // a second controller is told so by the lock, not by the port
+        amphora_bin: config.controller.amphora_bin.as_deref(),
     })?;
     let program = amphora_bin(config.controller.amphora_bin.as_deref())?;
     let layout = Layout::create(&args.state.state_dir)
