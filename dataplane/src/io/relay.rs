@@ -123,6 +123,11 @@ pub async fn tunnel(
 }
 
 impl RelayError {
+    fn receiver_is_gone(&self) -> bool {
+        let gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        matches!(self, Self::Io { side: Side::To, source } if gone.contains(&source.kind()))
+    }
+
     fn swapped(self) -> Self {
         match self {
             Self::Io { side, source } => Self::Io {
@@ -206,6 +211,13 @@ impl Flow {
         }
         match self.poll(cx, from, to, worker) {
             Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Err(error)) if error.receiver_is_gone() => {
+                // It takes no more, but what it said before may still be on its way to the other
+                // side: that direction ends by itself.
+                self.holds = Holds::Nothing;
+                self.end = End::Done;
+                return Ok(Poll::Ready(()));
+            }
             Poll::Ready(result) => result?,
         }
         match to.poll_shutdown(cx) {
