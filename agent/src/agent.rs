@@ -5,7 +5,7 @@ use crate::family::Children;
 use crate::metrics::{ChildLabel, Metrics};
 use crate::server::tls::{Identity, Shown};
 use crate::supervise::{Event, Kind, Plan};
-use crate::{boot_id, clock, config, heartbeat, ledger, server};
+use crate::{boot_id, clock, config, heartbeat, ledger, memory, server};
 use anyhow::Context;
 use krater_model::config::{AgentConfig, DATAPLANE_UID};
 use krater_model::state::Heartbeat;
@@ -24,6 +24,8 @@ use tokio::sync::{Notify, mpsc};
 
 /// Events of two children; more never wait.
 const EVENTS: usize = 16;
+/// After the last of several changes, an agent has nothing to do.
+const REST: Duration = Duration::from_secs(3);
 /// Until a document that a child did not take is tried again.
 const REPUSH: Duration = Duration::from_secs(1);
 /// The kernel kills others first when memory is short; not the last resort, this is not init.
@@ -179,6 +181,17 @@ async fn serve(
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // The library's first random number takes 70 ms (it measures the jitter of the CPU). Not on this thread,
+    // and before the first handshake needs it: the children start meanwhile.
+    let seeded = tokio::task::spawn_blocking(|| {
+        let started = std::time::Instant::now();
+        let filled = aws_lc_rs::rand::fill(&mut [0; 1]).is_ok();
+        tracing::debug!(
+            filled,
+            us = started.elapsed().as_micros(),
+            "random generator seeded"
+        );
+    });
     agent.applier.load();
     let (events, inbox) = mpsc::channel(EVENTS);
     for kind in [Kind::Dataplane, Kind::Vrrp] {
@@ -188,6 +201,8 @@ async fn serve(
     let restoring = Arc::clone(&agent);
     tokio::spawn(async move { restoring.applier.restore_links().await });
     tokio::spawn(heartbeat::run(Arc::clone(&agent)));
+    tokio::spawn(rest(Arc::clone(&agent)));
+    seeded.await?;
     tracing::info!(listen = %agent.config.listen, "agent serves");
     tokio::select! {
         () = server::run(agent, listener, tls) => {}
@@ -196,6 +211,23 @@ async fn serve(
     }
     tracing::info!("agent ends; data plane and vrrp go on");
     Ok(())
+}
+
+/// Gives memory back a while after the start and after each change.
+async fn rest(agent: Arc<Agent>) {
+    let mut changes = agent.applier.changes();
+    loop {
+        // Until no change has come for a while.
+        while let Ok(changed) = tokio::time::timeout(REST, changes.changed()).await {
+            if changed.is_err() {
+                return;
+            }
+        }
+        memory::give_back();
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Reacts to what happens to the children.

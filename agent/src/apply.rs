@@ -143,6 +143,11 @@ impl<L: LinkControl, N: AsFd + Send + Sync, F: Family> Applier<L, N, F> {
         self.current.borrow().clone()
     }
 
+    /// Tells when the state in force changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<Option<Arc<InForce>>> {
+        self.current.subscribe()
+    }
+
     /// Makes `state` effective.
     pub(crate) async fn apply(&self, state: DesiredState) -> Result<StateApplied, ApplyError> {
         let _one = self.one_at_a_time.lock().await;

@@ -1,6 +1,7 @@
 //! `amphora dataplane` and `amphora vrrp`: from the command line to the libraries. No thread exists yet.
 
 use crate::cli::{DataplaneArgs, GuardArgs, LogArgs, VrrpArgs};
+use crate::memory;
 use krater_telemetry::{LogControl, LogSettings, LogTarget};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ fn ended<E: std::error::Error + Send + Sync + 'static>(
 
 pub(crate) fn dataplane(args: DataplaneArgs) -> anyhow::Result<()> {
     let log = level(log(&args.common.log)?);
+    memory::give_back();
     ended(krater_dataplane::run(krater_dataplane::Settings {
         netns: Some(args.common.netns),
         control: args.common.control,
@@ -47,6 +49,7 @@ pub(crate) fn dataplane(args: DataplaneArgs) -> anyhow::Result<()> {
 
 pub(crate) fn vrrp(args: VrrpArgs) -> anyhow::Result<()> {
     let log = level(log(&args.common.log)?);
+    memory::give_back();
     ended(krater_vrrp::run(krater_vrrp::Settings {
         netns: Some(args.common.netns),
         control: args.common.control,
@@ -81,5 +84,7 @@ pub(crate) fn guard(args: GuardArgs) -> anyhow::Result<()> {
     let arguments = numbers
         .into_iter()
         .filter_map(|(name, number)| Some([name.into(), number?.to_string().into()]));
+    // It sleeps until its vrrp ends.
+    memory::give_back();
     ended(krater_vrrp::guard::run(arguments.flatten()))
 }

@@ -17,6 +17,7 @@ mod ctl;
 mod family;
 mod heartbeat;
 mod ledger;
+mod memory;
 mod metrics;
 mod server;
 mod supervise;

@@ -70,3 +70,19 @@ pub(crate) fn in_new_session(command: &mut Command, inherit: Option<i32>) {
         });
     }
 }
+
+/// Unmaps the pages of a mapping of program text; they are read from the file again when they are used.
+pub(crate) fn drop_text(start: usize, end: usize) {
+    let start = std::ptr::without_provenance_mut(start);
+    // SAFETY: the caller read the range in /proc/self/maps as private, executable, not writable and of a
+    // file. No page of it was ever written, so what comes back is what was there. A running program's
+    // file cannot be written (ETXTBSY), a replaced one keeps its inode. Should the mapping be gone
+    // meanwhile, as nothing here unloads libraries, the call fails and changes nothing.
+    let _ = unsafe { libc::madvise(start, end.saturating_sub(start.addr()), libc::MADV_DONTNEED) };
+}
+
+/// Gives free heap pages back to the kernel.
+pub(crate) fn trim_heap() {
+    // SAFETY: malloc_trim touches only the allocator's own state, under its lock.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
