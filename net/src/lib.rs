@@ -13,6 +13,7 @@
 //! | [`fake`] | [`link::LinkControl`] in memory, for tests |
 //! | [`sync`] | the same operations without an async runtime, for vrrp's own thread and the local drivers |
 //! | [`announce`] | gratuitous ARP and unsolicited NA frames, and the socket that sends them |
+//! | [`resident`] | giving back pages that only start-up needed |
 //! | [`process`] | starting a detached process in a namespace, finding and killing what runs in one |
 //!
 //! # Architecture Invariant: tags
@@ -26,6 +27,7 @@ pub mod link;
 mod message;
 pub mod netns;
 pub mod process;
+pub mod resident;
 pub mod rtnl;
 pub mod sync;
 mod sys;

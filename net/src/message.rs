@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
 };
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -202,6 +202,17 @@ pub(crate) fn add_address(address: &Address) -> Request {
             // owner before us may still have it for a moment.
             flags |= AddressFlags::Nodad;
             message.header.flags |= AddressHeaderFlags::Nodad;
+            if address.protocol == crate::PROTO_VRRP {
+                // Deprecated from birth (RFC 4862 section 5.5.4), so that source address selection
+                // takes our own address and not the VIP, which may be elsewhere the next moment
+                // (RFC 6724 rule 3; by rule 8 a /128 would often win).
+                let mut lifetime = CacheInfo::default();
+                lifetime.ifa_preferred = 0;
+                lifetime.ifa_valid = u32::MAX;
+                message
+                    .attributes
+                    .push(AddressAttribute::CacheInfo(lifetime));
+            }
         }
         IpNet::V4(net) if net.prefix_len() < 31 => {
             let broadcast = AddressAttribute::Broadcast(net.broadcast());

@@ -84,3 +84,16 @@ pub(crate) fn watch_socket(
     // and the AsyncFd owns the socket.
     unsafe { tokio::io::unix::AsyncFd::register(socket) }.map_err(Into::into)
 }
+
+/// Unmaps the pages of a private file mapping that cannot be written and that has no page of its own.
+pub(crate) fn forget_clean_pages(addresses: std::ops::Range<usize>) -> io::Result<()> {
+    let length = addresses.end.saturating_sub(addresses.start);
+    let start = std::ptr::with_exposed_provenance_mut::<libc::c_void>(addresses.start);
+    // SAFETY: MADV_DONTNEED on such a mapping only drops page table entries: every page is still what
+    // the file says (nothing was written: the mapping is not writable and holds no anonymous page),
+    // so that the next access reads the same bytes. A mapping that is gone by now gives ENOMEM.
+    if unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -4,7 +4,7 @@
 //! driver's thread and wait for its answer, so that a slow client never delays an advert.
 
 use crate::config::Refused;
-use crate::track::allowed;
+use crate::track::{Canary, allowed};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -18,6 +18,7 @@ use serde::Serialize;
 use std::convert::Infallible;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
@@ -31,6 +32,8 @@ const MAX_CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the driver may take before the process counts as sick.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(1);
+/// Beats of the canary (2 s) after a change until memory is given back: the election is over then.
+const BEATS_TO_TRIM: u32 = 100;
 /// Commands in flight to the driver; it works them off between two wake-ups.
 pub(crate) const QUEUE: usize = 16;
 
@@ -55,6 +58,8 @@ struct Context {
     driver: Driver,
     registry: Registry,
     set_log_level: SetLogLevel,
+    /// A configuration was given since the last beat.
+    changed: AtomicBool,
 }
 
 /// Serves until the process ends. Blocking; for a thread of its own.
@@ -63,6 +68,7 @@ pub(crate) fn serve(
     driver: Driver,
     registry: Registry,
     set_log_level: SetLogLevel,
+    canary: Canary,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -73,8 +79,10 @@ pub(crate) fn serve(
         driver,
         registry,
         set_log_level,
+        changed: AtomicBool::new(true),
     });
     runtime.block_on(async move {
+        tokio::spawn(beat(canary, Arc::clone(&context)));
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -121,6 +129,26 @@ pub(crate) fn serve(
     })
 }
 
+/// Shows that threads of normal priority run, and gives memory back once changes have settled.
+async fn beat(canary: Canary, context: Arc<Context>) {
+    let mut beats_to_trim = 0_u32;
+    loop {
+        tokio::time::sleep(Canary::INTERVAL).await;
+        canary.beat();
+        if context.changed.swap(false, Ordering::Relaxed) {
+            beats_to_trim = BEATS_TO_TRIM;
+        }
+        if beats_to_trim > 0 {
+            beats_to_trim -= 1;
+            if beats_to_trim == 0
+                && let Err(error) = krater_net::resident::release_startup_pages()
+            {
+                debug!(%error, "memory stays");
+            }
+        }
+    }
+}
+
 type Answer = Response<Full<Bytes>>;
 
 impl Context {
@@ -160,6 +188,7 @@ impl Context {
             Err(error) => return refusal(StatusCode::BAD_REQUEST, error),
         };
         let request_id = config.request_id.clone();
+        self.changed.store(true, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         if !self.send(Command::Configure(Box::new(config), sender)) {
             return unavailable("the driver is busy");

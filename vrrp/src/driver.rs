@@ -205,10 +205,14 @@ impl State {
             }
         }
         if happened {
-            for port in self.ports.values_mut() {
-                port.refresh(&self.driver.netlink);
-            }
+            self.refresh_ports();
             self.resync.get_or_insert(now + RESYNC_AFTER);
+        }
+    }
+
+    fn refresh_ports(&mut self) {
+        for port in self.ports.values_mut() {
+            port.refresh(&self.driver.netlink);
         }
     }
 
@@ -330,6 +334,15 @@ impl State {
     /// Makes the tagged addresses in the kernel what the Active routers hold: restores what somebody
     /// removed or a refused change left out, removes what nobody holds.
     fn resynchronise(&mut self, now: Time) {
+        if self
+            .ports
+            .values()
+            .any(|port| port.up && port.open.is_none())
+        {
+            // Sockets could not be opened although the interface is up.
+            self.refresh_ports();
+            self.resync = Some(now + RESYNC_AFTER);
+        }
         let listed = match self.driver.netlink.addresses() {
             Ok(listed) => listed,
             Err(error) => {

@@ -160,6 +160,10 @@ impl Guard {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), VrrpError> {
     let descriptors = Descriptors::parse(arguments)?;
     let netlink = NetlinkSocket::open()?;
+    // It waits all its life: it should not cost anything meanwhile.
+    if let Err(error) = krater_net::resident::release_startup_pages() {
+        warn!(%error, "start-up's memory stays");
+    }
     let wills = wait(&descriptors)?;
     resign(&netlink, &wills);
     let mut last = Ok(vip::Purged::default());

@@ -46,7 +46,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::{fmt, io};
 use tracing::{debug, info};
-use track::Track;
+use track::{Canary, Track};
 
 /// What the command line gives.
 #[derive(Clone)]
@@ -138,11 +138,13 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
         wake: Arc::clone(&wake),
     };
     let log = settings.log;
+    let canary = Canary::default();
+    let beating = canary.clone();
     std::thread::Builder::new()
         .name("control".into())
         .stack_size(512 * 1024)
         .spawn(move || {
-            if let Err(error) = control::serve(control, to_driver, registry, log) {
+            if let Err(error) = control::serve(control, to_driver, registry, log, beating) {
                 tracing::error!(%error, "the control socket is not served any more");
             }
         })
@@ -155,7 +157,7 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
         signals,
         commands,
         wake,
-        track: Track::new(track),
+        track: Track::new(track, canary),
         guard,
         guard_arguments: settings.guard_arguments,
         metrics,

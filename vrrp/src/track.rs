@@ -19,6 +19,9 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// How often the progress counter is read: twice the writer's interval.
@@ -32,6 +35,27 @@ const DESCRIPTORS: usize = 2;
 /// A shorter silence would call every late wake-up of a writer a freeze.
 const MIN_FROZEN_AFTER: Span = Span::from_millis(30);
 
+/// However starved the machine is, a silence this many times the configured one is a freeze.
+const STARVED_FACTOR: u64 = 10;
+
+/// Beats every [`SAMPLE`] on a thread of normal priority, like the data plane's. While it does not
+/// beat, the machine has no time for such threads, and the data plane's silence says nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Canary(Arc<AtomicU64>);
+
+impl Canary {
+    /// How often [`Self::beat`] is to be called.
+    pub(crate) const INTERVAL: Duration = Duration::from_micros(SAMPLE.micros());
+
+    pub(crate) fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn beats(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The listening socket and what was handed over on it.
 #[derive(Debug)]
 pub(crate) struct Track {
@@ -39,6 +63,7 @@ pub(crate) struct Track {
     connections: Vec<OwnedFd>,
     watched: Option<Watched>,
     fault: Option<Fault>,
+    canary: Canary,
 }
 
 #[derive(Debug)]
@@ -69,12 +94,13 @@ pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
 }
 
 impl Track {
-    pub(crate) fn new(listener: OwnedFd) -> Self {
+    pub(crate) fn new(listener: OwnedFd, canary: Canary) -> Self {
         Self {
             listener,
             connections: Vec::new(),
             watched: None,
             fault: Some(Fault::DataplaneAbsent),
+            canary,
         }
     }
 
@@ -115,7 +141,7 @@ impl Track {
             let mut record = [0; Progress::SIZE];
             let read = watched.progress.read_exact_at(&mut record, 0);
             let progress = read.ok().and_then(|()| Progress::decode(&record));
-            self.fault = watched.judge.sample(now, progress);
+            self.fault = watched.judge.sample(now, self.canary.beats(), progress);
         }
     }
 
@@ -227,36 +253,57 @@ fn frame(connection: &OwnedFd) -> io::Result<Option<(TrackDataplane, OwnedFd, Ow
 #[derive(Debug)]
 struct Judge {
     frozen_after: Span,
-    ticks: Option<u64>,
-    sampled: Option<Time>,
+    last: Option<Sample>,
+    /// Silence that counts.
     silent: Span,
+    /// Silence that we were awake to see, whatever the canary says.
+    watched: Span,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Time,
+    beats: u64,
+    ticks: u64,
 }
 
 impl Judge {
     fn new(frozen_after: Span) -> Self {
         Self {
             frozen_after: frozen_after.max(MIN_FROZEN_AFTER),
-            ticks: None,
-            sampled: None,
+            last: None,
             silent: Span::ZERO,
+            watched: Span::ZERO,
         }
     }
 
-    /// Silence counts only as far as we were awake to see it: after a stall of the whole machine the
-    /// data plane gets the time to move again.
-    fn sample(&mut self, now: Time, progress: Option<Progress>) -> Option<Fault> {
+    /// Silence counts only as far as we were awake to see it, and as far as the canary shows that a
+    /// thread of normal priority could run: after a stall of the machine, and on one that starves,
+    /// the data plane gets the time to move again.
+    fn sample(&mut self, now: Time, beats: u64, progress: Option<Progress>) -> Option<Fault> {
         let Some(progress) = progress else {
             return Some(Fault::DataplaneNotReady);
         };
-        if self.ticks == Some(progress.ticks) {
-            let since = self.sampled.map_or(Span::ZERO, |before| now - before);
-            self.silent = self.silent + since.min(SAMPLE.times(2));
-        } else {
-            self.silent = Span::ZERO;
+        let ticks = progress.ticks;
+        match self.last.filter(|last| last.ticks == ticks) {
+            Some(last) => {
+                let ours = (now - last.at).min(SAMPLE.times(2));
+                let canarys = SAMPLE.times(beats.saturating_sub(last.beats));
+                self.watched = self.watched + ours;
+                self.silent = self.silent + ours.min(canarys);
+            }
+            None => {
+                self.watched = Span::ZERO;
+                self.silent = Span::ZERO;
+            }
         }
-        self.ticks = Some(progress.ticks);
-        self.sampled = Some(now);
-        if self.silent >= self.frozen_after {
+        self.last = Some(Sample {
+            at: now,
+            beats,
+            ticks,
+        });
+        let limit = self.frozen_after.times(STARVED_FACTOR);
+        if self.silent >= self.frozen_after || self.watched >= limit {
             Some(Fault::DataplaneFrozen)
         } else if progress.ready {
             None
@@ -282,34 +329,49 @@ mod tests {
         Time::default() + Span::from_millis(millis)
     }
 
+    const FROZEN: Option<Fault> = Some(Fault::DataplaneFrozen);
+
     #[test]
     fn silence_is_a_freeze_and_progress_ends_it() {
         let mut judge = Judge::new(Span::from_millis(100));
-        assert_eq!(judge.sample(at(0), None), Some(Fault::DataplaneNotReady));
-        assert_eq!(
-            judge.sample(at(20), progress(1, false)),
-            Some(Fault::DataplaneNotReady)
-        );
-        assert_eq!(judge.sample(at(40), progress(2, true)), None);
-        for millis in [60, 80, 100, 120] {
-            assert_eq!(judge.sample(at(millis), progress(2, true)), None);
+        let not_ready = Some(Fault::DataplaneNotReady);
+        assert_eq!(judge.sample(at(0), 0, None), not_ready);
+        assert_eq!(judge.sample(at(20), 1, progress(1, false)), not_ready);
+        assert_eq!(judge.sample(at(40), 2, progress(2, true)), None);
+        for beat in 3..7 {
+            let now = at(beat * 20);
+            assert_eq!(judge.sample(now, beat.into(), progress(2, true)), None);
         }
-        let frozen = Some(Fault::DataplaneFrozen);
-        assert_eq!(judge.sample(at(140), progress(2, true)), frozen);
-        assert_eq!(judge.sample(at(160), progress(2, true)), frozen);
-        assert_eq!(judge.sample(at(180), progress(3, true)), None);
+        assert_eq!(judge.sample(at(140), 7, progress(2, true)), FROZEN);
+        assert_eq!(judge.sample(at(160), 8, progress(2, true)), FROZEN);
+        assert_eq!(judge.sample(at(180), 9, progress(3, true)), None);
     }
 
     #[test]
     fn our_own_stall_is_not_the_data_planes() {
         let mut judge = Judge::new(Span::from_millis(100));
-        assert_eq!(judge.sample(at(0), progress(1, true)), None);
-        assert_eq!(judge.sample(at(20), progress(2, true)), None);
-        // Both stood still for ten seconds; only 40 ms of it count.
-        assert_eq!(judge.sample(at(10_020), progress(2, true)), None);
-        assert_eq!(judge.sample(at(10_040), progress(2, true)), None);
-        assert_eq!(judge.sample(at(10_060), progress(2, true)), None);
-        let frozen = Some(Fault::DataplaneFrozen);
-        assert_eq!(judge.sample(at(10_080), progress(2, true)), frozen);
+        assert_eq!(judge.sample(at(0), 0, progress(1, true)), None);
+        assert_eq!(judge.sample(at(20), 1, progress(2, true)), None);
+        // All stood still for a minute; only 20 ms of it count, as much as the canary beat.
+        assert_eq!(judge.sample(at(60_020), 2, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_040), 3, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_060), 4, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_080), 5, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_100), 6, progress(2, true)), FROZEN);
+    }
+
+    #[test]
+    fn a_starving_machine_is_given_time_but_not_for_ever() {
+        let mut judge = Judge::new(Span::from_millis(100));
+        assert_eq!(judge.sample(at(0), 1, progress(1, true)), None);
+        // We run on time with our real-time priority, the canary does not.
+        for step in 1..=25 {
+            assert_eq!(judge.sample(at(step * 20), 1, progress(1, true)), None);
+        }
+        assert_eq!(judge.sample(at(520), 2, progress(1, true)), None);
+        for step in 27..50 {
+            assert_eq!(judge.sample(at(step * 20), 2, progress(1, true)), None);
+        }
+        assert_eq!(judge.sample(at(1_000), 2, progress(1, true)), FROZEN);
     }
 }
