@@ -193,6 +193,30 @@ impl Lab {
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
 
+    /// Begins to probe the VIP each millisecond.
+    pub(crate) fn prober(&self) -> Prober {
+        let any = if self.v6 { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = self.client.udp_socket(any.parse().unwrap()).unwrap();
+        let target = (self.vip(), ECHO_PORT);
+        let end = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&end);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 16];
+            let mut last = Instant::now();
+            let mut longest = Duration::ZERO;
+            while !told.load(Ordering::SeqCst) {
+                let _ = socket.send_to(b"who", target);
+                std::thread::sleep(Duration::from_millis(1));
+                while socket.recv(&mut buffer).is_ok() {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+            }
+            longest
+        });
+        Prober { end, thread }
+    }
+
     pub(crate) fn answered_by(&self, name: &str) {
         wait_until(&format!("{name} to answer"), || {
             self.who_answers().as_deref() == Some(name)
@@ -248,6 +272,20 @@ impl Drop for Lab {
             }
         }
         remove(&self.dir);
+    }
+}
+
+/// Probes that go on until told.
+pub(crate) struct Prober {
+    end: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Duration>,
+}
+
+impl Prober {
+    /// Ends; answers the longest time between two answers.
+    pub(crate) fn end(self) -> Duration {
+        self.end.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
     }
 }
 

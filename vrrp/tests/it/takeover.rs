@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("both_killed_leaves_nothing_for_the_next", both_killed),
     ("partition_and_heal", partition_and_heal),
     ("lost_carrier_gives_up", lost_carrier),
+    ("outages_are_reported", outages),
 ];
 
 fn one_active_of_two() {
@@ -123,4 +124,42 @@ fn lost_carrier() {
     assert_eq!(lab.owners(), ["b"]);
     let netlink = NetlinkSocket::open_in(&lab.a.ns).unwrap();
     assert!(netlink.link_by_name("eth1").unwrap().unwrap().carrier);
+}
+
+/// What a client sees, for the log: how long nobody answers it. The clock of a test machine proves
+/// nothing, so that no time is asserted; that the client is answered again is.
+fn outages() {
+    use nix::sys::signal::Signal::SIGSTOP;
+    for centiseconds in [10, 1] {
+        let run = |name: &str, fault: &dyn Fn(&mut Lab)| {
+            let mut lab = Lab::pair("outage", false);
+            for (host, node) in [(1, &lab.a), (2, &lab.b)] {
+                let mut config = lab.config(2, host, if host == 1 { 100 } else { 90 });
+                config["routers"][0]["advert_interval"] = centiseconds.into();
+                node.apply(&config);
+            }
+            lab.answered_by("a");
+            let prober = lab.prober();
+            fault(&mut lab);
+            lab.b.state_becomes(Active);
+            lab.answered_by("b");
+            let outage = prober.end();
+            println!(
+                "{} ms adverts, {name}: {} ms",
+                centiseconds * 10,
+                outage.as_millis()
+            );
+        };
+        run("node death", &|lab| {
+            let guard = nix::unistd::Pid::from_raw(i32::try_from(lab.a.guard()).unwrap());
+            nix::sys::signal::kill(guard, SIGSTOP).unwrap();
+            lab.connect(1, false);
+            lab.a.end(SIGKILL);
+        });
+        run("vrrp killed", &|lab| drop(lab.a.end(SIGKILL)));
+        run("sigterm", &|lab| drop(lab.a.end(SIGTERM)));
+        run("data plane frozen", &|lab| {
+            lab.a.dataplane.as_ref().unwrap().freeze(true)
+        });
+    }
 }
