@@ -171,4 +171,20 @@ mod tests {
             assert_eq!(na.get_flags(), if router { 0xa0 } else { 0x20 });
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_checksum_is_that_of_another_implementation(
+            mac: [u8; 6],
+            address: [u8; 16],
+            router: bool,
+        ) {
+            let address = Ipv6Addr::from(address);
+            let bytes = unsolicited_na(MacAddr(mac), address, router);
+            let ip = Ipv6Packet::new(&bytes[ETHERNET..]).unwrap();
+            let icmp = Icmpv6Packet::new(ip.payload()).unwrap();
+            let expected = checksum(&icmp, &address, &ip.get_destination());
+            proptest::prop_assert_eq!(icmp.get_checksum(), expected);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use crate::link::{Address, Link, LinkChange, LinkControl, Route, Rule, VethSpec};
 use crate::message::{self, Request};
 use crate::netns::NetNs;
-use crate::sync::is_forgiven;
+use crate::sync::{DUMP_INTERRUPTED, MAX_DUMPS, is_forgiven};
 use crate::watch::Watch;
 use crate::{Error, Result, sys};
 use futures_util::StreamExt;
@@ -62,22 +62,33 @@ impl Rtnl {
         request: Request,
         read: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>> {
-        self.exchange(&request, read)
-            .await
-            .map_err(|error| Error::new(request.what, error))
+        let mut items = Vec::new();
+        for _ in 0..MAX_DUMPS {
+            let consistent;
+            (items, consistent) = self
+                .exchange(&request, &read)
+                .await
+                .map_err(|error| Error::new(request.what.clone(), error))?;
+            if consistent {
+                break;
+            }
+        }
+        Ok(items)
     }
 
+    /// Sends a request and reads its answers. False when a dump was interrupted by a change.
     async fn exchange<T>(
         &self,
         request: &Request,
         read: impl Fn(RouteNetlinkMessage) -> Option<T>,
-    ) -> io::Result<Vec<T>> {
+    ) -> io::Result<(Vec<T>, bool)> {
         let mut message = NetlinkMessage::from(request.message.clone());
         message.header.flags = request.flags;
         let mut handle = self.handle.clone();
         let mut answers = handle.request(message).map_err(io::Error::other)?;
-        let mut items = Vec::new();
+        let (mut items, mut consistent) = (Vec::new(), true);
         while let Some(answer) = answers.next().await {
+            consistent &= answer.header.flags & DUMP_INTERRUPTED == 0;
             match answer.payload {
                 NetlinkPayload::Error(error) => {
                     if let Some(code) = error.code {
@@ -94,7 +105,7 @@ impl Rtnl {
                 _ => {}
             }
         }
-        Ok(items)
+        Ok((items, consistent))
     }
 }
 

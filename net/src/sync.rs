@@ -21,9 +21,9 @@ const BUFFER: usize = 64 * 1024;
 /// How long an answer may take. The kernel answers inside `send`; this bounds what a lost answer costs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Dumps are repeated when the table changed meanwhile; a table that changes faster is used as it is.
-const MAX_DUMPS: usize = 4;
+pub(crate) const MAX_DUMPS: usize = 4;
 /// NLM_F_DUMP_INTR: the table changed during the dump.
-const DUMP_INTERRUPTED: u16 = 0x10;
+pub(crate) const DUMP_INTERRUPTED: u16 = 0x10;
 
 /// A route netlink socket. Not for several threads: one request is in flight at a time.
 #[derive(Debug)]

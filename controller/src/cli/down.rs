@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "says what was ended")]
 
 use super::StateDir;
+use crate::drivers::KILL_WITHIN;
 use crate::drivers::layout::Layout;
 use crate::drivers::network::client::clients;
 use anyhow::{Context as _, bail};
@@ -15,8 +16,6 @@ use std::time::Duration;
 
 /// How long a controller may take to stop by itself: what it drains, twice over.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
-/// How long a process may take to die of SIGKILL.
-const KILL_WITHIN: Duration = Duration::from_secs(20);
 /// What a start that failed early may have left in a state folder without an instance id.
 const EARLY: [&str; 5] = ["lock", "netns", "amphorae", ".instance.new", "clients"];
 

@@ -1,4 +1,8 @@
 //! Makes networks exist where amphorae and members are. Which there are is in the database.
+//!
+//! Addresses are given out by the database alone. It keeps host numbers 200 to 250 of each subnet
+//! free: clients and members that `krater net` puts on a network of the local driver live there
+//! ([`client`]).
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
