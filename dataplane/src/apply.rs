@@ -149,9 +149,10 @@ impl Applier {
             return Err(conflict("the process is draining".into()));
         }
         let old = self.shared.routes();
+        let places = places(&snapshot);
         let table =
             RoutingTable::compile(snapshot, old.table.as_deref()).map_err(Refused::Invalid)?;
-        let mut routes = views(table, &old).map_err(Refused::Invalid)?;
+        let mut routes = views(table, &old, &places).map_err(Refused::Invalid)?;
         // From here on nothing can be refused.
         settle_health(&routes);
         let (kept, fresh) = self.open_sockets(&mut routes);
@@ -257,8 +258,24 @@ fn hash(snapshot: &Snapshot) -> Result<[u8; 32], Refused> {
     Ok(out)
 }
 
+/// Where each listener stands in the document, for errors that are found after compiling.
+fn places(snapshot: &Snapshot) -> HashMap<ListenerId, String> {
+    let mut places = HashMap::new();
+    for (b, lb) in snapshot.load_balancers.iter().enumerate() {
+        for (l, listener) in lb.listeners.iter().enumerate() {
+            let place = format!("load_balancers[{b}].listeners[{l}]");
+            places.insert(listener.id, place);
+        }
+    }
+    places
+}
+
 /// Views of a new table; those whose content did not change are the old ones.
-fn views(mut table: RoutingTable, old: &Routes) -> Result<Routes, FieldError> {
+fn views(
+    mut table: RoutingTable,
+    old: &Routes,
+    places: &HashMap<ListenerId, String>,
+) -> Result<Routes, FieldError> {
     let mut states: HashMap<MemberId, &Arc<MemberState>> = HashMap::new();
     for pool in old.pools.values() {
         states.extend(pool.members.iter().map(|m| (m.conf.id, &m.state)));
@@ -289,7 +306,13 @@ fn views(mut table: RoutingTable, old: &Routes) -> Result<Routes, FieldError> {
         };
         let view = match previous.filter(same) {
             Some(view) => Arc::clone(view),
-            None => Arc::new(listener_view(conf, previous, pools, &table)?),
+            None => {
+                let at = |e: FieldError| match places.get(&conf.id) {
+                    Some(place) => e.within(place),
+                    None => e,
+                };
+                Arc::new(listener_view(conf, previous, pools, &table).map_err(at)?)
+            }
         };
         routes.listeners.insert(conf.id, view);
     }
@@ -359,8 +382,7 @@ fn listener_view(
                     Some(Err(format!("certificate-missing: {id}")))
                 }
                 Err(tls::SetupError::Invalid(error)) => {
-                    let at = format!("listeners[id={}].tls", conf.id);
-                    return Err(error.within(at));
+                    return Err(error.within("tls"));
                 }
             }
         }

@@ -29,6 +29,10 @@ use std::sync::Arc;
 /// Changes the log level of the process; the text of an error says what is wrong with the level.
 pub type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
+/// Most workers: each address of each listener has a socket per worker, and the limit of open files
+/// is 20,000 on common hosts.
+pub const MAX_WORKERS: u16 = 64;
+
 /// What the command line gives.
 #[derive(Clone)]
 pub struct Settings {
@@ -38,7 +42,7 @@ pub struct Settings {
     pub control: PathBuf,
     /// User and group to become; none stays what it is (appliance started unprivileged, tests).
     pub uid: Option<u32>,
-    /// Worker threads, at least 1.
+    /// Worker threads, 1 to [`MAX_WORKERS`].
     pub workers: u16,
     /// Descriptor that progress records are written to, inherited and owned from now on.
     pub progress_fd: Option<RawFd>,
@@ -67,6 +71,9 @@ pub enum RunError {
     /// It could not start.
     #[error("the data plane cannot start")]
     Start(#[from] StartError),
+    /// The number of workers cannot be.
+    #[error("workers {0} is out of range: use 1 to {MAX_WORKERS}")]
+    Workers(u16),
     /// A thread or runtime could not be made.
     #[error("the data plane cannot start its threads")]
     Threads(#[source] std::io::Error),
@@ -75,6 +82,9 @@ pub enum RunError {
 /// Runs the data plane until it is drained or told to stop (SIGTERM, SIGINT). Must be called before
 /// any other thread exists, as namespace and privileges are those of the calling thread.
 pub fn run(settings: Settings) -> Result<(), RunError> {
+    if !(1..=MAX_WORKERS).contains(&settings.workers) {
+        return Err(RunError::Workers(settings.workers));
+    }
     if let Some(path) = &settings.netns {
         process::enter_netns(path)?;
     }
@@ -86,7 +96,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         process::drop_privileges(uid)?;
     }
     let shared = Arc::new(runtime::Shared::new(pipes));
-    let workers = worker::Workers::start(Arc::clone(&shared), usize::from(settings.workers.max(1)))
+    let workers = worker::Workers::start(Arc::clone(&shared), usize::from(settings.workers))
         .map_err(RunError::Threads)?;
     let context = control::Context {
         shared,

@@ -7,15 +7,16 @@ use krater_model::StatusCode;
 use krater_model::state::{HttpCheck, HttpVersion};
 use std::fmt::Write as _;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 /// A status line is `HTTP/1.1 200 ` and a reason of any length; this much of it is looked at.
 const STATUS_LINE: usize = 16;
 
 /// Over plain TCP.
 pub(super) async fn probe(mut conn: Conn, check: &HttpCheck) -> Result<String, Failure> {
+    let address = conn.peer();
     let failed = |error: io::Error| Failure::of(&error);
-    conn.write_all(request(check).as_bytes())
+    conn.write_all(request(check, address).as_bytes())
         .await
         .map_err(failed)?;
     let mut line = [0; STATUS_LINE];
@@ -30,11 +31,8 @@ pub(super) async fn probe(mut conn: Conn, check: &HttpCheck) -> Result<String, F
 }
 
 /// Inside TLS, without verification of the member's certificate, as Octavia's HTTPS monitor does.
-pub(super) async fn probe_tls(
-    conn: Conn,
-    check: &HttpCheck,
-    address: IpAddr,
-) -> Result<String, Failure> {
+pub(super) async fn probe_tls(conn: Conn, check: &HttpCheck) -> Result<String, Failure> {
+    let address = conn.peer();
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let failed = |error: io::Error| match error
         .get_ref()
@@ -46,12 +44,12 @@ pub(super) async fn probe_tls(
     let tcp = conn
         .into_plain()
         .ok_or_else(|| Failure::Own("not a plain connection".into()))?;
-    let name = tls::client::server_name(check.host.as_deref(), address);
+    let name = tls::client::server_name(check.host.as_deref(), address.ip());
     let config = tls::client::unverified().map_err(|e| Failure::Own(e.to_string()))?;
     let connector = tokio_rustls::TlsConnector::from(config);
     let mut stream = connector.connect(name, tcp).await.map_err(failed)?;
     stream
-        .write_all(request(check).as_bytes())
+        .write_all(request(check, address).as_bytes())
         .await
         .map_err(failed)?;
     stream.flush().await.map_err(failed)?;
@@ -68,14 +66,21 @@ pub(super) async fn probe_tls(
     judge(&line[..filled], check)
 }
 
-fn request(check: &HttpCheck) -> String {
+fn request(check: &HttpCheck, address: SocketAddr) -> String {
     let version = match check.version {
         HttpVersion::Http10 => "1.0",
         HttpVersion::Http11 => "1.1",
     };
     let mut text = format!("{} {} HTTP/{version}\r\n", check.method, check.path);
-    if let Some(host) = &check.host {
-        let _infallible = write!(text, "Host: {host}\r\n");
+    match (&check.host, check.version) {
+        (Some(host), _) => {
+            let _infallible = write!(text, "Host: {host}\r\n");
+        }
+        // RFC 9112 section 3.2: without a Host it would be a bad request. (HAProxy sends none.)
+        (None, HttpVersion::Http11) => {
+            let _infallible = write!(text, "Host: {address}\r\n");
+        }
+        (None, HttpVersion::Http10) => {}
     }
     text.push_str("Connection: close\r\n\r\n");
     text
@@ -145,11 +150,13 @@ mod tests {
     fn request_text() {
         let mut check = check(&[(200, 200)]);
         let want = "GET /health HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n\r\n";
-        assert_eq!(request(&check), want);
+        let address = SocketAddr::from(([192, 0, 2, 1], 8080));
+        assert_eq!(request(&check, address), want);
         check.host = None;
+        assert!(request(&check, address).contains("\r\nHost: 192.0.2.1:8080\r\n"));
         check.version = HttpVersion::Http10;
         assert_eq!(
-            request(&check),
+            request(&check, address),
             "GET /health HTTP/1.0\r\nConnection: close\r\n\r\n"
         );
     }

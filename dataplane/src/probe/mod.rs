@@ -233,7 +233,7 @@ impl Run {
             }
             HealthCheck::Https(check) => {
                 let conn = self.shared.connect(*address, timeout).await?;
-                http::probe_tls(conn, check, address.ip()).await
+                http::probe_tls(conn, check).await
             }
         }
     }

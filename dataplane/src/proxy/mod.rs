@@ -1,9 +1,11 @@
 //! One driver per protocol. Each takes an accepted connection to its end.
 
+mod budget;
 pub mod http1;
 pub mod tcp;
 
 use crate::io::Conn;
+use budget::budget;
 use krater_dataplane_core::proxy_protocol;
 use krater_model::state::PoolProtocol;
 

@@ -3,7 +3,7 @@
 //! accept → choose → connect (another member when that fails and nothing was sent) → PROXY header if
 //! the pool wants one → bytes both ways. Cancel-safe: dropping the future closes both connections.
 
-use super::TRIES;
+use super::{TRIES, budget};
 use crate::io::{self, Conn, IdleTimeouts, RelayError};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::worker::WorkerShared;
@@ -21,7 +21,11 @@ pub async fn serve(mut client: Conn, view: Arc<ListenerView>, worker: Rc<WorkerS
     let (guard, mut member) = match Box::pin(open(&mut client, view, &worker)).await {
         Ok(open) => open,
         Err(reason) => {
-            tracing::info!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
+            if budget() {
+                tracing::info!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
+            } else {
+                tracing::debug!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
+            }
             return;
         }
     };
@@ -92,7 +96,7 @@ pub async fn reach(
             Ok(conn) => return Some((guard, conn)),
             Err(error) => {
                 guard.state().count_failure();
-                tracing::warn!(member.id = %guard.id(), reason = report(&error), "connect failed");
+                tracing::debug!(member.id = %guard.id(), reason = report(&error), "connect failed");
                 tried.push(guard.id());
             }
         }

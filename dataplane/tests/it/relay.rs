@@ -265,3 +265,30 @@ fn clients_stick_to_their_member() {
     seen.dedup();
     assert_eq!(seen.len(), 2);
 }
+
+#[test]
+fn both_families_are_served_and_reach_either() {
+    let dataplane = Dataplane::start(2);
+    let v6 = std::net::TcpListener::bind(("::1", 0)).unwrap();
+    let v6_member = v6.local_addr().unwrap();
+    std::thread::spawn(move || {
+        v6.incoming()
+            .for_each(|s| s.unwrap().write_all(b"6").unwrap())
+    });
+    let mut setup = Setup::tcp(&[named_echo(b'4'), v6_member]);
+    setup.lb.vips.push("::1".parse().unwrap());
+    let port = std::net::TcpListener::bind(("::1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    setup.listener().port = Port::new(port.into()).unwrap();
+    setup.apply(&dataplane);
+    for vip in setup.lb.vips.clone() {
+        let mut seen: Vec<_> = (0..2)
+            .filter_map(|_| byte(&mut client(std::net::SocketAddr::new(vip, port))))
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, b"46");
+    }
+}

@@ -334,7 +334,8 @@ fn broken_certificates_are_refused_by_field() {
         let (status, body) = put(&dataplane, &setup, &[broken]);
         assert_eq!(status, 400, "{body}");
         assert!(
-            body.contains("tls.default_certificate") && body.contains(why),
+            body.contains("load_balancers[0].listeners[0].tls.default_certificate")
+                && body.contains(why),
             "{body}"
         );
         assert!(!body.contains("PRIVATE KEY"), "{body}");
