@@ -1,4 +1,5 @@
 //! `krater net`, `krater doctor` and `krater down` as programs, on a fabric without a controller.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use krater_controller::drivers::layout::Layout;
 use krater_controller::drivers::network::local::LocalNetworks;
