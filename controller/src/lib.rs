@@ -18,6 +18,7 @@ pub mod drivers;
 pub mod failover;
 pub mod files;
 pub mod flow;
+pub mod health;
 pub mod http;
 pub mod inventory;
 pub mod pki;

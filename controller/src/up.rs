@@ -22,6 +22,7 @@ use crate::drivers::network::local::LocalNetworks;
 use crate::flow::crash::FromEnvironment;
 use crate::flow::engine::Worker;
 use crate::flow::{Settings, World};
+use crate::health::{self, HealthManager};
 use crate::pki::Pki;
 use crate::{files, inventory, reconcile};
 use anyhow::{Context as _, bail};
@@ -262,6 +263,22 @@ async fn serve(
         let worker = Worker::new(world.clone(), &name, config.controller.workers);
         tasks.spawn(worker.run(stopped.clone()));
     }
+    let health = health::Shared::default();
+    if has(Role::HealthManager) {
+        let fabric = layout.open_fabric()?;
+        let socket = fabric
+            .udp_socket(heartbeat_target())
+            .context("heartbeat socket in the fabric namespace")?;
+        let settings = health::Settings {
+            key: world.common.heartbeat.key.clone(),
+            stale_after: config.heartbeat.stale_after_ms.duration(),
+            check: config.heartbeat.check_ms.duration(),
+            failover_threshold: config.heartbeat.failover_threshold,
+        };
+        let manager = HealthManager::new(db.clone(), settings, health.clone());
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        tasks.spawn(manager.run(socket, stopped.clone()));
+    }
     let ready = Arc::new(AtomicBool::new(false));
     let mut routes = admin::router(Admin {
         db: db.clone(),
@@ -318,12 +335,16 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
+/// Where amphorae send heartbeats.
+const fn heartbeat_target() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(inventory::CONTROLLER_ADDRESS), heartbeat::PORT)
+}
+
 fn common(config: &Config, key: Secret) -> Common {
-    let target = SocketAddr::new(IpAddr::V4(inventory::CONTROLLER_ADDRESS), heartbeat::PORT);
     Common {
         epoch: Epoch(1),
         heartbeat: Heartbeat {
-            targets: vec![target],
+            targets: vec![heartbeat_target()],
             interval: config.heartbeat.interval_ms,
             key,
         },

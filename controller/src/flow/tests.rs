@@ -474,6 +474,30 @@ impl Rig {
         }
     }
 
+    /// An amphora in ERROR that no load balancer has any more, as the API hands it over.
+    async fn stray(&self) -> String {
+        use crate::drivers::compute::Compute as _;
+        let mut row = self.amphorae().await.remove(0);
+        let (_, found) = self.compute.amphorae().pop_first().unwrap();
+        let id = AmphoraId::random();
+        let boot = crate::drivers::compute::Boot {
+            amphora: id,
+            ..found.boot
+        };
+        self.compute.boot(boot).await.unwrap();
+        row.id = id.to_string();
+        row.load_balancer_id = None;
+        row.status = "PENDING_DELETE".into();
+        (row.mgmt_port_id, row.vrrp_port_id) = (None, None);
+        let row = sea_orm::IntoActiveModel::into_active_model(row);
+        let row = amphora::ActiveModel::reset_all(row);
+        amphora::Entity::insert(row)
+            .exec(self.db().write())
+            .await
+            .unwrap();
+        id.to_string()
+    }
+
     async fn run(&self) {
         let worker = Worker::new(self.world.clone(), "test", 1);
         worker.drain().await.unwrap();
@@ -739,6 +763,11 @@ async fn killed_at_every_step_of_every_flow() {
                     }
                     FlowKind::RotateCertificate | FlowKind::DeleteAmphora => {
                         let payload = one().await;
+                        rig.enqueue(kind, None, payload).await;
+                    }
+                    FlowKind::DeleteAmphora => {
+                        let id = rig.stray().await;
+                        let payload = json!(OneAmphora { amphora_id: id });
                         rig.enqueue(kind, None, payload).await;
                     }
                     FlowKind::UpdateLoadBalancer | FlowKind::FailoverLoadBalancer => {

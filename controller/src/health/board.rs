@@ -101,7 +101,12 @@ impl Board {
     }
 
     /// Takes a datagram.
-    pub fn take(&mut self, datagram: &[u8], key: &Secret, now: Instant) -> Result<AmphoraId, Reason> {
+    pub fn take(
+        &mut self,
+        datagram: &[u8],
+        key: &Secret,
+        now: Instant,
+    ) -> Result<AmphoraId, Reason> {
         let taken = self.try_take(datagram, key, now);
         match &taken {
             Ok(_) => self.accepted += 1,

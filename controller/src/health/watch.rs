@@ -87,6 +87,11 @@ impl Watch {
         }
     }
 
+    /// Silence before this moment is our own.
+    pub const fn since(&self) -> Instant {
+        self.since
+    }
+
     /// Looks at everybody.
     pub fn look(
         &mut self,
@@ -115,7 +120,10 @@ impl Watch {
         }
         let mut wishes: BTreeMap<&str, (Request, String)> = BTreeMap::new();
         for amphora in &dead {
-            let why = format!("amphora {} is silent for {:?}", amphora.id, limits.stale_after);
+            let why = format!(
+                "amphora {} is silent for {:?}",
+                amphora.id, limits.stale_after
+            );
             wishes
                 .entry(&amphora.load_balancer_id)
                 .and_modify(|wish| wish.0 = Request::LoadBalancer)
@@ -130,7 +138,9 @@ impl Watch {
             if broken && others.all(|a| a.not_ready_since.is_none() && !silent(a)) {
                 let why = format!("data plane of amphora {} is not ready", amphora.id);
                 let request = Request::Amphora(amphora.id.clone());
-                wishes.entry(&amphora.load_balancer_id).or_insert((request, why));
+                wishes
+                    .entry(&amphora.load_balancer_id)
+                    .or_insert((request, why));
             }
         }
         for balancer in balancers {
@@ -139,7 +149,8 @@ impl Watch {
                 wishes.entry(&balancer.id).or_insert((Request::Fill, why));
             }
         }
-        self.behind.retain(|id, _| amphorae.iter().any(|a| a.id == *id));
+        self.behind
+            .retain(|id, _| amphorae.iter().any(|a| a.id == *id));
         for amphora in amphorae {
             let current = amphora.revision.is_some_and(|r| r >= amphora.desired);
             if current || silent(amphora) {
@@ -223,7 +234,12 @@ mod tests {
             let now = start + Duration::from_millis(tick * 250);
             let decision = watch.look(&amphorae(now), balancers, limits, now);
             let ms = tick * 250;
-            found.extend(decision.requests.into_iter().map(|(_, request, _)| (ms, request)));
+            found.extend(
+                decision
+                    .requests
+                    .into_iter()
+                    .map(|(_, request, _)| (ms, request)),
+            );
         }
         found
     }
@@ -232,11 +248,20 @@ mod tests {
     fn the_silent_one_is_replaced_after_the_limit_and_asked_for_less_and_less() {
         let start = Instant::now();
         let mut watch = Watch::new(start);
-        let pair = |now| vec![watched("a1", Some(start + Duration::from_secs(2))), watched("a2", Some(now))];
+        let pair = |now| {
+            vec![
+                watched("a1", Some(start + Duration::from_secs(2))),
+                watched("a2", Some(now)),
+            ]
+        };
         let asked = looks(&mut watch, start, (0, 60), pair, &[], LIMITS);
         let times: Vec<u64> = asked.iter().map(|(ms, _)| *ms).collect();
         assert_eq!(times, [7_000, 12_000, 22_000, 42_000]);
-        assert!(asked.iter().all(|(_, r)| *r == Request::Amphora("a1".into())));
+        assert!(
+            asked
+                .iter()
+                .all(|(_, r)| *r == Request::Amphora("a1".into()))
+        );
     }
 
     #[test]
@@ -261,10 +286,25 @@ mod tests {
             failover_threshold: 3,
             ..LIMITS
         };
-        let three = |_| vec![watched("a1", None), watched("b1", None), watched("c1", None)];
+        let three = |_| {
+            vec![
+                watched("a1", None),
+                watched("b1", None),
+                watched("c1", None),
+            ]
+        };
         assert!(looks(&mut watch, start, (0, 20), three, &[], limits).is_empty());
-        let two = |now| vec![watched("a1", None), watched("b1", None), watched("c1", Some(now))];
-        assert_eq!(looks(&mut watch, start, (20, 20), two, &[], limits).len(), 2);
+        let two = |now| {
+            vec![
+                watched("a1", None),
+                watched("b1", None),
+                watched("c1", Some(now)),
+            ]
+        };
+        assert_eq!(
+            looks(&mut watch, start, (20, 20), two, &[], limits).len(),
+            2
+        );
     }
 
     #[test]
@@ -302,7 +342,14 @@ mod tests {
             existing: 1,
         };
         let half = |now| vec![watched("a1", Some(now))];
-        let asked = looks(&mut Watch::new(start), start, (0, 4), half, &[balancer], LIMITS);
+        let asked = looks(
+            &mut Watch::new(start),
+            start,
+            (0, 4),
+            half,
+            &[balancer],
+            LIMITS,
+        );
         assert_eq!(asked, [(0, Request::Fill)]);
     }
 }

@@ -254,6 +254,8 @@ pub async fn undo_commit(
     match step.action {
         Action::Allocate => allocate::undo_commit(context, step.round, txn).await,
         Action::Certificate => certificate::undo_commit(context, txn).await,
+        // It can be deleted again.
+        Action::End => Ok(set_status(txn, vec![amphorae::only_one(context)?], "ERROR").await?),
         _ => Ok(()),
     }
 }

@@ -257,7 +257,9 @@ pub(super) async fn forget(txn: &DatabaseTransaction, ids: &[String]) -> Result<
         .filter(amphora_health::Column::AmphoraId.is_in(ids.to_vec()))
         .exec(txn)
         .await?;
-    listener_statistics::Entity::delete_many()
+    // What they carried stays in the totals of the listeners; nothing is open there any more.
+    listener_statistics::Entity::update_many()
+        .col_expr(listener_statistics::Column::ActiveConnections, 0.into())
         .filter(listener_statistics::Column::AmphoraId.is_in(ids.to_vec()))
         .exec(txn)
         .await?;
