@@ -110,6 +110,7 @@ impl Applier {
     /// Stops listening for good.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
+        self.shared.set_draining();
         self.shared.set_ready(false);
         let routes = self.shared.routes();
         for (address, bound) in self.bound.drain() {

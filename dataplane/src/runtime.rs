@@ -38,6 +38,7 @@ pub use krater_dataplane_core::balance::Input as SelectInput;
 pub struct Shared {
     routes: ArcSwap<Routes>,
     ready: AtomicBool,
+    draining: AtomicBool,
     sources: Sources,
     /// Pipes for `splice(2)`.
     pub pipes: Arc<PipePool>,
@@ -83,6 +84,7 @@ impl Shared {
         Self {
             routes: ArcSwap::default(),
             ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             sources: Sources::default(),
             pipes: Arc::new(pipes),
             events: Events::default(),
@@ -147,6 +149,15 @@ impl Shared {
     /// Whether a snapshot is in force and all wanted listeners accept.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
+    }
+
+    /// Whether the process is about to end: kept connections end at their next chance.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    pub(crate) fn set_draining(&self) {
+        self.draining.store(true, Relaxed);
     }
 
     pub(crate) fn set_ready(&self, ready: bool) {

@@ -7,6 +7,7 @@
 use crate::io::{BufferPool, Conn, ConnectError};
 use crate::listen::{Bound, WorkerSocket};
 use crate::proxy;
+use crate::proxy::http1::IdleClients;
 use crate::runtime::{ListenerView, Place, Shared};
 use crate::upstream::pool::Pool;
 use futures_util::FutureExt;
@@ -45,6 +46,8 @@ pub struct WorkerShared {
     pub buffers: Rc<BufferPool>,
     /// Idle keep-alive connections to members.
     pub members: Pool,
+    /// Idle keep-alive connections of clients.
+    pub idle: IdleClients,
 }
 
 impl WorkerShared {
@@ -55,6 +58,15 @@ impl WorkerShared {
             index,
             buffers: Rc::default(),
             members: Pool::default(),
+            idle: IdleClients::default(),
+        }
+    }
+
+    /// Called with every tick: closes what was kept for too long.
+    fn housekeeping(&self) {
+        self.members.sweep(tokio::time::Instant::now());
+        if self.shared.is_draining() {
+            self.idle.wake_all();
         }
     }
 
@@ -166,12 +178,14 @@ async fn run(
     heart: Arc<Heart>,
 ) {
     let worker = Rc::new(WorkerShared::new(shared, index));
+    let keeper = Rc::clone(&worker);
     tokio::task::spawn_local(async move {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
             heart.0.fetch_add(1, Relaxed);
+            keeper.housekeeping();
         }
     });
     let mut loops: HashMap<*const Bound, (Arc<Bound>, tokio::task::JoinHandle<()>)> =

@@ -66,7 +66,7 @@ pub(super) async fn run(session: &mut Session, scratch: &mut Scratch) -> After {
         method: request.method,
         version: request.version,
         framing: request.framing,
-        keep_alive: request.keep_alive,
+        keep_alive: request.keep_alive && !session.worker.shared.is_draining(),
         upgrade: request.upgrade,
         client_data: view.conf.timeouts.client_data.duration(),
         member_data: view.conf.timeouts.member_data.duration(),

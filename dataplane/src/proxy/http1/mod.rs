@@ -11,6 +11,7 @@ mod answer;
 mod certificate;
 mod clock;
 mod exchange;
+mod idle;
 mod inbox;
 mod log;
 mod member;
@@ -31,6 +32,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+
+pub use idle::IdleClients;
 
 /// A head must be complete after this long when the listener sets no client time-out.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
@@ -129,14 +132,14 @@ impl Session {
             return false;
         };
         self.clock.set(timeout);
+        let worker = Rc::clone(&self.worker);
+        let mut place = idle::IdlePlace::new(&worker.idle);
         poll_fn(|cx| {
-            match self
-                .inbox
-                .poll_fill(cx, &mut self.conn, &self.worker.buffers)
-            {
+            match self.inbox.poll_fill(cx, &mut self.conn, &worker.buffers) {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(true),
                 Poll::Ready(_) => return Poll::Ready(false),
-                Poll::Pending => {}
+                Poll::Pending if worker.shared.is_draining() => return Poll::Ready(false),
+                Poll::Pending => place.wait(cx),
             }
             self.clock.poll(cx).map(|()| false)
         })
@@ -260,7 +263,7 @@ mod tests {
             std::mem::size_of::<F>()
         }
         let size = size_of(serve);
-        // Twice the connection (argument and session), the clock, the wait for readiness.
-        assert!(size <= 512, "{size} bytes");
+        // Twice the connection (argument and session), the clock, the place among the idle ones.
+        assert!(size <= 560, "{size} bytes");
     }
 }

@@ -119,6 +119,25 @@ impl Plane {
         (head[9..12].parse().unwrap(), body.into())
     }
 
+    /// Stops accepting; the process ends when no connection is left, or late.
+    pub fn drain(&self, deadline_ms: u32) {
+        // A process that has drained already has no socket any more.
+        if UnixStream::connect(&self.control).is_ok() {
+            self.control(
+                "POST",
+                "/drain",
+                &format!("{{\"deadline_ms\":{deadline_ms}}}"),
+            );
+        }
+    }
+
+    /// Whether the data plane has ended.
+    pub fn ended(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_none_or(std::thread::JoinHandle::is_finished)
+    }
+
     pub fn client(&self) -> Client {
         Client::new(TcpStream::connect(self.vip).unwrap())
     }
@@ -129,7 +148,7 @@ impl Drop for Plane {
         if std::thread::panicking() {
             return; // the process ends anyhow
         }
-        self.control("POST", "/drain", "{\"deadline_ms\":0}");
+        self.drain(0);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }

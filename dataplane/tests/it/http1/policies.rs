@@ -111,6 +111,31 @@ fn a_kept_connection_sees_the_new_configuration_at_its_next_request() {
 }
 
 #[test]
+fn a_drain_ends_idle_connections_and_finishes_requests() {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let told = std::sync::Mutex::new(told);
+    let member = Member::new(move |mut connection, _| {
+        while let Some(request) = connection.request() {
+            if request.start().contains("slow") {
+                told.lock().unwrap().recv().unwrap();
+            }
+            connection.send(ok("done"));
+        }
+    });
+    let plane = Plane::with(&[member.address]);
+    let (mut idle, mut busy) = (plane.client(), plane.client());
+    idle.get("/");
+    busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("the request", || member.connections() == 2);
+    plane.drain(600_000);
+    assert!(idle.rest().is_empty(), "the idle one is closed at once");
+    assert!(!plane.ended());
+    tell.send(()).unwrap();
+    assert_eq!(busy.response().unwrap().text(), "done");
+    until("the end", || plane.ended());
+}
+
+#[test]
 fn a_request_in_flight_is_not_disturbed_by_a_change() {
     let (tell, told) = std::sync::mpsc::channel::<()>();
     let told = std::sync::Mutex::new(told);
