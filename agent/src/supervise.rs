@@ -172,33 +172,64 @@ impl Child {
         }
     }
 
-    /// Finds the child that an earlier agent started. One that does not fit is killed.
+    /// Finds the child that an earlier agent started. One that does not fit is killed, also when it does not
+    /// listen any more: a second data plane would get a share of the connections.
     async fn adopt(&self) -> io::Result<Option<Running>> {
-        let Some((pid, pidfd)) = self.listening().await? else {
-            return Ok(None);
+        let found = self.listening().await;
+        let (adopted, why) = match found {
+            Ok(Some((pid, pidfd))) => self.examine(pid, pidfd).await?,
+            Ok(None) => (None, "does not listen on its control socket".to_owned()),
+            Err(error) => (
+                None,
+                format!("does not accept on its control socket: {error}"),
+            ),
         };
-        let refused = match control::get::<Identity>(self.kind.socket(), "/status", ADOPT).await {
-            Ok(identity) if identity.pid != pid => format!("says it is {}", identity.pid),
-            Ok(identity) if identity.version != krater_telemetry::version() => {
-                format!("runs {}", identity.version)
+        let started = spawn::recorded(self.kind);
+        let mine = adopted.as_ref().map(|running| running.pid);
+        if let Some(process) = started.filter(|p| Some(p.pid) != mine && p.is_alive()) {
+            let (child, pid) = (self.kind.name(), process.pid);
+            tracing::warn!(
+                child,
+                pid,
+                why,
+                "killing a child that an earlier agent started"
+            );
+            let pidfd = sys::pidfd_open(pid)?;
+            // The number is pinned now; it is still the same process.
+            if process.is_alive() {
+                kill(pidfd).await?;
             }
-            Ok(_) => {
-                let progress = match self.kind {
-                    Kind::Dataplane => Some(Arc::new(spawn::progress_of(pid)?)),
-                    Kind::Vrrp => None,
-                };
-                return Ok(Some(Running {
+        }
+        Ok(adopted)
+    }
+
+    /// Whether the process on the control socket can be adopted, or why it was killed.
+    async fn examine(&self, pid: u32, pidfd: OwnedFd) -> io::Result<(Option<Running>, String)> {
+        let progress = match self.kind {
+            Kind::Dataplane => spawn::progress_of(pid).map(|fd| Some(Arc::new(fd))),
+            Kind::Vrrp => Ok(None),
+        };
+        let identity = control::get::<Identity>(self.kind.socket(), "/status", ADOPT).await;
+        let refused = match (identity, progress) {
+            (Err(error), _) => krater_model::report(&error),
+            (_, Err(error)) => format!("its progress record: {error}"),
+            (Ok(identity), _) if identity.pid != pid => format!("it says it is {}", identity.pid),
+            (Ok(identity), _) if identity.version != krater_telemetry::version() => {
+                format!("it runs {}", identity.version)
+            }
+            (Ok(_), Ok(progress)) => {
+                let running = Running {
                     pid,
                     pidfd: Arc::new(pidfd),
                     progress,
                     adopted: true,
-                }));
+                };
+                return Ok((Some(running), String::new()));
             }
-            Err(error) => krater_model::report(&error),
         };
         tracing::warn!(child = self.kind.name(), pid, refused, "replacing a child");
         kill(pidfd).await?;
-        Ok(None)
+        Ok((None, refused))
     }
 
     /// Who listens on the control socket.

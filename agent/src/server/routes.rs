@@ -24,12 +24,15 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// Until a child's status counts as none.
 const STATUS: Duration = Duration::from_secs(2);
 /// Certificate chain and key; long chains of RSA-4096 are 15 kB.
 const MAX_CERTIFICATE: usize = 64 * 1024;
 const MAX_SMALL: usize = 1_024;
+/// Documents that are being received at once; each may hold 32 MiB. Others wait.
+static UPLOADS: Semaphore = Semaphore::const_new(2);
 /// Bytes of a request id that are kept.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -179,9 +182,13 @@ fn info(agent: &Agent) -> Info {
 
 async fn put_state(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
     let started = Instant::now();
+    let upload = UPLOADS
+        .acquire()
+        .await
+        .map_err(|error| ApiError::internal("internal", error.to_string()))?;
     let body = body::read(request.into_body(), MAX_DOCUMENT).await?;
     let state = DesiredState::parse(&body)?;
-    drop(body);
+    drop((body, upload));
     let (revision, id) = (state.revision(), state.request_id.clone());
     // In a task of its own: a caller that goes away does not stop it half-way.
     let applying = Arc::clone(agent);

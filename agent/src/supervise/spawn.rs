@@ -5,6 +5,7 @@ use super::{Kind, Plan};
 use crate::sys;
 use krater_model::config::{DATAPLANE_UID, VRRP_UID};
 use krater_model::control::Progress;
+use krater_net::process::ProcessId;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Gid, Uid, chown, ftruncate};
@@ -60,7 +61,32 @@ pub(super) fn spawn(kind: Kind, plan: &Plan, level: &str) -> io::Result<(u32, Op
     let inherit = progress.as_ref().map(|(write, _)| write.as_raw_fd());
     sys::in_new_session(&mut command, inherit);
     let child = command.spawn()?;
+    record(kind, child.id())?;
     Ok((child.id(), progress.map(|(_, read)| read)))
+}
+
+/// In the run folder, which is the working folder.
+fn pid_file(kind: Kind) -> PathBuf {
+    PathBuf::from(format!("{}.pid", kind.name()))
+}
+
+/// Remembers a child for the next agent, should the child's socket be gone by then.
+fn record(kind: Kind, pid: u32) -> io::Result<()> {
+    let process = ProcessId::of(pid)?;
+    fs::write(
+        pid_file(kind),
+        format!("{} {}\n", process.pid, process.started),
+    )
+}
+
+/// The child that the last agent started; it may be gone.
+pub(super) fn recorded(kind: Kind) -> Option<ProcessId> {
+    let text = fs::read_to_string(pid_file(kind)).ok()?;
+    let (pid, started) = text.trim_end().split_once(' ')?;
+    Some(ProcessId {
+        pid: pid.parse().ok()?,
+        started: started.parse().ok()?,
+    })
 }
 
 /// Where a child logs: a folder of its own that it may write to after it dropped its privileges.

@@ -125,3 +125,26 @@ fn a_frozen_data_plane_is_replaced() {
     });
     assert!(rig.agent_log().contains("killing a frozen child"));
 }
+
+#[test]
+fn a_child_without_its_socket_is_replaced_not_doubled() {
+    let mut rig = Rig::started();
+    rig.serve_member("x");
+    rig.apply(&rig.state(1));
+    rig.wait("the VIP answers", |rig| rig.fetch().is_ok());
+    let old = ["dataplane", "vrrp"].map(|name| rig.process(name).pid);
+    rig.kill_agent();
+    for socket in ["dataplane.sock", "vrrp.sock"] {
+        std::fs::remove_file(rig.dir.join("run").join(socket)).unwrap();
+    }
+    rig.start_agent();
+    rig.wait("others serve", |rig| {
+        rig.fetch().is_ok_and(|text| text == "x")
+    });
+    let new = ["dataplane", "vrrp"].map(|name| rig.process(name).pid);
+    for (old, new) in old.into_iter().zip(new) {
+        assert!(new > 1 && new != old);
+        let alive = krater_net::process::ProcessId::of(old).is_ok_and(|process| process.is_alive());
+        assert!(!alive, "{old}");
+    }
+}
