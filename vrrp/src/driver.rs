@@ -179,8 +179,7 @@ impl State {
                 };
                 match receive::check(instance.machine.router(), &datagram, now) {
                     Ok(heard) => {
-                        instance.metrics.received.inc();
-                        instance.machine.handle(now, Event::Heard(heard));
+                        instance.heard(now, heard);
                         if instance.perform(&self.driver, port).is_err() {
                             self.resync.get_or_insert(now + RESYNC_AFTER);
                         }

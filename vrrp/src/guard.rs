@@ -19,7 +19,7 @@ use crate::socket::AdvertSocket;
 use crate::{sys, vip};
 use krater_model::state::VirtualRouter;
 use krater_net::sync::NetlinkSocket;
-use krater_vrrp_proto::{Advert, Router};
+use krater_vrrp_proto::{Advert, ChecksumForm, Router};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, send, socket, socketpair,
@@ -296,7 +296,8 @@ fn resign(netlink: &NetlinkSocket, wills: &[Router]) {
                 addresses: router.advertised(),
             };
             for peer in router.peers() {
-                advert.emit(router.source(), *peer, &mut message);
+                let form = ChecksumForm::Rfc9568;
+                advert.emit(router.source(), *peer, form, &mut message);
                 socket.send(*peer, &message)?;
             }
             Ok(())

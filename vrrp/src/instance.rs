@@ -8,9 +8,10 @@ use krater_model::Vrid;
 use krater_model::control::{RouterState, RouterStatus};
 use krater_vrrp_proto::packet::MAX_MESSAGE;
 use krater_vrrp_proto::{
-    Advert, Belongings, Datagram, DropReason, Faults, Machine, Notice, Output, Reason, Router,
-    Span, Time,
+    Advert, Belongings, ChecksumForm, Datagram, DropReason, Event, Faults, Heard, Machine, Notice,
+    Output, Reason, Router, Span, Time,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
 use tracing::{debug, info, warn};
 
@@ -55,6 +56,8 @@ pub(crate) struct Instance {
     pub(crate) incomplete: bool,
     message: Vec<u8>,
     quiet_until: Time,
+    /// Peers that send, and so expect, the older checksum; no more than there are peers.
+    pseudo_header_peers: Vec<IpAddr>,
 }
 
 impl Instance {
@@ -74,7 +77,27 @@ impl Instance {
             incomplete: false,
             message: Vec::with_capacity(MAX_MESSAGE),
             quiet_until: now,
+            pseudo_header_peers: Vec::new(),
         }
+    }
+
+    /// An advert passed the ladder.
+    pub(crate) fn heard(&mut self, now: Time, heard: Heard) {
+        self.metrics.received.inc();
+        let known = self
+            .pseudo_header_peers
+            .iter()
+            .position(|p| *p == heard.source);
+        match (heard.checksum, known) {
+            (ChecksumForm::PseudoHeader, None) => {
+                let peers = self.machine.router().peers();
+                self.pseudo_header_peers.retain(|peer| peers.contains(peer));
+                self.pseudo_header_peers.push(heard.source);
+            }
+            (ChecksumForm::Rfc9568, Some(at)) => drop(self.pseudo_header_peers.swap_remove(at)),
+            _ => {}
+        }
+        self.machine.handle(now, Event::Heard(heard));
     }
 
     /// Performs the machine's outputs in order. An error means that the kernel refused a change, which
@@ -159,7 +182,12 @@ impl Instance {
             addresses: router.advertised(),
         };
         for peer in router.peers() {
-            advert.emit(router.source(), *peer, &mut self.message);
+            let form = if self.pseudo_header_peers.contains(peer) {
+                ChecksumForm::PseudoHeader
+            } else {
+                ChecksumForm::Rfc9568
+            };
+            advert.emit(router.source(), *peer, form, &mut self.message);
             match open.adverts.send(*peer, &self.message) {
                 Ok(()) => drop(self.metrics.sent.inc()),
                 Err(error) => {

@@ -83,22 +83,34 @@ impl<'a> Packet<'a> {
             .chunks_exact(address_size(source))
             .filter_map(address)
     }
-    /// Whether the checksum is right in the form of RFC 9568 section 5.2.8: IPv4 over the message
-    /// alone, IPv6 with the pseudo-header.
-    pub fn checksum_is_right(&self, source: IpAddr, destination: IpAddr) -> bool {
-        match source {
-            IpAddr::V4(_) => fold(sum(self.bytes, 0)) == 0xffff,
-            IpAddr::V6(_) => self.checksum_with_pseudo_header_is_right(source, destination),
-        }
+    /// In which form the checksum is right; none when it is wrong.
+    pub fn checksum_form(&self, source: IpAddr, destination: IpAddr) -> Option<ChecksumForm> {
+        let rfc = ChecksumForm::Rfc9568;
+        let forms = [rfc, ChecksumForm::PseudoHeader];
+        forms.into_iter().find(|form| {
+            fold(sum(self.bytes, form.start(source, destination, self.bytes))) == 0xffff
+        })
     }
-    /// Whether the checksum is right with a pseudo-header, as keepalived sends it over IPv4 too.
-    pub fn checksum_with_pseudo_header_is_right(
-        &self,
-        source: IpAddr,
-        destination: IpAddr,
-    ) -> bool {
-        let pseudo = pseudo_header(source, destination, self.bytes.len());
-        fold(sum(self.bytes, pseudo)) == 0xffff
+}
+
+/// What a checksum covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChecksumForm {
+    /// RFC 9568 section 5.2.8: over IPv4 the message alone, over IPv6 with the pseudo-header.
+    #[default]
+    Rfc9568,
+    /// With the pseudo-header over IPv4 too, as keepalived and FRR read RFC 5798.
+    PseudoHeader,
+}
+
+impl ChecksumForm {
+    /// What the sum begins with.
+    fn start(self, source: IpAddr, destination: IpAddr, message: &[u8]) -> u64 {
+        if self == Self::Rfc9568 && source.is_ipv4() {
+            0
+        } else {
+            pseudo_header(source, destination, message.len())
+        }
     }
 }
 
@@ -118,7 +130,7 @@ pub struct Advert<'a> {
 impl Advert<'_> {
     /// Writes the message for a datagram from `source` to `destination` into `out`, which is
     /// cleared first. Addresses beyond the 255th are left out (a [`crate::Router`] has none).
-    pub fn emit(&self, source: IpAddr, destination: IpAddr, out: &mut Vec<u8>) {
+    pub fn emit(&self, source: IpAddr, destination: IpAddr, form: ChecksumForm, out: &mut Vec<u8>) {
         out.clear();
         let addresses = self
             .addresses
@@ -142,11 +154,7 @@ impl Advert<'_> {
                 IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
             }
         }
-        let pseudo = match source {
-            IpAddr::V4(_) => 0,
-            IpAddr::V6(_) => pseudo_header(source, destination, out.len()),
-        };
-        let checksum = !fold(sum(out, pseudo));
+        let checksum = !fold(sum(out, form.start(source, destination, out)));
         if let Some(place) = out.get_mut(field::CHECKSUM) {
             place.copy_from_slice(&checksum.to_be_bytes());
         }

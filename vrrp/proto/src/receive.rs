@@ -3,7 +3,7 @@
 //! A packet that is refused touches no timer and no state; it is counted under the first rung that
 //! it fails.
 
-use crate::packet::{ADVERTISEMENT, Packet, VERSION};
+use crate::packet::{ADVERTISEMENT, ChecksumForm, Packet, VERSION};
 use crate::router::Router;
 use crate::time::{Span, Time};
 use crate::timers;
@@ -43,6 +43,8 @@ pub struct Heard {
     pub received: Time,
     /// Whether its address list is ours.
     pub same_addresses: bool,
+    /// Which checksum it sends, and so expects.
+    pub checksum: ChecksumForm,
 }
 
 /// Why a packet was dropped. The order is the order of the checks.
@@ -148,10 +150,9 @@ pub fn check(router: &Router, datagram: &Datagram<'_>, now: Time) -> Result<Hear
     )?;
     refuse_if(packet.version() != VERSION, DropReason::OtherVersion)?;
     refuse_if(!packet.length_matches(source), DropReason::Length)?;
-    // keepalived and FRR send the pseudo-header form over IPv4; RFC 9568 asks for the message alone.
-    let sum_is_right = packet.checksum_is_right(source, destination)
-        || packet.checksum_with_pseudo_header_is_right(source, destination);
-    refuse_if(!sum_is_right, DropReason::Checksum)?;
+    let form = packet
+        .checksum_form(source, destination)
+        .ok_or(DropReason::Checksum)?;
     refuse_if(
         datagram.hop_limit < Router::MIN_HOP_LIMIT,
         DropReason::HopLimit,
@@ -171,6 +172,7 @@ pub fn check(router: &Router, datagram: &Datagram<'_>, now: Time) -> Result<Hear
         same_addresses: packet
             .addresses(source)
             .eq(router.advertised().iter().copied()),
+        checksum: form,
     })
 }
 

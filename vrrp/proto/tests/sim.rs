@@ -13,7 +13,7 @@
 use krater_model::control::RouterState;
 use krater_vrrp_proto::output::{Fault, Faults};
 use krater_vrrp_proto::{
-    Advert, Datagram, Event, Machine, Output, Reason, Router, Span, Time, receive,
+    Advert, ChecksumForm, Datagram, Event, Machine, Output, Reason, Router, Span, Time, receive,
 };
 use serde_json::json;
 use std::net::IpAddr;
@@ -283,7 +283,12 @@ impl World {
                 interval: router.interval(),
                 addresses: router.advertised(),
             }
-            .emit(address(from), address(to), &mut bytes);
+            .emit(
+                address(from),
+                address(to),
+                ChecksumForm::Rfc9568,
+                &mut bytes,
+            );
             if self.random.percent(self.corrupt) {
                 let at = usize::try_from(self.random.below(bytes.len() as u64)).unwrap();
                 bytes[at] ^= 1 << self.random.below(8);

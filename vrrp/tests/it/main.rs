@@ -13,6 +13,7 @@
 
 mod dataplane;
 mod faults;
+mod interop;
 mod lab;
 mod operation;
 mod sys;
@@ -88,20 +89,25 @@ fn harness() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let exact = arguments.iter().any(|a| a == "--exact");
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
-    let tests: Vec<Test> = [takeover::TESTS, faults::TESTS, operation::TESTS]
-        .concat()
-        .into_iter()
-        .filter(|(name, _)| {
-            filters.is_empty()
-                || filters.iter().any(|f| {
-                    if exact {
-                        name == f
-                    } else {
-                        name.contains(f.as_str())
-                    }
-                })
-        })
-        .collect();
+    let tests: Vec<Test> = [
+        takeover::TESTS,
+        faults::TESTS,
+        operation::TESTS,
+        interop::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .filter(|(name, _)| {
+        filters.is_empty()
+            || filters.iter().any(|f| {
+                if exact {
+                    name == f
+                } else {
+                    name.contains(f.as_str())
+                }
+            })
+    })
+    .collect();
     if arguments.iter().any(|a| a == "--list") {
         for (name, _) in &tests {
             println!("{name}: test");

@@ -156,8 +156,8 @@ fn outages() {
             lab.connect(1, false);
             lab.a.end(SIGKILL);
         });
-        run("vrrp killed", &|lab| drop(lab.a.end(SIGKILL)));
-        run("sigterm", &|lab| drop(lab.a.end(SIGTERM)));
+        run("vrrp killed", &|lab| assert!(!lab.a.end(SIGKILL)));
+        run("sigterm", &|lab| assert!(lab.a.end(SIGTERM)));
         run("data plane frozen", &|lab| {
             lab.a.dataplane.as_ref().unwrap().freeze(true)
         });

@@ -33,6 +33,7 @@ fn heard(source: &str, priority: u8, received: Time) -> Heard {
         interval: Centiseconds::new(10).unwrap(),
         received,
         same_addresses: true,
+        checksum: crate::packet::ChecksumForm::Rfc9568,
     }
 }
 

@@ -47,7 +47,6 @@ fn golden_messages_decode() {
             (51, 1, 50)
         );
         assert!(packet.length_matches(source));
-        assert!(packet.checksum_with_pseudo_header_is_right(source, destination));
         let vip: IpAddr = if source.is_ipv4() {
             "10.99.0.50"
         } else {
@@ -57,10 +56,12 @@ fn golden_messages_decode() {
         .unwrap();
         assert_eq!(packet.addresses(source).collect::<Vec<_>>(), [vip]);
         // keepalived's IPv4 form is not the one of RFC 9568.
-        assert_eq!(
-            packet.checksum_is_right(source, destination),
-            source.is_ipv6()
-        );
+        let form = if source.is_ipv4() {
+            ChecksumForm::PseudoHeader
+        } else {
+            ChecksumForm::Rfc9568
+        };
+        assert_eq!(packet.checksum_form(source, destination), Some(form));
     }
 }
 
@@ -90,8 +91,10 @@ fn golden_messages_encode() {
             addresses: &vip,
         };
         let mut bytes = Vec::new();
-        advert.emit(source, destination, &mut bytes);
+        advert.emit(source, destination, ChecksumForm::Rfc9568, &mut bytes);
         assert_eq!(bytes, expected);
+        advert.emit(source, destination, ChecksumForm::PseudoHeader, &mut bytes);
+        assert_eq!(bytes, hex(text), "as captured");
     }
 }
 
@@ -127,8 +130,7 @@ proptest! {
         if let Some(packet) = Packet::new(&bytes) {
             let _ = (packet.version(), packet.kind(), packet.vrid(), packet.priority());
             let _ = (packet.count(), packet.interval(), packet.length_matches(source));
-            let _ = packet.checksum_is_right(source, destination);
-            let _ = packet.checksum_with_pseudo_header_is_right(source, destination);
+            let _ = packet.checksum_form(source, destination);
             prop_assert!(packet.addresses(source).count() <= bytes.len() / 4);
         } else {
             prop_assert!(bytes.len() < HEADER);
@@ -152,10 +154,15 @@ proptest! {
             addresses: &addresses,
         };
         let mut bytes = Vec::new();
-        advert.emit(source, destination, &mut bytes);
+        let form = if interval % 2 == 0 || source.is_ipv6() {
+            ChecksumForm::Rfc9568
+        } else {
+            ChecksumForm::PseudoHeader
+        };
+        advert.emit(source, destination, form, &mut bytes);
         prop_assert!(bytes.len() <= MAX_MESSAGE);
         let packet = Packet::new(&bytes).unwrap();
-        prop_assert!(packet.checksum_is_right(source, destination));
+        prop_assert_eq!(packet.checksum_form(source, destination), Some(form));
         prop_assert!(packet.length_matches(source));
         prop_assert_eq!(u64::from(packet.vrid()), vrid);
         prop_assert_eq!(packet.priority(), priority);
@@ -165,6 +172,6 @@ proptest! {
         let at = usize::from(priority) % bytes.len();
         bytes[at] ^= 1 << (vrid % 8);
         let packet = Packet::new(&bytes).unwrap();
-        prop_assert!(!packet.checksum_is_right(source, destination));
+        prop_assert_ne!(packet.checksum_form(source, destination), Some(form));
     }
 }

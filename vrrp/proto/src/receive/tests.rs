@@ -1,5 +1,5 @@
 use super::*;
-use crate::packet::{Advert, Packet};
+use crate::packet::{Advert, ChecksumForm, Packet};
 use krater_model::Vrid;
 use krater_model::state::VirtualRouter;
 
@@ -40,7 +40,12 @@ impl Knobs {
             interval: Centiseconds::new(50).unwrap(),
             addresses: &vip,
         }
-        .emit(PEER.parse().unwrap(), OWN.parse().unwrap(), &mut message);
+        .emit(
+            PEER.parse().unwrap(),
+            OWN.parse().unwrap(),
+            ChecksumForm::Rfc9568,
+            &mut message,
+        );
         Self {
             message,
             source: PEER.parse().unwrap(),
@@ -79,7 +84,8 @@ impl Knobs {
                 self.message[6..8].copy_from_slice(&sum.to_be_bytes());
                 Packet::new(&self.message)
                     .unwrap()
-                    .checksum_is_right(self.source, OWN.parse().unwrap())
+                    .checksum_form(self.source, OWN.parse().unwrap())
+                    == Some(ChecksumForm::Rfc9568)
             });
             let sum = right.unwrap() ^ u16::from(self.spoil_checksum);
             self.message[6..8].copy_from_slice(&sum.to_be_bytes());
@@ -156,11 +162,16 @@ fn both_checksum_forms_over_ipv4_and_captured_packets() {
         received: NOW,
         message,
     };
-    assert_eq!(check(&v4(), &datagram(&bytes), NOW).unwrap().priority, 100);
-    let rfc9568 = crate::packet::tests::hex("31336401003260040a630032");
+    let heard = check(&v4(), &datagram(&bytes), NOW).unwrap();
     assert_eq!(
-        check(&v4(), &datagram(&rfc9568), NOW).unwrap().priority,
-        100
+        (heard.priority, heard.checksum),
+        (100, ChecksumForm::PseudoHeader)
+    );
+    let rfc9568 = crate::packet::tests::hex("31336401003260040a630032");
+    let heard = check(&v4(), &datagram(&rfc9568), NOW).unwrap();
+    assert_eq!(
+        (heard.priority, heard.checksum),
+        (100, ChecksumForm::Rfc9568)
     );
     // VRRPv2 with a password, as upstream's amphorae send: not ours yet.
     let v2 = crate::packet::tests::hex("213364010101de070a6300326162636465666700");
