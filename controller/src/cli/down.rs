@@ -8,6 +8,7 @@ use crate::drivers::network::client::clients;
 use anyhow::{Context as _, bail};
 use krater_net::process::ProcessId;
 use nix::fcntl::{Flock, FlockArg};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -17,7 +18,7 @@ use std::time::Duration;
 /// How long a controller may take to stop by itself: what it drains, twice over.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 /// What a start that failed early may have left in a state folder without an instance id.
-const EARLY: [&str; 5] = ["lock", "netns", "amphorae", ".instance.new", "clients"];
+const EARLY: [&str; 4] = ["lock", "netns", "amphorae", "clients"];
 
 /// Arguments of `krater down`.
 #[derive(Debug, clap::Args)]
@@ -167,10 +168,11 @@ fn purge_early(folder: &Path) -> anyhow::Result<()> {
     };
     let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
     let names = names.collect::<io::Result<Vec<_>>>()?;
-    if let Some(foreign) = names
-        .iter()
-        .find(|name| !EARLY.iter().any(|known| name == known))
-    {
+    let ours = |name: &&OsString| {
+        let name = name.to_string_lossy();
+        EARLY.contains(&&*name) || name.trim_start_matches('.').starts_with("instance.")
+    };
+    if let Some(foreign) = names.iter().find(|name| !ours(name)) {
         bail!(
             "{} is not a state folder of krater: it holds {}; nothing was removed",
             folder.display(),

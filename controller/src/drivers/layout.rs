@@ -33,12 +33,8 @@ impl Layout {
     pub fn create(state_dir: &Path) -> io::Result<Self> {
         files::private_dir(state_dir)?;
         let state_dir = state_dir.canonicalize()?;
-        let path = state_dir.join("instance");
-        if !path.exists() {
-            let mut random = [0; 4];
-            std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-            let id = format!("{:08x}\n", u32::from_ne_bytes(random));
-            files::write_private(&path, id.as_bytes())?;
+        if !state_dir.join("instance").exists() {
+            new_instance(&state_dir)?;
         }
         let layout = Self::open(&state_dir)?;
         files::private_dir(&layout.netns_dir())?;
@@ -189,6 +185,26 @@ impl Layout {
     }
 }
 
+/// Writes a new instance id, whole or not at all, unless another process was faster: an id that was
+/// read once never changes.
+fn new_instance(state_dir: &Path) -> io::Result<()> {
+    let mut random = [0; 4];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let id = format!("{:08x}\n", u32::from_ne_bytes(random));
+    let temporary = state_dir.join(format!(
+        ".instance.{}-{:08x}",
+        std::process::id(),
+        u32::from_ne_bytes(random)
+    ));
+    files::write_private(&temporary, id.as_bytes())?;
+    let linked = std::fs::hard_link(&temporary, state_dir.join("instance"));
+    std::fs::remove_file(&temporary)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => std::fs::File::open(state_dir)?.sync_all(),
+    }
+}
+
 /// Names in a folder; none when it is not there.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
@@ -234,6 +250,17 @@ mod tests {
             port_name(MacAddr([0xfa, 0x16, 0x3e, 0, 1, 0xff])),
             "vfa163e0001ff"
         );
+    }
+
+    #[test]
+    fn who_comes_second_gets_the_same_instance() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = || Layout::create(dir.path()).unwrap();
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(made.iter().all(|layout| *layout == made[0]), "{made:?}");
     }
 
     #[test]

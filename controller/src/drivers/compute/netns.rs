@@ -29,6 +29,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MANAGEMENT_NIC: &str = "mgmt0";
 /// What the agent writes before it has its own log, and panics.
 const STDERR_LOG: &str = "agent.stderr";
+/// Size from which on it starts afresh: an agent that dies at every start must not fill the disk.
+const MAX_STDERR_LOG: u64 = 1 << 20;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -253,6 +255,9 @@ impl Inner {
             .amphora_dir(amphora)
             .join("log")
             .join(STDERR_LOG);
+        if std::fs::metadata(&stderr).is_ok_and(|meta| meta.len() > MAX_STDERR_LOG) {
+            std::fs::remove_file(&stderr)?;
+        }
         let child = spawn_detached(&Detached {
             program: &self.amphora_bin,
             args: &["agent".into(), "--config".into(), config.into()],
