@@ -282,3 +282,6 @@ fn compile_member(member: &Member) -> MemberConf {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;
