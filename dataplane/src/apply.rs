@@ -107,6 +107,33 @@ impl Applier {
         result
     }
 
+    /// Tries again to open what could not be opened: another process may have let go of the address.
+    pub(crate) fn retry(&mut self) {
+        if self.failed.is_empty() || self.draining {
+            return;
+        }
+        let old = self.shared.routes();
+        let mut routes = Routes {
+            table: old.table.clone(),
+            listeners: old.listeners.clone(),
+            by_address: HashMap::new(),
+            pools: old.pools.clone(),
+        };
+        let (kept, fresh) = self.open_sockets(&mut routes);
+        if fresh == 0 {
+            return;
+        }
+        let routes = Arc::new(routes);
+        self.shared.swap(Arc::clone(&routes));
+        self.publish(kept, &old);
+        self.remember(&routes);
+        tracing::info!(
+            opened = fresh,
+            failed = self.failed.len(),
+            "listening after all"
+        );
+    }
+
     /// Stops listening for good.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
@@ -166,9 +193,7 @@ impl Applier {
             view.runtime.wake();
         }
         self.in_force = Some((revision, hash));
-        self.shared.set_ready(self.failed.is_empty());
-        self.snapshots.retain(|s| s.strong_count() > 0);
-        self.snapshots.push(Arc::downgrade(&routes));
+        self.remember(&routes);
         self.shared.events.applied_snapshots.fetch_add(1, Relaxed);
         tracing::info!(
             request_id = routes.table.as_ref().map_or("", |t| t.request_id.as_str()),
@@ -190,15 +215,21 @@ impl Applier {
         })
     }
 
+    fn remember(&mut self, routes: &Arc<Routes>) {
+        self.shared.set_ready(self.failed.is_empty());
+        self.snapshots.retain(|s| s.strong_count() > 0);
+        self.snapshots.push(Arc::downgrade(routes));
+    }
+
     /// Opens what is not open, fills `by_address`, notes failures. Returns all sockets of the new
     /// snapshot, and how many addresses are new.
     fn open_sockets(&mut self, routes: &mut Routes) -> (HashMap<SocketAddr, Arc<Bound>>, usize) {
-        self.failed.clear();
+        let before = std::mem::take(&mut self.failed);
         let mut wanted = HashMap::new();
         let mut fresh = 0;
         for view in routes.listeners.values().filter(|view| view.conf.enabled) {
             if let Some(Err(why)) = &view.tls {
-                self.fail(view.conf.id, why.clone());
+                self.fail(view.conf.id, why.clone(), &before);
                 continue;
             }
             for address in &view.conf.binds {
@@ -212,7 +243,8 @@ impl Applier {
                         routes.by_address.insert(*address, Arc::clone(view));
                     }
                     Err(error) => {
-                        self.fail(view.conf.id, format!("cannot listen on {address}: {error}"));
+                        let why = format!("cannot listen on {address}: {error}");
+                        self.fail(view.conf.id, why, &before);
                     }
                 }
             }
@@ -220,8 +252,11 @@ impl Applier {
         (wanted, fresh)
     }
 
-    fn fail(&mut self, id: ListenerId, why: String) {
-        tracing::error!(listener.id = %id, reason = why, "listener is down");
+    /// Logged once for as long as it stays so.
+    fn fail(&mut self, id: ListenerId, why: String, before: &HashMap<ListenerId, String>) {
+        if before.get(&id) != Some(&why) {
+            tracing::error!(listener.id = %id, reason = why, "listener is down");
+        }
         self.failed.insert(id, why);
     }
 

@@ -160,6 +160,11 @@ impl Shared {
         self.draining.store(true, Relaxed);
     }
 
+    /// Whether a snapshot is in force and something that it wants does not listen.
+    pub(crate) fn has_failures(&self) -> bool {
+        !self.is_ready() && self.routes.load().table.is_some()
+    }
+
     pub(crate) fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Relaxed);
     }

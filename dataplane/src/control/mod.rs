@@ -23,6 +23,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Members are counted in every so many progress records: with 10,000 of them it takes a while.
 const COUNT_EVERY: u64 = 10;
 
+/// What could not listen is tried again once a second.
+const RETRY_EVERY: u64 = 100;
+
 /// What the control thread knows.
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
@@ -144,6 +147,10 @@ async fn watch(
     for round in 0_u64.. {
         interval.tick().await;
         workers.supervise();
+        if round.is_multiple_of(RETRY_EVERY) && control.shared.has_failures() {
+            let applier = Arc::clone(&control.applier);
+            tokio::task::spawn_blocking(move || lock(&applier).retry());
+        }
         let now: Vec<u64> = hearts.iter().map(|heart| heart.beats()).collect();
         if now.iter().zip(&seen).all(|(now, seen)| now != seen) {
             seen = now;
