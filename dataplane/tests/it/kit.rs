@@ -31,7 +31,7 @@ pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
 /// A running data plane; drained on drop.
 pub(crate) struct Dataplane {
     control: PathBuf,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
     thread: Option<JoinHandle<()>>,
     generation: AtomicU32,
 }
@@ -60,12 +60,22 @@ impl Dataplane {
         let thread = std::thread::spawn(move || run(settings).unwrap());
         let this = Self {
             control,
-            _folder: folder,
+            _folder: Some(folder),
             thread: Some(thread),
             generation: AtomicU32::new(0),
         };
         until("control socket", || UnixStream::connect(&this.control).ok());
         this
+    }
+
+    /// One that runs elsewhere and is not ended by us.
+    pub(crate) fn attach(control: &std::path::Path) -> Self {
+        Self {
+            control: control.to_owned(),
+            _folder: None,
+            thread: None,
+            generation: AtomicU32::new(0),
+        }
     }
 
     /// A request on the control socket: status and body.
@@ -145,12 +155,15 @@ impl Dataplane {
 
 impl Drop for Dataplane {
     fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         if std::thread::panicking() {
             return;
         }
         let (status, body) = self.request("POST", "/drain", br#"{"deadline_ms":0}"#);
         assert_eq!(status, 204, "{body}");
-        self.thread.take().unwrap().join().unwrap();
+        thread.join().unwrap();
     }
 }
 
