@@ -2,7 +2,7 @@
 
 use super::lock::{PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
-use super::{AppState, Caller, Error, lock, not_supported, pool};
+use super::{AppState, Caller, Error, lock, pool};
 use crate::db::entity::{health_monitor, pool as pool_row};
 use crate::db::now;
 use crate::db::query::flow::{Action, Item, Resource};
@@ -177,10 +177,6 @@ pub async fn insert(
             new.kind
         )));
     }
-    debug_assert!(!not_supported::value(
-        "healthmonitor",
-        &format!("type {}", new.kind)
-    ));
     let http = is_http(&new.kind);
     let given = [
         ("http_method", new.http_method.is_some()),

@@ -50,8 +50,6 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     ("pool", "tls_ciphers", "TLS to members"),
     ("pool", "tls_versions", "TLS to members"),
     ("pool", "alpn_protocols", "TLS to members"),
-    ("healthmonitor", "type UDP-CONNECT", "UDP pools"),
-    ("healthmonitor", "type SCTP", "SCTP pools"),
     ("rule", "type SSL_CONN_HAS_CERT", "client certificates"),
     ("rule", "type SSL_VERIFY_RESULT", "client certificates"),
     ("rule", "type SSL_DN_FIELD", "client certificates"),
@@ -85,13 +83,17 @@ pub fn value(resource: &str, what: &str) -> bool {
         .any(|(of, listed, _)| *of == resource && *listed == what)
 }
 
-/// The README's list, in Markdown.
+/// The README's list, in Markdown: a line for each resource.
 pub fn markdown() -> String {
-    let row = |(resource, what, why): &(&str, &str, &str)| {
-        format!("| `{resource}` | `{what}` | {why} |\n")
-    };
-    let mut text =
-        String::from("| resource | attribute or value | what is missing |\n|---|---|---|\n");
-    text.extend(NOT_SUPPORTED.iter().map(row));
-    text
+    let mut lines: Vec<(&str, Vec<String>)> = Vec::new();
+    for (resource, what, _) in NOT_SUPPORTED {
+        let shown = format!("`{what}`");
+        match lines.iter_mut().find(|(known, _)| known == resource) {
+            Some((_, all)) => all.push(shown),
+            None => lines.push((resource, vec![shown])),
+        }
+    }
+    let line =
+        |(resource, all): &(&str, Vec<String>)| format!("- {resource}: {}\n", all.join(", "));
+    lines.iter().map(line).collect()
 }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 pub mod doctor;
 pub mod down;
 pub mod net;
+pub mod openapi;
 
 /// State folder of a controller on this host.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,6 +60,8 @@ enum Command {
     Down(down::Args),
     /// Run a command or a small server on a network of ours.
     Net(net::Args),
+    /// Print the OpenAPI document of the REST API, or what it does not support yet.
+    Openapi(openapi::Args),
     /// Start the system and stay: API, worker, health manager and housekeeping in one process.
     Up(crate::up::Args),
     /// Start some of the roles of `krater up`.
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Down(args) => down::run(args),
         Command::Net(args) => net::run(args),
+        Command::Openapi(args) => Ok(openapi::run(&args)),
         Command::Up(args) => crate::up::run(args),
         Command::Controller(args) => crate::up::run_controller(args),
     };

@@ -761,7 +761,7 @@ async fn killed_at_every_step_of_every_flow() {
                         let payload = one().await;
                         rig.enqueue(kind, Some("PENDING_UPDATE"), payload).await;
                     }
-                    FlowKind::RotateCertificate | FlowKind::DeleteAmphora => {
+                    FlowKind::RotateCertificate => {
                         let payload = one().await;
                         rig.enqueue(kind, None, payload).await;
                     }
@@ -777,14 +777,6 @@ async fn killed_at_every_step_of_every_flow() {
                 let died = rig.run_killed(kind, step.name, point).await;
                 assert!(died, "{kind:?}:{}:{point:?} was not passed", step.name);
                 killed += 1;
-                if kind == FlowKind::DeleteAmphora {
-                    // Its peer stays as it was until the next push: no pair to check.
-                    let rows = rig.amphorae().await;
-                    let exist = rig.compute.amphorae();
-                    assert!(rows.len() == 1 && exist.len() == 1, "{rows:?}");
-                    assert_eq!(rows[0].id, exist.keys().next().unwrap().to_string());
-                    continue;
-                }
                 let roles: &[&str] = if end == "DELETED" { &[] } else { &PAIR };
                 rig.check(end, roles).await;
             }

@@ -8,6 +8,7 @@ pub mod body;
 mod call;
 mod envelope;
 mod network;
+pub mod openapi;
 mod projects;
 pub mod v2;
 
@@ -22,6 +23,11 @@ pub fn router(state: AppState) -> Router {
         .merge(v2::routes())
         .merge(network::routes())
         .merge(projects::routes())
+        // `/openapi.json`, as everything else after its path was normalised.
+        .route(
+            "/openapi",
+            axum::routing::get(|| async { envelope::ok(openapi::document()) }),
+        )
         .fallback(envelope::no_such_path)
         .method_not_allowed_fallback(envelope::no_such_method)
         .with_state(state);

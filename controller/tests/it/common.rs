@@ -66,10 +66,6 @@ impl Api {
         Self::with_topology(Topology::Single).await
     }
 
-    pub(crate) fn router(&self) -> axum::Router {
-        self.router.clone()
-    }
-
     pub(crate) async fn with_topology(topology: Topology) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open_sqlite(&dir.path().join("krater.db"))

@@ -8,6 +8,7 @@ use crate::db::entity::health_monitor;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
+use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -49,6 +50,15 @@ const UPDATE: &[&str] = &[
     "http_version",
     "domain_name",
 ];
+
+/// For the OpenAPI document.
+pub(super) const RESOURCE: Resource = Resource {
+    root: "healthmonitor",
+    plural: "healthmonitors",
+    path: "/healthmonitors",
+    create: CREATE,
+    update: UPDATE,
+};
 const TYPES: &[&str] = &[
     "HTTP",
     "HTTPS",

@@ -8,6 +8,7 @@ use crate::app::pool::New as NewPool;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
+use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -43,6 +44,15 @@ const UPDATE: &[&str] = &[
     "redirect_http_code",
     "position",
 ];
+
+/// For the OpenAPI document.
+pub(super) const RESOURCE: Resource = Resource {
+    root: "l7policy",
+    plural: "l7policies",
+    path: "/l7policies",
+    create: CREATE,
+    update: UPDATE,
+};
 const ACTIONS: &[&str] = &[
     "REDIRECT_PREFIX",
     "REDIRECT_TO_POOL",

@@ -7,6 +7,7 @@ use crate::app::l7rule::{self as app, Change, Condition7, New, View};
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
+use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -33,6 +34,15 @@ const UPDATE: &[&str] = &[
     "value",
     "invert",
 ];
+
+/// For the OpenAPI document.
+pub(super) const RESOURCE: Resource = Resource {
+    root: "rule",
+    plural: "rules",
+    path: "/l7policies/{policy}/rules",
+    create: CREATE,
+    update: UPDATE,
+};
 const TYPES: &[&str] = &[
     "COOKIE",
     "FILE_TYPE",

@@ -8,6 +8,7 @@ use crate::app::pool::New as NewPool;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
+use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -75,6 +76,15 @@ const UPDATE: &[&str] = &[
     "hsts_include_subdomains",
     "hsts_preload",
 ];
+
+/// For the OpenAPI document.
+pub(super) const RESOURCE: Resource = Resource {
+    root: "listener",
+    plural: "listeners",
+    path: "/listeners",
+    create: CREATE,
+    update: UPDATE,
+};
 const PROTOCOLS: &[&str] = &[
     "HTTP",
     "HTTPS",

@@ -6,6 +6,7 @@ use crate::app::{Error, vip};
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
+use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -39,6 +40,15 @@ const UPDATE: &[&str] = &[
     "vip_sg_ids",
     "tags",
 ];
+
+/// For the OpenAPI document.
+pub(super) const RESOURCE: Resource = Resource {
+    root: "loadbalancer",
+    plural: "loadbalancers",
+    path: "/loadbalancers",
+    create: CREATE,
+    update: UPDATE,
+};
 
 fn render(view: &View) -> Value {
     let row = &view.row;

@@ -8,6 +8,7 @@ use crate::db::entity::member;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
+use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -41,6 +42,15 @@ const UPDATE: &[&str] = &[
     "monitor_address",
     "tags",
 ];
+
+/// For the OpenAPI document.
+pub(super) const RESOURCE: Resource = Resource {
+    root: "member",
+    plural: "members",
+    path: "/pools/{pool}/members",
+    create: CREATE,
+    update: UPDATE,
+};
 
 /// A member as the API shows it.
 pub(super) fn render_row(row: &member::Model, tags: &[String]) -> Value {

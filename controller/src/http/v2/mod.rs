@@ -2,6 +2,7 @@
 
 use super::call::Call;
 use super::envelope::ok;
+use super::openapi::Resource;
 use crate::app::AppState;
 use axum::Router;
 use axum::response::Response;
@@ -19,6 +20,17 @@ mod pool;
 mod provider;
 mod quota;
 mod version;
+
+/// Resources with the usual operations, for the OpenAPI document.
+pub(super) const RESOURCES: &[Resource] = &[
+    load_balancer::RESOURCE,
+    listener::RESOURCE,
+    pool::RESOURCE,
+    member::RESOURCE,
+    health_monitor::RESOURCE,
+    l7policy::RESOURCE,
+    l7rule::RESOURCE,
+];
 
 /// All routes of the API.
 pub(super) fn routes() -> Router<AppState> {

@@ -8,6 +8,7 @@ use crate::app::pool::{self as app, Change, New, Persistence, View};
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
+use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -51,6 +52,15 @@ const UPDATE: &[&str] = &[
     "tls_versions",
     "alpn_protocols",
 ];
+
+/// For the OpenAPI document.
+pub(super) const RESOURCE: Resource = Resource {
+    root: "pool",
+    plural: "pools",
+    path: "/pools",
+    create: CREATE,
+    update: UPDATE,
+};
 const PERSISTENCE: &[&str] = &[
     "type",
     "cookie_name",
