@@ -292,3 +292,31 @@ fn both_families_are_served_and_reach_either() {
         assert_eq!(seen, b"46");
     }
 }
+
+#[test]
+fn inspection_waits_for_the_client_to_speak() {
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&[named_echo(b'a')]);
+    setup.listener().timeouts.tcp_inspect = Millis::literal(3_600_000);
+    let (listener, member) = (setup.listener().id, setup.pool().members[0].id);
+    setup.apply(&dataplane);
+    let (mut silent, mut speaking) = (setup.connect(), setup.connect());
+    speaking.write_all(b"!").unwrap();
+    assert_eq!(
+        (byte(&mut speaking), byte(&mut speaking)),
+        (Some(b'a'), Some(b'!'))
+    );
+    until("both accepted", || {
+        (dataplane.listener(listener).stats.active_connections == 2).then_some(())
+    });
+    assert_eq!(
+        dataplane.member(member).total_connections,
+        1,
+        "the silent one waits"
+    );
+    silent.write_all(b"?").unwrap();
+    assert_eq!(
+        (byte(&mut silent), byte(&mut silent)),
+        (Some(b'a'), Some(b'?'))
+    );
+}
