@@ -230,6 +230,18 @@ impl Conn {
         poll_fn(|cx| self.poll_shutdown(cx)).await
     }
 
+    /// Whether nothing is there to be read, not even the end of the stream. Asks the kernel: what has
+    /// arrived may not have been reported yet.
+    pub fn is_quiet(&self) -> bool {
+        let tcp = match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.0.tcp(),
+        };
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = socket2::SockRef::from(tcp).peek(&mut byte);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Makes the coming close a reset, so that the peer sees that something is missing.
     pub fn reset_on_close(&self) {
         let tcp = match &self.stream {

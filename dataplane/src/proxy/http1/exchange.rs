@@ -185,6 +185,7 @@ async fn relay(
             Err(Unheard::ClientGone) => return After::Abort,
         }
     };
+    drop(configuration);
     if scratch.response.status == 101 {
         return upgraded(session, scratch, asked, &mut upstream).await;
     }

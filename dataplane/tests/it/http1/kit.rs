@@ -109,6 +109,17 @@ impl Plane {
         status.listeners[0].stats
     }
 
+    /// Value of a metric without labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.control("GET", "/metrics", "");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
+    }
+
     fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = UnixStream::connect(&self.control).unwrap();
         let length = body.len();

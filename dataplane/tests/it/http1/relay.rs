@@ -122,6 +122,9 @@ fn bodies_of_every_size_and_framing_arrive_whole() {
         upload.join().unwrap();
         assert!(answer.body == body, "{length} bytes chunked");
     }
+    // Large bodies took the short way.
+    let spliced = plane.metric("krater_dataplane_spliced_bytes_total");
+    assert!(spliced > 2 * (3 << 20), "{spliced}");
 }
 
 #[test]
