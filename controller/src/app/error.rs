@@ -4,7 +4,7 @@ use crate::db::Retriable;
 use crate::db::query::list::ListError;
 use crate::db::query::network::AllocationError;
 use http::StatusCode;
-use sea_orm::DbErr;
+use sea_orm::{DbErr, SqlErr};
 use std::fmt::Display;
 
 /// Why a request is refused.
@@ -93,9 +93,15 @@ impl Error {
     }
 
     /// The status of the answer.
-    pub const fn status(&self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Refused(status, _) => *status,
+            // Two controllers inserted the same at once; the check before could not see it.
+            Self::Sql(error)
+                if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
+            {
+                StatusCode::CONFLICT
+            }
             Self::Sql(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -43,7 +43,7 @@ pub struct New {
     /// admin_state_up
     pub enabled: bool,
     /// What is looked at.
-    pub condition: Condition7,
+    pub condition: Match,
     /// The condition is negated.
     pub invert: bool,
     /// Tags.
@@ -52,7 +52,7 @@ pub struct New {
 
 /// The condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Condition7 {
+pub struct Match {
     /// Type.
     pub kind: String,
     /// Comparison.
@@ -225,7 +225,7 @@ pub async fn update(
         let row = find(txn, policy_id, id).await?;
         let policy = l7policy::find(txn, policy_id).await?;
         let c = change.clone();
-        let condition = Condition7 {
+        let condition = Match {
             kind: c.kind.unwrap_or_else(|| row.kind.clone()),
             compare_type: c.compare_type.unwrap_or_else(|| row.compare_type.clone()),
             key: c.key.unwrap_or_else(|| row.key.clone()),
@@ -276,7 +276,7 @@ pub async fn delete(
 }
 
 /// Whether type, comparison, key and value fit together.
-pub fn check(rule: &Condition7) -> Result<(), Error> {
+pub fn check(rule: &Match) -> Result<(), Error> {
     let refuse = |why: &str| {
         Err(Error::bad(format!(
             "Error parsing L7Rule: Invalid L7 Rule: {why}"
@@ -361,12 +361,12 @@ const fn is_token(c: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Condition7, check};
+    use super::{Match, check};
 
     #[test]
     fn conditions() {
         let rule = |kind: &str, compare: &str, key: Option<&str>, value: &str| {
-            check(&Condition7 {
+            check(&Match {
                 kind: kind.into(),
                 compare_type: compare.into(),
                 key: key.map(str::to_owned),

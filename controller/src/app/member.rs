@@ -2,12 +2,11 @@
 
 use super::lock::{PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
-use super::{AppState, Caller, Error, lock, pool};
+use super::{AppState, Caller, Error, lock, pool, vip};
 use crate::db::entity::{health_monitor, member, pool as pool_row};
 use crate::db::now;
 use crate::db::query::flow::{Action, Item, Resource};
 use crate::db::query::list::{self, Attribute, Kind, PageRequest};
-use crate::db::query::network;
 use crate::transaction;
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
@@ -145,7 +144,6 @@ pub async fn create(
 ) -> Result<String, Error> {
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let pool = pool::find(txn, pool_id).await?;
-        check_subnet(txn, new).await?;
         quota::check(txn, &pool.project_id, Counted::Member, 1).await?;
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
@@ -158,12 +156,11 @@ pub async fn create(
     done
 }
 
+/// The subnet must be one that clients see.
 async fn check_subnet(txn: &impl ConnectionTrait, new: &New) -> Result<(), Error> {
     match &new.subnet_id {
-        Some(id) if network::subnet(txn, id).await?.is_none() => {
-            Err(Error::subresource("Subnet", id))
-        }
-        _ => Ok(()),
+        Some(id) => vip::visible_subnet(txn, id).await.map(drop),
+        None => Ok(()),
     }
 }
 
@@ -185,6 +182,7 @@ pub async fn insert(
     items: &mut Vec<Item>,
 ) -> Result<String, Error> {
     check_address(&new.address)?;
+    check_subnet(txn, new).await?;
     let twin = member::Entity::find()
         .filter(member::Column::PoolId.eq(pool.id.clone()))
         .filter(member::Column::Address.eq(new.address.clone()))
@@ -333,8 +331,6 @@ pub async fn replace(
                     )));
                 }
                 None => {
-                    check_address(&new.address)?;
-                    check_subnet(txn, new).await?;
                     created.push(new);
                 }
             }

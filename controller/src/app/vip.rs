@@ -83,7 +83,7 @@ pub async fn allocate(
 }
 
 /// The subnet, unless it is unknown or of the management network.
-async fn visible_subnet(txn: &impl ConnectionTrait, id: &str) -> Result<subnet::Model, Error> {
+pub async fn visible_subnet(txn: &impl ConnectionTrait, id: &str) -> Result<subnet::Model, Error> {
     let missing = || Error::subresource("Subnet", id);
     let subnet = network::subnet(txn, id).await?.ok_or_else(missing)?;
     let network = network::network(txn, &subnet.network_id).await?;

@@ -137,6 +137,16 @@ impl Body {
         self.map.is_empty()
     }
 
+    /// Whether the attribute has a value that is not an empty list or object.
+    pub fn has_content(&self, name: &str) -> bool {
+        match self.raw(name) {
+            Field::Absent | Field::Null => false,
+            Field::Set(Value::Array(list)) => !list.is_empty(),
+            Field::Set(Value::Object(map)) => !map.is_empty(),
+            Field::Set(_) => true,
+        }
+    }
+
     /// The value as it is.
     pub fn raw(&self, name: &str) -> Field<&Value> {
         match self.map.get(name) {

@@ -34,7 +34,12 @@ pub(super) async fn wrap(mut request: Request, next: Next) -> Response {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }
     let status = response.status().as_u16();
-    tracing::info!(request_id = %id, %method, path, status, "api request");
+    // Clients poll: only what changes something is worth a line at the default level.
+    if method.is_safe() {
+        tracing::debug!(request_id = %id, %method, path, status, "api request");
+    } else {
+        tracing::info!(request_id = %id, %method, path, status, "api request");
+    }
     response
 }
 
@@ -83,6 +88,10 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         match &self {
             Self::Refused(status, text) => fault(*status, text),
+            Self::Sql(error) if self.status() == StatusCode::CONFLICT => {
+                tracing::info!(error = %krater_model::report(error), "lost a race");
+                fault(self.status(), "Already an entity with that specified id.")
+            }
             Self::Sql(error) => {
                 tracing::error!(error = %krater_model::report(error), "database failed");
                 let text = "The database does not answer. Please try again.";

@@ -105,6 +105,13 @@ async fn a_wrong_tree_changes_nothing() {
             "is invalid while the listener protocol",
         ),
         (
+            change(|lb| {
+                lb["pools"][0]["members"][0]["subnet_id"] =
+                    json!("11111111-1111-4111-8111-111111111111");
+            }),
+            "Subnet 11111111-1111-4111-8111-111111111111 not found.",
+        ),
+        (
             change(|lb| lb["listeners"][0]["colour"] = json!(1)),
             "Unknown attribute for argument load_balancer.loadbalancer.listeners: colour",
         ),

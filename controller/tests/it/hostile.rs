@@ -144,6 +144,14 @@ async fn values_that_are_none() {
             "Unknown attributes for argument listener_.listener: a, b".to_owned(),
         ),
         (
+            new_listener(json!({"default_pool": {"name": "p"}})),
+            "only possible within the creation of a load balancer".to_owned(),
+        ),
+        (
+            new_listener(json!({"l7policies": [{"action": "REJECT"}]})),
+            "only possible within the creation of a load balancer".to_owned(),
+        ),
+        (
             new_listener(json!({"protocol": "http"})),
             input("protocol", "http"),
         ),

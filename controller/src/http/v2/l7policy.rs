@@ -180,7 +180,7 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
 pub(super) async fn create(call: Call) -> Result<Response, Error> {
     let body = Body::open(call.json("l7policy_")?, "l7policy_", "l7policy", CREATE)?;
     let listener = body.uuid("listener_id")?;
-    if body.has("redirect_pool") || body.has("rules") {
+    if body.has_content("redirect_pool") || body.has_content("rules") {
         return Err(Error::validation(
             "redirect_pool and rules of a policy are only possible within the creation of a load \
              balancer: use redirect_pool_id, and create the rules after the policy.",

@@ -3,7 +3,7 @@
 use super::load_balancer::admin_state;
 use super::{page_answer, time};
 use crate::app::Error;
-use crate::app::l7rule::{self as app, Change, Condition7, New, View};
+use crate::app::l7rule::{self as app, Change, Match, New, View};
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
@@ -83,7 +83,7 @@ pub(super) fn parse(body: &Body) -> Result<New, Error> {
     let value = body.text("value", TEXT)?;
     Ok(New {
         enabled: admin_state(body)?,
-        condition: Condition7 {
+        condition: Match {
             kind: body.required("type", kind)?,
             compare_type: body.required("compare_type", compare)?,
             key: body.text("key", TEXT)?.value(),

@@ -254,6 +254,12 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
     let body = Body::open(call.json("listener_")?, "listener_", "listener", CREATE)?;
     let lb = body.uuid("loadbalancer_id")?;
     let lb = body.required("loadbalancer_id", lb)?;
+    if body.has_content("default_pool") || body.has_content("l7policies") {
+        return Err(Error::validation(
+            "default_pool and l7policies of a listener are only possible within the creation of a \
+             load balancer: use default_pool_id, and create the policies after the listener.",
+        ));
+    }
     let new = New {
         load_balancer_id: lb,
         ..parse(&body)?
