@@ -158,3 +158,80 @@ fn a_request_in_flight_is_not_disturbed_by_a_change() {
     assert_eq!(client.read_exact(6), b"abcdef");
     assert_eq!(client.get("/").text(), "other");
 }
+
+#[test]
+fn no_request_fails_over_fifty_changes() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    let members = [Member::text("x"), Member::text("x"), Member::text("x")];
+    let echo = Member::answering(|request| ok(&request.body));
+    let mut plane = Plane::with(&[members[0].address]);
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let vip = plane.vip;
+    let connect = || Client::new(std::net::TcpStream::connect(vip).unwrap());
+    plane.pools.push(pool(9, &[echo.address]));
+    let body = vec![b'b'; 1 << 20];
+    let large = json!([policy(
+        90,
+        json!({"type": "REDIRECT_TO_POOL", "pool": uuid(9)}),
+        json!([{"id": uuid(91), "subject": {"type": "PATH"}, "compare": "EQUAL_TO", "value": "/large"}])
+    )]);
+    plane.listener["l7_policies"] = large.clone();
+    plane.apply();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = connect();
+            while !stop.load(SeqCst) {
+                assert_eq!(client.get("/kept").text(), "x");
+                done.fetch_add(1, SeqCst);
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                assert_eq!(connect().get("/new").text(), "x");
+                done.fetch_add(1, SeqCst);
+            }
+        });
+        scope.spawn(|| {
+            let mut client = connect();
+            while !stop.load(SeqCst) {
+                let length = body.len();
+                let mut sender = client.stream.try_clone().unwrap();
+                let body = &body;
+                std::thread::scope(|inner| {
+                    inner.spawn(move || {
+                        use std::io::Write;
+                        write!(
+                            sender,
+                            "POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
+                        )
+                        .unwrap();
+                        sender.write_all(body).unwrap();
+                    });
+                    assert!(client.response().unwrap().body == *body);
+                });
+                done.fetch_add(1, SeqCst);
+            }
+        });
+        for change in 0..50_usize {
+            let chosen = &members[..=change % 3];
+            let addresses: Vec<_> = chosen.iter().map(|m| m.address).collect();
+            plane.pools[0] = pool(1, &addresses);
+            plane.pools[0]["algorithm"] = ["ROUND_ROBIN", "LEAST_CONNECTIONS"][change % 2].into();
+            plane.pools[0]["members"][0]["weight"] = (change % 5 + 1).into();
+            plane.listener["insert_headers"] =
+                [json!([]), json!(["X-Forwarded-For"])][change % 2].clone();
+            if change % 7 == 3 {
+                plane.pools.truncate(2);
+                plane
+                    .pools
+                    .push(pool(u32::try_from(change).unwrap() + 20, &[]));
+            }
+            let before = done.load(SeqCst);
+            plane.apply();
+            until("traffic after the change", || {
+                done.load(SeqCst) > before + 2
+            });
+        }
+        stop.store(true, SeqCst);
+    });
+}
