@@ -21,6 +21,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Free disk below which nothing is started: database, logs (4 × 16 MiB per process) and a backup.
 const MIN_DISK: u64 = 256 << 20;
@@ -28,6 +29,8 @@ const MIN_DISK: u64 = 256 << 20;
 const MIN_MEMORY_KIB: u64 = 256 << 10;
 /// Descriptors: a data plane needs two per connection.
 const MIN_FILES: u64 = 4_096;
+/// Folders that checks work in: this, the process id, a number.
+const SCRATCH: &str = "krater-doctor-";
 /// Descriptors from which on a data plane is at ease.
 const GOOD_FILES: u64 = 65_536;
 
@@ -213,8 +216,14 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
 
 /// Namespaces, veth, bridge, tags, packet sockets, parameters: each tried in a namespace of its own.
 fn kernel() -> Vec<Check> {
-    let folder = std::env::temp_dir().join(format!("krater-doctor-{}", std::process::id()));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let base = std::env::temp_dir();
+    sweep(&base);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = base.join(format!("{SCRATCH}{}-{number}", std::process::id()));
     let path = folder.join("netns");
+    // Of a killed process that had our number.
+    let _ = netns::delete(&path);
     let made = std::fs::create_dir_all(&folder).and_then(|()| NetNs::create(&path));
     let checks = match made {
         Err(error) => vec![Check::bad(
@@ -232,6 +241,22 @@ fn kernel() -> Vec<Check> {
     let _ = netns::delete(&path);
     let _ = std::fs::remove_dir_all(&folder);
     checks
+}
+
+/// Removes what killed runs left.
+fn sweep(base: &Path) {
+    for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let pid = name
+            .strip_prefix(SCRATCH)
+            .and_then(|rest| rest.split('-').next())
+            .and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| ProcessId::of(pid).is_err()) {
+            let _ = netns::delete(&entry.path().join("netns"));
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
 }
 
 fn links(netns: &NetNs) -> Vec<Check> {
@@ -481,8 +506,20 @@ mod tests {
             .collect();
         assert!(failed.is_empty(), "{failed:?}");
         require(&subject(dir.path())).unwrap();
-        let own = format!("krater-doctor-{}", std::process::id());
-        assert!(!std::env::temp_dir().join(own).exists());
+    }
+
+    #[test]
+    fn what_a_killed_check_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |pid: u32| dir.path().join(format!("{SCRATCH}{pid}-0"));
+        let (dead, living) = (u32::MAX, std::process::id());
+        for pid in [dead, living] {
+            std::fs::create_dir(folder(pid)).unwrap();
+            NetNs::create(&folder(pid).join("netns")).unwrap();
+        }
+        sweep(dir.path());
+        assert!(!folder(dead).exists() && netns::exists(&folder(living).join("netns")));
+        netns::delete(&folder(living).join("netns")).unwrap();
     }
 
     #[test]
