@@ -351,11 +351,13 @@ fn spread(run: &mut Run, system: &mut System) -> anyhow::Result<(f64, String)> {
 fn l7(_: &mut Run, system: &mut System) -> anyhow::Result<(f64, String)> {
     let begin = Instant::now();
     let policy = counted(system.client.get(system.at(80), "/api/v1", 30)?);
-    let others = counted(system.client.get(system.at(80), "/apple", 3)?);
+    let others = counted(system.client.get(system.at(80), "/ap", 3)?);
     let plain = counted(system.client.get(system.at(80), "/", 30)?);
-    let only_api = policy.keys().all(|who| who.starts_with("api"))
-        && others.keys().all(|who| who.starts_with("api"));
-    let only_web = plain.keys().all(|who| who.starts_with("web"));
+    let begins = |counts: &BTreeMap<String, usize>, with: &str| {
+        counts.keys().all(|who| who.starts_with(with))
+    };
+    let only_api = begins(&policy, "api");
+    let only_web = begins(&others, "web") && begins(&plain, "web");
     ensure!(
         only_api && only_web,
         "/api went to: {}; / went to: {}",
