@@ -219,7 +219,12 @@ impl Drop for System {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let tail: Vec<&str> = log
+                .lines()
+                .rev()
+                .filter(|line| !line.contains("api request"))
+                .take(60)
+                .collect();
             eprintln!("-- the controller's log, its last lines:");
             for line in tail.into_iter().rev() {
                 eprintln!("{line}");

@@ -1,13 +1,17 @@
 //! Starts [`super::worker`] on network `public` and talks to it.
 
 use super::host::Host;
-use super::worker::{Got, Neighbours, Probed, Request};
+use super::worker::{GET_DEADLINE, Got, Neighbours, Probed, Request};
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
+
+/// Deadline of a request that is asked again.
+const QUICK: Duration = Duration::from_millis(100);
 
 /// A client in a namespace of its own.
 #[derive(Debug)]
@@ -55,17 +59,30 @@ impl Client {
         path: &str,
         count: usize,
     ) -> anyhow::Result<Vec<(u16, String)>> {
+        self.get_within(to, path, count, GET_DEADLINE)
+    }
+
+    fn get_within(
+        &mut self,
+        to: SocketAddr,
+        path: &str,
+        count: usize,
+        deadline: Duration,
+    ) -> anyhow::Result<Vec<(u16, String)>> {
+        let deadline_ms = u32::try_from(deadline.as_millis())?;
         let got: Got = self.ask(&Request::Get {
             to,
             path: path.into(),
             count,
+            deadline_ms,
         })?;
         Ok(got.answers)
     }
 
-    /// One request: its body when the status is 200.
+    /// One request: its body when the status is 200. Asks again at once when there is no answer: a lost
+    /// SYN is otherwise repeated after a second, and what happened meanwhile is seen late.
     pub(super) fn body(&mut self, to: SocketAddr, path: &str) -> anyhow::Result<Option<String>> {
-        let answer = self.get(to, path, 1)?.pop();
+        let answer = self.get_within(to, path, 1, QUICK)?.pop();
         Ok(answer.filter(|a| a.0 == 200).map(|a| a.1))
     }
 

@@ -21,7 +21,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 /// probe of the outage is not answered after it.
 const PROBE_DEADLINE: Duration = Duration::from_millis(250);
 /// An ordinary request's deadline.
-const GET_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const GET_DEADLINE: Duration = Duration::from_secs(2);
 /// Requests that wait for the client; the demo sends one at a time.
 const QUEUE: usize = 4;
 /// Largest answer that is read, in bytes.
@@ -31,11 +31,12 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Request {
-    /// `count` requests one after the other, each on a connection of its own.
+    /// `count` requests one after the other, each on a connection of its own and with its own deadline.
     Get {
         to: SocketAddr,
         path: String,
         count: usize,
+        deadline_ms: u32,
     },
     /// One request each millisecond until `ProbeStop`.
     ProbeStart { to: SocketAddr },
@@ -107,14 +108,20 @@ pub(super) fn run() -> anyhow::Result<()> {
 
 async fn serve(request: Request, probe: &mut Option<Prober>) -> anyhow::Result<String> {
     let answer = match request {
-        Request::Get { to, path, count } => {
+        Request::Get {
+            to,
+            path,
+            count,
+            deadline_ms,
+        } => {
+            let deadline = Duration::from_millis(deadline_ms.into());
             let mut answers = Vec::with_capacity(count);
             for _ in 0..count {
-                let got = timeout(GET_DEADLINE, get(to, &path)).await;
+                let got = timeout(deadline, get(to, &path)).await;
                 answers.push(match got {
                     Ok(Ok(answer)) => answer,
                     Ok(Err(error)) => (0, error.to_string()),
-                    Err(_) => (0, format!("no answer within {} s", GET_DEADLINE.as_secs())),
+                    Err(_) => (0, format!("no answer within {deadline_ms} ms")),
                 });
             }
             serde_json::to_string(&Got { answers })?
