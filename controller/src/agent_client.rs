@@ -44,6 +44,10 @@ pub struct Address {
 
 /// A call failed.
 #[derive(Debug, thiserror::Error)]
+#[allow(
+    clippy::error_impl_error,
+    reason = "like std::io::Error: used with the name of its module in front"
+)]
 pub enum Error {
     /// No connection.
     #[error("amphora {amphora} at {at}: cannot connect")]

@@ -22,6 +22,10 @@ const MTU: u16 = 1_500;
 
 /// The inventory cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(
+    clippy::error_impl_error,
+    reason = "like std::io::Error: used with the name of its module in front"
+)]
 pub enum Error {
     /// A statement failed.
     #[error("inventory: database")]

@@ -19,6 +19,7 @@ pub mod failover;
 pub mod files;
 pub mod flow;
 pub mod health;
+pub mod housekeeping;
 pub mod http;
 pub mod inventory;
 pub mod pki;

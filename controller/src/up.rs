@@ -23,6 +23,7 @@ use crate::flow::crash::FromEnvironment;
 use crate::flow::engine::Worker;
 use crate::flow::{Settings, World};
 use crate::health::{self, HealthManager};
+use crate::housekeeping::Housekeeping;
 use crate::pki::Pki;
 use crate::{files, inventory, reconcile};
 use anyhow::{Context as _, bail};
@@ -30,7 +31,7 @@ use futures_util::future::BoxFuture;
 use krater_model::state::{Heartbeat, Logging};
 use krater_model::wire::heartbeat;
 use krater_model::{Epoch, Secret};
-use krater_telemetry::{LogSettings, LogTarget};
+use krater_telemetry::{LogControl, LogSettings, LogTarget};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -139,7 +140,7 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         );
     }
     let logging = &config.logging;
-    krater_telemetry::init(LogSettings {
+    let log = krater_telemetry::init(LogSettings {
         target: match &logging.file {
             Some(path) => LogTarget::File {
                 path: path.clone(),
@@ -156,6 +157,12 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         listen: None, // a second controller is told so by the lock, not by the port
         amphora_bin: config.controller.amphora_bin.as_deref(),
     })?;
+    doctor::require(&doctor::Subject {
+        state_dir: &args.state.state_dir,
+        // An occupied port is reported by the bind below, which names the option.
+        listen: None,
+        amphora_bin: config.controller.amphora_bin.as_deref(),
+    })?;
     let program = amphora_bin(config.controller.amphora_bin.as_deref())?;
     let layout = Layout::create(&args.state.state_dir)
         .with_context(|| format!("state folder {}", args.state.state_dir.display()))?;
@@ -164,7 +171,7 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         .enable_all()
         .thread_name("krater")
         .build()?;
-    runtime.block_on(serve(config, layout, program, roles))?;
+    runtime.block_on(serve(config, layout, program, roles, log))?;
     // Blocking helpers (namespaces) may still run; nobody waits for them.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
@@ -205,6 +212,7 @@ async fn serve(
     layout: Layout,
     program: PathBuf,
     roles: &[Role],
+    log: LogControl,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -234,8 +242,8 @@ async fn serve(
     let world = Arc::new(World {
         db: db.clone(),
         compute: compute.clone(),
-        agents,
-        pki,
+        agents: agents.clone(),
+        pki: pki.clone(),
         common: common(&config, heartbeat_key),
         settings: settings(&config),
         crash: Arc::new(FromEnvironment::new()),
@@ -279,10 +287,19 @@ async fn serve(
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         tasks.spawn(manager.run(socket, stopped.clone()));
     }
+    if has(Role::Housekeeping) {
+        let housekeeping = Housekeeping::new(db.clone(), compute.clone(), &config);
+        tasks.spawn(housekeeping.run(stopped.clone()));
+    }
     let ready = Arc::new(AtomicBool::new(false));
     let mut routes = admin::router(Admin {
         db: db.clone(),
         ready: ready.clone(),
+        roles: roles.iter().map(|role| role.as_str()).collect(),
+        health: health.clone(),
+        agents,
+        pki,
+        log,
     });
     if has(Role::Api) {
         let state = AppState::new(db.clone(), config.controller.topology);

@@ -11,10 +11,14 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+mod client;
 pub mod doctor;
 pub mod down;
+pub mod flows;
+pub mod logs;
 pub mod net;
 pub mod openapi;
+pub mod status;
 
 /// State folder of a controller on this host.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,6 +66,14 @@ enum Command {
     Net(net::Args),
     /// Print the OpenAPI document of the REST API, or what it does not support yet.
     Openapi(openapi::Args),
+    /// Show roles, load balancers, amphorae, running flows and certificates.
+    Status(status::Args),
+    /// Show what the controller is doing.
+    Flows(flows::Args),
+    /// Show the logs of an amphora.
+    Logs(logs::Args),
+    /// Show certificates and when they end.
+    Certs(status::CertsArgs),
     /// Start the system and stay: API, worker, health manager and housekeeping in one process.
     Up(crate::up::Args),
     /// Start some of the roles of `krater up`.
@@ -76,6 +88,10 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(args),
         Command::Net(args) => net::run(args),
         Command::Openapi(args) => Ok(openapi::run(&args)),
+        Command::Status(args) => status::run(args),
+        Command::Flows(args) => flows::run(args),
+        Command::Logs(args) => logs::run(args),
+        Command::Certs(args) => status::certs(args),
         Command::Up(args) => crate::up::run(args),
         Command::Controller(args) => crate::up::run_controller(args),
     };

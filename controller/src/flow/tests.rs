@@ -300,7 +300,7 @@ impl Rig {
             },
             crash: crash.clone(),
         });
-        let mut rig = Self {
+        let rig = Self {
             _dir: dir,
             world,
             compute,
@@ -326,7 +326,7 @@ impl Rig {
             .unwrap()
     }
 
-    async fn insert_load_balancer(&mut self, topology: &str) {
+    async fn insert_load_balancer(&self, topology: &str) {
         let subnet = self.subnet("public-subnet").await;
         let id = self.lb.to_string();
         let new = network::NewPort {

@@ -127,7 +127,7 @@ impl Watch {
             wishes
                 .entry(&amphora.load_balancer_id)
                 .and_modify(|wish| wish.0 = Request::LoadBalancer)
-                .or_insert((Request::Amphora(amphora.id.clone()), why));
+                .or_insert_with(|| (Request::Amphora(amphora.id.clone()), why));
         }
         for amphora in amphorae {
             let long = |since: Instant| age(now, since.max(self.since)) >= NOT_READY;

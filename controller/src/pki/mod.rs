@@ -27,6 +27,10 @@ const CLIENT_VALIDITY: Duration = Duration::from_secs(365 * 86_400);
 
 /// The private CA cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(
+    clippy::error_impl_error,
+    reason = "like std::io::Error: used with the name of its module in front"
+)]
 pub enum Error {
     /// A file cannot be read or written.
     #[error("private CA: {}", path.display())]

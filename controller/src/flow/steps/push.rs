@@ -126,7 +126,7 @@ pub(super) async fn run(context: &Context, round: usize) -> Result<Value, StepEr
                     "not pushed; its replacement will get the newest state"
                 );
                 pushed.unreachable.push(target.row.id.clone());
-                first.get_or_insert(error.into());
+                first.get_or_insert_with(|| error.into());
             }
             Err(Failure::Agent(error)) => {
                 overtake(context, target, &error).await?;
@@ -221,8 +221,8 @@ async fn compose(context: &Context, round: usize) -> Result<Vec<Target>, StepErr
         let mut targets = Vec::new();
         for row in &staying {
             let peers: Vec<&amphora::Model> = staying.iter().filter(|p| p.id != row.id).collect();
-            let mut state = desired::build(&graph, row, &peers, &common)
-                .map_err(|error| StepError::from(error))?;
+            let mut state =
+                desired::build(&graph, row, &peers, &common).map_err(StepError::from)?;
             revise(context, row, &mut state, txn).await?;
             targets.push(Target {
                 plug: to_plug(&graph, row)?,
