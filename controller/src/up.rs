@@ -283,7 +283,7 @@ async fn serve(
             check: config.heartbeat.check_ms.duration(),
             failover_threshold: config.heartbeat.failover_threshold,
         };
-        let manager = HealthManager::new(db.clone(), settings, health.clone());
+        let manager = HealthManager::new(db.clone(), compute.clone(), settings, health.clone());
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         tasks.spawn(manager.run(socket, stopped.clone()));
     }

@@ -1,1 +1,297 @@
+use super::*;
+use crate::db::entity::{address, load_balancer, network, port};
+use krater_model::Secret;
+use uuid::Uuid;
 
+fn text(n: u128) -> String {
+    Uuid::from_u128(n).to_string()
+}
+
+fn subnet(n: u128, network: u128, cidr: &str, gateway: &str) -> subnet::Model {
+    subnet::Model {
+        id: text(n),
+        network_id: text(network),
+        name: String::new(),
+        cidr: cidr.into(),
+        gateway_ip: Some(gateway.into()),
+        created_at: 0,
+    }
+}
+
+fn nic(n: u128, amphora: u128, name: &str, network: u128, addresses: &[(u128, &str)]) -> Nic {
+    Nic {
+        port: port::Model {
+            id: text(n),
+            network_id: text(network),
+            project_id: String::new(),
+            name: port_name(&text(amphora), name),
+            mac_address: format!("fa:16:3e:00:00:{n:02x}"),
+            device_owner: String::new(),
+            device_id: text(amphora),
+            admin_state_up: true,
+            created_at: 0,
+        },
+        addresses: addresses
+            .iter()
+            .map(|(subnet, ip)| address::Model {
+                subnet_id: text(*subnet),
+                ip_address: (*ip).to_owned(),
+                port_id: text(n),
+                position: 0,
+            })
+            .collect(),
+    }
+}
+
+fn amphora(n: u128, role: &str, priority: i32, vrrp_ip: &str, vrrp_port: u128) -> amphora::Model {
+    amphora::Model {
+        id: text(n),
+        load_balancer_id: Some(text(9)),
+        compute_id: None,
+        status: "ALLOCATED".into(),
+        role: Some(role.into()),
+        lb_network_ip: None,
+        mgmt_port_id: None,
+        mgmt_mac: None,
+        vrrp_ip: Some(vrrp_ip.into()),
+        ha_ip: None,
+        vrrp_port_id: Some(text(vrrp_port)),
+        ha_port_id: None,
+        vrrp_mac: None,
+        vrrp_interface: None,
+        vrrp_id: Some(1),
+        vrrp_priority: Some(priority),
+        cert_expiration: None,
+        cert_busy: false,
+        cached_zone: None,
+        image_id: None,
+        compute_flavor: None,
+        epoch_desired: 1,
+        generation_desired: 1,
+        epoch_applied: 1,
+        generation_applied: 1,
+        revision_digest: None,
+        error_reason: None,
+        created_at: 0,
+        updated_at: None,
+    }
+}
+
+fn member(n: u128, subnet: Option<u128>, status: &str) -> member::Model {
+    member::Model {
+        id: text(n),
+        pool_id: text(50),
+        project_id: String::new(),
+        name: String::new(),
+        enabled: true,
+        address: "192.0.2.10".into(),
+        protocol_port: 80,
+        weight: 2,
+        backup: false,
+        subnet_id: subnet.map(text),
+        monitor_address: None,
+        monitor_port: None,
+        provisioning_status: status.into(),
+        operating_status: "ONLINE".into(),
+        created_at: 0,
+        updated_at: None,
+    }
+}
+
+/// A pair (1, 2) with a VIP on network 100 and a NIC on network 200.
+fn graph() -> Graph {
+    Graph {
+        load_balancer: load_balancer::Model {
+            id: text(9),
+            project_id: String::new(),
+            name: "lb1".into(),
+            description: String::new(),
+            enabled: true,
+            topology: "ACTIVE_STANDBY".into(),
+            provider: String::new(),
+            vip_address: "203.0.113.2".into(),
+            vip_port_id: text(90),
+            vip_subnet_id: text(101),
+            vip_network_id: text(100),
+            vip_port_owned: true,
+            locked_by_flow: None,
+            error_reason: None,
+            provisioning_status: "ACTIVE".into(),
+            operating_status: "ONLINE".into(),
+            created_at: 0,
+            updated_at: None,
+        },
+        listeners: Vec::new(),
+        pools: vec![pool::Model {
+            id: text(50),
+            load_balancer_id: text(9),
+            project_id: String::new(),
+            name: String::new(),
+            description: String::new(),
+            enabled: true,
+            protocol: "HTTP".into(),
+            lb_algorithm: "LEAST_CONNECTIONS".into(),
+            provisioning_status: "ACTIVE".into(),
+            operating_status: "ONLINE".into(),
+            created_at: 0,
+            updated_at: None,
+        }],
+        persistence: Vec::new(),
+        members: vec![member(60, Some(201), "ACTIVE"), member(61, None, "ACTIVE")],
+        monitors: Vec::new(),
+        policies: Vec::new(),
+        rules: Vec::new(),
+        amphorae: vec![
+            amphora(1, "MASTER", 100, "203.0.113.3", 11),
+            amphora(2, "BACKUP", 90, "203.0.113.4", 21),
+        ],
+        nics: vec![
+            nic(11, 1, "eth1", 100, &[(101, "203.0.113.3")]),
+            nic(12, 1, "eth2", 200, &[(201, "192.0.2.3")]),
+            nic(21, 2, "eth1", 100, &[(101, "203.0.113.4")]),
+        ],
+        networks: vec![network::Model {
+            id: text(100),
+            name: String::new(),
+            description: String::new(),
+            mtu: 1_450,
+            internal: false,
+            created_at: 0,
+        }],
+        subnets: vec![
+            subnet(101, 100, "203.0.113.0/24", "203.0.113.1"),
+            subnet(201, 200, "192.0.2.0/24", "192.0.2.1"),
+        ],
+    }
+}
+
+fn common() -> Common {
+    Common {
+        epoch: Epoch(3),
+        heartbeat: Heartbeat {
+            targets: vec!["100.96.0.1:5555".parse().unwrap()],
+            interval: Millis::literal(1_000),
+            key: Secret::new("k"),
+        },
+        advert_interval: Centiseconds::new(10).unwrap(),
+        logging: Logging::default(),
+    }
+}
+
+fn built(graph: &Graph) -> DesiredState {
+    let (first, second) = (&graph.amphorae[0], &graph.amphorae[1]);
+    build(graph, first, &[second], &common()).unwrap()
+}
+
+#[test]
+fn interfaces_routes_and_router_of_an_amphora() {
+    let state = built(&graph());
+    let [vip, tenant] = state.interfaces.as_slice() else {
+        panic!("{:?}", state.interfaces);
+    };
+    assert_eq!(
+        (vip.name.as_str(), vip.role, vip.mtu),
+        ("eth1", InterfaceRole::Vip, Some(1_450))
+    );
+    assert_eq!(vip.addresses, ["203.0.113.3/24".parse::<IpNet>().unwrap()]);
+    let routes: Vec<String> = vip
+        .routes
+        .iter()
+        .map(|r| format!("{} {:?} {}", r.to, r.via, r.table))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            "203.0.113.0/24 None 1",
+            "0.0.0.0/0 Some(203.0.113.1) 254",
+            "0.0.0.0/0 Some(203.0.113.1) 1",
+        ]
+    );
+    assert_eq!(vip.rules[0].from.to_string(), "203.0.113.2/32");
+    assert_eq!(
+        (tenant.name.as_str(), tenant.role),
+        ("eth2", InterfaceRole::Member)
+    );
+    assert!(
+        tenant.routes.is_empty(),
+        "only the VIP's network has a default route"
+    );
+    let router = &state.vrrp[0];
+    assert_eq!(router.priority.value(), 100);
+    assert_eq!(router.source.to_string(), "203.0.113.3");
+    assert_eq!(router.peers, ["203.0.113.4".parse::<IpAddr>().unwrap()]);
+    assert_eq!(router.addresses[0].to_string(), "203.0.113.2/24");
+    assert!(!router.preempt);
+    assert_eq!(state.epoch, Epoch(3));
+    assert_eq!(state.load_balancers[0].pools[0].members.len(), 2);
+}
+
+#[test]
+fn a_single_amphora_has_no_peers() {
+    let graph = graph();
+    let state = build(&graph, &graph.amphorae[0], &[], &common()).unwrap();
+    assert!(state.vrrp[0].peers.is_empty());
+}
+
+#[test]
+fn what_is_going_is_left_out_with_its_network() {
+    let mut graph = graph();
+    graph.members[0] = member(60, Some(201), "PENDING_DELETE");
+    let state = built(&graph);
+    assert_eq!(state.interfaces.len(), 1);
+    assert_eq!(state.load_balancers[0].pools[0].members.len(), 1);
+    assert_eq!(needed_subnets(&graph), [(text(100), vec![text(101)])]);
+    graph.pools[0].provisioning_status = "PENDING_DELETE".into();
+    assert!(built(&graph).load_balancers[0].pools.is_empty());
+}
+
+#[test]
+fn an_ipv6_vip_has_a_router_of_its_family() {
+    let mut graph = graph();
+    graph.load_balancer.vip_address = "2001:db8:1::2".into();
+    graph.subnets[0] = subnet(101, 100, "2001:db8:1::/64", "2001:db8:1::1");
+    graph.amphorae[0].vrrp_ip = Some("2001:db8:1::3".into());
+    graph.amphorae[1].vrrp_ip = Some("2001:db8:1::4".into());
+    graph.nics[0] = nic(11, 1, "eth1", 100, &[(101, "2001:db8:1::3")]);
+    let state = built(&graph);
+    assert_eq!(state.vrrp[0].addresses[0].to_string(), "2001:db8:1::2/64");
+    assert_eq!(state.interfaces[0].routes[1].to.to_string(), "::/0");
+    assert_eq!(
+        state.interfaces[0].rules[0].from.to_string(),
+        "2001:db8:1::2/128"
+    );
+}
+
+#[test]
+fn a_row_that_cannot_be_is_named() {
+    let mut graph = graph();
+    graph.members[1].weight = 900;
+    let error = build(&graph, &graph.amphorae[0], &[], &common()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("member {}", graph.members[1].id)),
+        "{text}"
+    );
+    assert!(text.contains("weight 900 is out of range"), "{text}");
+}
+
+#[test]
+fn expected_codes_of_a_monitor() {
+    let codes = |text: &str| -> Vec<(u16, u16)> {
+        let ranges = expected(text).unwrap();
+        ranges.iter().map(|(a, b)| (a.value(), b.value())).collect()
+    };
+    assert_eq!(codes("200"), [(200, 200)]);
+    assert_eq!(codes("200,202"), [(200, 200), (202, 202)]);
+    assert_eq!(codes("200-204"), [(200, 204)]);
+    assert!(expected("20x").is_err());
+}
+
+#[test]
+fn who_resigns_keeps_nothing_but_its_heartbeat() {
+    let state = resigned(AmphoraId::random(), &common());
+    let text = serde_json::to_vec(&state).unwrap();
+    let state = DesiredState::parse(&text).unwrap();
+    assert!(state.vrrp.is_empty() && state.load_balancers.is_empty());
+    assert!(state.heartbeat.is_some());
+}

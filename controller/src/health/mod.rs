@@ -15,6 +15,7 @@ use crate::db::entity::{
 };
 use crate::db::query::{graph, journal};
 use crate::db::{Db, now as unix_ms};
+use crate::drivers::compute::Compute;
 use crate::failover::request;
 use crate::transaction;
 use board::Board;
@@ -70,6 +71,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct HealthManager {
     db: Db,
+    compute: Arc<dyn Compute>,
     settings: Settings,
     shared: Shared,
     watch: Watch,
@@ -80,10 +82,11 @@ pub struct HealthManager {
 
 impl HealthManager {
     /// A manager that has heard nothing yet.
-    pub fn new(db: Db, settings: Settings, shared: Shared) -> Self {
+    pub fn new(db: Db, compute: Arc<dyn Compute>, settings: Settings, shared: Shared) -> Self {
         let now = Instant::now();
         Self {
             db,
+            compute,
             settings,
             shared,
             watch: Watch::new(now),
@@ -208,6 +211,18 @@ impl HealthManager {
             );
         }
         self.stormy = decision.storm;
+        for id in decision.restart {
+            let Ok(id) = id.parse() else {
+                continue;
+            };
+            let compute = self.compute.clone();
+            // One per silence of an amphora; harmless when the agent runs.
+            tokio::spawn(async move {
+                if let Err(error) = compute.restart_agent(id).await {
+                    tracing::info!(error = report(&error), "agent not started again");
+                }
+            });
+        }
         for (balancer, request, why) in decision.requests {
             request::enqueue(&self.db, &balancer, &request, &why).await?;
         }

@@ -3,7 +3,7 @@
 use super::board::age;
 use crate::failover::request::Request;
 use krater_model::Revision;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// A data plane that says for this long that it is not ready does not come back by itself: its agent
@@ -60,6 +60,8 @@ pub struct Limits {
 pub struct Decision {
     /// Load balancer, request, why.
     pub requests: Vec<(String, Request, String)>,
+    /// Amphorae whose agents may have died while the rest lives: to be started when they do not run.
+    pub restart: Vec<String>,
     /// Amphorae that count as dead.
     pub stale: usize,
     /// Too many: nothing is requested.
@@ -74,6 +76,8 @@ pub struct Watch {
     looked: Instant,
     behind: HashMap<String, Instant>,
     asked: HashMap<String, (Instant, Duration)>,
+    /// Asked to be started again in this silence.
+    restarted: HashSet<String>,
 }
 
 impl Watch {
@@ -84,6 +88,7 @@ impl Watch {
             looked: now,
             behind: HashMap::new(),
             asked: HashMap::new(),
+            restarted: HashSet::new(),
         }
     }
 
@@ -104,10 +109,9 @@ impl Watch {
             self.since = now;
         }
         self.looked = now;
-        let silent = |a: &Watched| {
-            let heard = a.heard.map_or(self.since, |heard| heard.max(self.since));
-            age(now, heard) >= limits.stale_after
-        };
+        let since = self.since;
+        let silence = |a: &Watched| age(now, a.heard.map_or(since, |heard| heard.max(since)));
+        let silent = |a: &Watched| silence(a) >= limits.stale_after;
         let dead: Vec<&Watched> = amphorae.iter().filter(|a| silent(a)).collect();
         let storm = limits.failover_threshold > 0 && dead.len() >= limits.failover_threshold;
         let mut decision = Decision {
@@ -115,6 +119,15 @@ impl Watch {
             storm,
             ..Decision::default()
         };
+        for amphora in amphorae {
+            if silence(amphora) < limits.stale_after / 2 {
+                self.restarted.remove(&amphora.id);
+            } else if self.restarted.insert(amphora.id.clone()) {
+                decision.restart.push(amphora.id.clone());
+            }
+        }
+        self.restarted
+            .retain(|id| amphorae.iter().any(|a| a.id == *id));
         if storm {
             return decision;
         }
@@ -262,6 +275,20 @@ mod tests {
                 .iter()
                 .all(|(_, r)| *r == Request::Amphora("a1".into()))
         );
+    }
+
+    #[test]
+    fn half_way_to_dead_its_agent_is_started_once() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        let mut restarts = Vec::new();
+        for tick in 0..=16 {
+            let now = start + Duration::from_millis(tick * 250);
+            let amphorae = [watched("a1", Some(start)), watched("a2", Some(now))];
+            let decision = watch.look(&amphorae, &[], LIMITS, now);
+            restarts.extend(decision.restart.into_iter().map(|id| (tick * 250, id)));
+        }
+        assert_eq!(restarts, [(2_500, "a1".to_owned())]);
     }
 
     #[test]
