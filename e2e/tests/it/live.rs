@@ -92,7 +92,7 @@ impl Inside {
                 .iter()
                 .filter(|link| link.name != "lo")
             {
-                let key = format!("ipv4/conf/{}/arp_ignore", link.name);
+                let key = format!("net/ipv4/conf/{}/arp_ignore", link.name);
                 krater_net::sysctl::write(&amphora.vip, &key, "1").expect("arp_ignore");
             }
             let lo = socket.link_by_name("lo").expect("links").expect("lo").index;
