@@ -83,6 +83,21 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     out
 }
 
+/// Prints to stdout. A reader that went away (`| head`) is no error.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Prints JSON, indented.
+pub(super) fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
 /// Writes `text` coloured when stdout is a terminal.
 pub(super) fn coloured(text: &str) -> String {
     use std::io::IsTerminal as _;

@@ -1,5 +1,4 @@
 //! `krater flows`: what the controller is doing and has done.
-#![allow(clippy::print_stdout, reason = "prints the table")]
 
 use super::{Endpoint, client};
 use crate::admin::FlowLine;
@@ -32,11 +31,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
         let kinds: Vec<_> = kinds.collect();
         if args.json {
-            println!("{}", serde_json::to_string_pretty(&kinds)?);
+            client::print_json(&kinds)?;
         } else {
             for kind in kinds::ALL {
                 for step in kinds::steps(kind) {
-                    println!("{}:{}", kind.as_str(), step.name);
+                    client::print(&format!("{}:{}\n", kind.as_str(), step.name))?;
                 }
             }
         }
@@ -45,11 +44,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = format!("/krater/v1/flows?all={}", args.all);
     let flows: Vec<FlowLine> = client::read(&args.endpoint.endpoint, &path)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&flows)?);
+        client::print_json(&flows)?;
     } else if flows.is_empty() {
-        println!("no flows");
+        client::print("no flows\n")?;
     } else {
-        print!("{}", client::coloured(&flow_table(&flows)));
+        client::print(&client::coloured(&flow_table(&flows)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

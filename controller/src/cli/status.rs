@@ -1,5 +1,4 @@
 //! `krater status`: one screen of what there is and how it is.
-#![allow(clippy::print_stdout, reason = "prints the screen")]
 
 use super::{Endpoint, client};
 use crate::admin::Status;
@@ -19,9 +18,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let status: Status = client::read(&args.endpoint.endpoint, "/krater/v1/status")?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        client::print_json(&status)?;
     } else {
-        print!("{}", client::coloured(&screen(&status)));
+        client::print(&client::coloured(&screen(&status)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -56,11 +55,11 @@ pub fn certs(args: CertsArgs) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|(name, expires)| serde_json::json!({ "name": name, "expires": expires }))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&json)?);
+        client::print_json(&json)?;
     } else {
         let mut lines = vec![vec!["CERTIFICATE".to_owned(), "EXPIRES (UTC)".to_owned()]];
         lines.extend(rows.into_iter().map(|(name, expires)| vec![name, expires]));
-        print!("{}", client::table(&lines));
+        client::print(&client::table(&lines))?;
     }
     Ok(ExitCode::SUCCESS)
 }
