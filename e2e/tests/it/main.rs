@@ -13,6 +13,7 @@ mod crash;
 mod demo;
 mod faults;
 mod live;
+mod metrics;
 mod openstack;
 mod security;
 mod story;

@@ -2,7 +2,8 @@
 
 use krater_e2e::system::{System, alone};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output, Stdio};
 
 /// The `sh` block after the mark `<!-- story -->`.
 fn story(readme: &str) -> &str {
@@ -22,7 +23,7 @@ fn peers() -> PathBuf {
     folder
 }
 
-fn shell(system: &System, script: &str) -> std::process::Output {
+fn shell(system: &System, script: &str) -> Output {
     let peers = peers();
     // The block's own PATH line speaks of the usual build folder; here the tested one comes first.
     let bins = krater_e2e::bin_dir();
@@ -47,7 +48,10 @@ fn shell(system: &System, script: &str) -> std::process::Output {
         exports.contains("OS_AUTH_TYPE=none"),
         "krater up printed no exports: {exports}"
     );
-    Command::new("sh")
+    // Into files and in a process group: members that the block leaves in the background would hold
+    // a pipe open for ever.
+    let (out, err) = (system.folder().join("story.out"), system.folder().join("story.err"));
+    let mut child = Command::new("sh")
         .args(["-e", "-c", &format!("{exports}{script}")])
         .env_clear()
         .env("PATH", path)
@@ -56,8 +60,16 @@ fn shell(system: &System, script: &str) -> std::process::Output {
         .env("LD_LIBRARY_PATH", peers.join(libraries))
         .env("KRATER_STATE_DIR", system.state_dir())
         .stdin(Stdio::null())
-        .output()
-        .expect("sh")
+        .stdout(std::fs::File::create(&out).expect("story.out"))
+        .stderr(std::fs::File::create(&err).expect("story.err"))
+        .process_group(0)
+        .spawn()
+        .expect("sh");
+    let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    let status = child.wait().expect("sh");
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
+    let read = |path| std::fs::read(path).expect("what it said");
+    Output { status, stdout: read(out), stderr: read(err) }
 }
 
 #[test]
