@@ -93,8 +93,13 @@ fn the_list_of_metrics_is_what_the_processes_say() {
             assert!(!help.is_empty(), "{name} has no help text");
             // A name ends at its back-tick, or where its labels begin.
             let counter = kind == "counter" && !name.ends_with("_total");
-            let name = if counter { format!("{name}_total") } else { name };
-            if !document.contains(&format!("`{name}`")) && !document.contains(&format!("`{name}{{")) {
+            let name = match kind.as_str() {
+                "info" => format!("{name}_info"),
+                _ if counter => format!("{name}_total"),
+                _ => name,
+            };
+            if !document.contains(&format!("`{name}`")) && !document.contains(&format!("`{name}{{"))
+            {
                 missing.push(name);
             }
         }

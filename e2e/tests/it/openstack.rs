@@ -1,8 +1,8 @@
 //! The README's story with the real OpenStack client, word for word.
 
 use krater_e2e::system::{System, alone};
-use std::path::PathBuf;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// The `sh` block after the mark `<!-- story -->`.
@@ -50,7 +50,10 @@ fn shell(system: &System, script: &str) -> Output {
     );
     // Into files and in a process group: members that the block leaves in the background would hold
     // a pipe open for ever.
-    let (out, err) = (system.folder().join("story.out"), system.folder().join("story.err"));
+    let (out, err) = (
+        system.folder().join("story.out"),
+        system.folder().join("story.err"),
+    );
     let mut child = Command::new("sh")
         .args(["-e", "-c", &format!("{exports}{script}")])
         .env_clear()
@@ -69,7 +72,11 @@ fn shell(system: &System, script: &str) -> Output {
     let status = child.wait().expect("sh");
     let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
     let read = |path| std::fs::read(path).expect("what it said");
-    Output { status, stdout: read(out), stderr: read(err) }
+    Output {
+        status,
+        stdout: read(out),
+        stderr: read(err),
+    }
 }
 
 #[test]
@@ -77,11 +84,7 @@ fn the_story_of_the_readme_works_word_for_word() {
     let _alone = alone();
     let readme = std::fs::read_to_string(krater_e2e::root().join("README.md")).expect("README.md");
     let system = System::start();
-    // `&` members are children of the shell; they end with it.
-    let script = format!(
-        "trap 'kill $(jobs -p) 2>/dev/null' EXIT\nset -x\n{}\n",
-        story(&readme)
-    );
+    let script = format!("set -x\n{}\n", story(&readme));
     let output = shell(&system, &script);
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),
