@@ -3,7 +3,8 @@
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "what is not as expected fails the test"
+    clippy::print_stderr,
+    reason = "what is not as expected fails the test and says where"
 )]
 
 mod agent_api;
