@@ -1,5 +1,5 @@
 //! Fetches the programs that tests talk to (a real keepalived, curl, the OpenStack client) without
-//! touching the host: packages are downloaded and unpacked under `target/peers/root`, nothing is
+//! touching the host: packages are downloaded and unpacked under `target/peers/tree`, nothing is
 //! installed or started; package lists and downloads stay under `target/peers/apt`.
 
 use crate::util::{Failure, at, capture, root, target_dir};
@@ -105,7 +105,7 @@ fn packages(folder: &Path) -> Result<(), Failure> {
             ))
         })?;
     }
-    let tree = folder.join("root");
+    let tree = folder.join("tree");
     for entry in std::fs::read_dir(&debs).map_err(at(&debs))? {
         let deb = entry.map_err(at(&debs))?.path();
         capture(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree)).map_err(|failure| {
@@ -137,7 +137,7 @@ fn to_download(simulation: &str) -> BTreeSet<String> {
 fn python(folder: &Path, constraints: &Path) -> Result<(), Failure> {
     let venv = folder.join("venv-cli");
     let libraries = folder
-        .join("root/usr/lib")
+        .join("tree/usr/lib")
         .join(format!("{}-linux-gnu", std::env::consts::ARCH));
     let explain = |failure: Failure| {
         Failure(format!(
@@ -146,7 +146,7 @@ fn python(folder: &Path, constraints: &Path) -> Result<(), Failure> {
         ))
     };
     eprintln!("peers: fetching the OpenStack client with pip");
-    let unpacked = folder.join("root/usr/bin/python3.11");
+    let unpacked = folder.join("tree/usr/bin/python3.11");
     let python = if unpacked.exists() {
         unpacked
     } else {
@@ -161,7 +161,7 @@ fn python(folder: &Path, constraints: &Path) -> Result<(), Failure> {
     )
     .map_err(explain)?;
     let wheel = wheel(&[
-        &folder.join("root/usr/share/python-wheels"),
+        &folder.join("tree/usr/share/python-wheels"),
         Path::new("/usr/share/python-wheels"),
     ])?;
     capture(

@@ -127,7 +127,7 @@ fn start(teller: &mut Teller<'_>, mut host: Host) -> Option<System> {
 /// `--adverts` needs a file; without it the controller has its shipped defaults.
 fn settings(args: &Args, host: &Host, run: &mut Run) -> anyhow::Result<Option<std::path::PathBuf>> {
     let defaults = Config::default();
-    let shipped = u16::from(defaults.vrrp.advert_centiseconds.value()) * 10;
+    let shipped = defaults.vrrp.advert_centiseconds.value() * 10;
     run.numbers.insert(
         "heartbeat_interval_ms",
         defaults.heartbeat.interval_ms.value().into(),
@@ -565,7 +565,7 @@ impl Death {
 fn takeover(system: &mut System, death: &Death) -> anyhow::Result<(f64, String)> {
     let to = system.at(80);
     until(TAKEOVER_WITHIN, "nobody answers on the VIP", || {
-        Ok(system.client.body(to, "/")?)
+        system.client.body(to, "/")
     })?;
     let took = death.since();
     let (owner, _) = system.owner()?;
@@ -673,19 +673,16 @@ fn end(teller: &mut Teller<'_>, mut system: System) -> anyhow::Result<()> {
         teller.step("deleted with all its parts", None, |_| delete(&system));
     }
     let address = system.api.address;
-    match system.host.finish()? {
-        Some(folder) => {
-            std::fs::write(folder.join("kept"), "")?;
-            if !teller.args.json {
-                let state = folder.join("state");
-                println!("kept: http://{address}, state folder {}", state.display());
-                println!(
-                    "end it with: krater down --purge --state-dir {}",
-                    state.display()
-                );
-            }
+    if let Some(folder) = system.host.finish()? {
+        std::fs::write(folder.join("kept"), "")?;
+        if !teller.args.json {
+            let state = folder.join("state");
+            println!("kept: http://{address}, state folder {}", state.display());
+            println!(
+                "end it with: krater down --purge --state-dir {}",
+                state.display()
+            );
         }
-        None => {}
     }
     Ok(())
 }

@@ -44,7 +44,6 @@ fn at_every_step(story: &mut Story, flow: &str, start: impl Fn(&Story), check: i
     for step in &steps {
         for point in POINTS {
             let at = format!("{flow}:{step}:{point}");
-            eprintln!("-- {at}");
             story.system.stop(Signal::SIGKILL);
             story
                 .system

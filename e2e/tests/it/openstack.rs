@@ -27,7 +27,7 @@ fn shell(system: &System, script: &str) -> Output {
     let peers = peers();
     // The block's own PATH line speaks of the usual build folder; here the tested one comes first.
     let bins = krater_e2e::bin_dir();
-    let front = [bins, peers.join("venv-cli/bin"), peers.join("root/usr/bin")];
+    let front = [bins, peers.join("venv-cli/bin"), peers.join("tree/usr/bin")];
     let path = std::env::join_paths(
         front
             .iter()
@@ -37,7 +37,7 @@ fn shell(system: &System, script: &str) -> Output {
     .expect("PATH");
     let script = script.replace("$PWD/target/release", &front[0].display().to_string());
     let script = script.replace("$PWD/target/peers", &peers.display().to_string());
-    let libraries = format!("root/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let libraries = format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     let exports = std::fs::read_to_string(system.folder().join("up.out")).expect("up.out");
     let exports: String = exports
         .lines()

@@ -1,4 +1,5 @@
 //! Runs the real binary against small servers on loopback.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -15,11 +15,11 @@ use std::time::Duration;
 
 pub(crate) const TESTS: &[Test] = &[("keepalived_and_we_hand_over_to_each_other", both_ways)];
 
-/// Where `cargo xtask setup` unpacks peers: `peers/root` in the target folder, in which this test runs
+/// Where `cargo xtask setup` unpacks peers: `peers/tree` in the target folder, in which this test runs
 /// from `<profile>/deps`.
 fn peers() -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    let root = own.ancestors().nth(3).unwrap().join("peers/root");
+    let root = own.ancestors().nth(3).unwrap().join("peers/tree");
     assert!(
         root.join("usr/sbin/keepalived").exists(),
         "no keepalived under {}: run `cargo xtask setup`",
