@@ -74,7 +74,7 @@ fn packages(folder: &Path) -> Result<(), Failure> {
         "apt/lists/partial",
         "apt/cache/archives/partial",
         "debs",
-        "root",
+        "tree",
     ] {
         let path = folder.join(sub);
         std::fs::create_dir_all(&path).map_err(at(&path))?;
