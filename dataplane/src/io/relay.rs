@@ -96,7 +96,7 @@ pub async fn relay(
 }
 
 /// Moves bytes both ways until both directions ended; the end of one is passed on as the end of the
-/// write direction of the other side. Returns bytes (client to member, member to client).
+/// write direction of the other side, a reset as a reset. Returns bytes (client to member, member to client).
 pub async fn tunnel(
     client: &mut Conn,
     member: &mut Conn,
@@ -109,16 +109,26 @@ pub async fn tunnel(
     let result = poll_fn(|cx| {
         let before = (up.moved, down.moved);
         let up_done = up.poll_half(cx, client, member, worker)?.is_ready();
+        down.source_reset |= up.receiver_reset;
         let down_done = match down.poll_half(cx, member, client, worker) {
             Ok(poll) => poll.is_ready(),
             Err(error) => return Poll::Ready(Err(error.swapped())),
         };
+        up.source_reset |= down.receiver_reset;
         if up_done && down_done {
             return Poll::Ready(Ok(()));
         }
         clock.poll(cx, before != (up.moved, down.moved)).map(Err)
     })
     .await;
+    // A stream that was cut must not look whole: without the proxy the other side would see it, too.
+    match &result {
+        Err(RelayError::Io {
+            side: Side::From, ..
+        }) => member.reset_on_close(),
+        Err(RelayError::Io { side: Side::To, .. }) => client.reset_on_close(),
+        Err(RelayError::Idle(_)) | Ok(()) => {}
+    }
     result.map(|()| (up.moved, down.moved))
 }
 
@@ -126,6 +136,10 @@ impl RelayError {
     fn receiver_is_gone(&self) -> bool {
         let gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
         matches!(self, Self::Io { side: Side::To, source } if gone.contains(&source.kind()))
+    }
+
+    fn is_reset(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionReset)
     }
 
     fn swapped(self) -> Self {
@@ -150,6 +164,11 @@ pub(crate) struct Flow {
     moved: u64,
     holds: Holds,
     end: End,
+    /// The receiver reset the connection. The kernel says so once, here to the writer: whoever reads
+    /// from it would take it for a proper end.
+    receiver_reset: bool,
+    /// What the other direction of the tunnel was told of our source.
+    source_reset: bool,
 }
 
 /// Where bytes are that were read and not yet written.
@@ -195,6 +214,8 @@ impl Flow {
             moved: 0,
             holds: Holds::Nothing,
             end: End::Open,
+            receiver_reset: false,
+            source_reset: false,
         }
     }
 
@@ -216,9 +237,15 @@ impl Flow {
                 // side: that direction ends by itself.
                 self.holds = Holds::Nothing;
                 self.end = End::Done;
+                self.receiver_reset = error.is_reset();
                 return Ok(Poll::Ready(()));
             }
             Poll::Ready(result) => result?,
+        }
+        if self.source_reset {
+            let source = io::ErrorKind::ConnectionReset.into();
+            let side = Side::From;
+            return Err(RelayError::Io { side, source });
         }
         match to.poll_shutdown(cx) {
             Poll::Pending => Ok(Poll::Pending),
@@ -244,6 +271,10 @@ impl Flow {
             let left = self.at_most - self.moved;
             if self.end != End::Open || left == 0 {
                 return to.poll_flush(cx).map_err(failed(Side::To));
+            }
+            // What TLS still keeps must not wait for more to come.
+            if let Poll::Ready(Err(error)) = to.poll_flush(cx) {
+                return Poll::Ready(Err(failed(Side::To)(error)));
             }
             ready!(from.poll_readable(cx)).map_err(failed(Side::From))?;
             match self.fill(from, to, left, worker) {
@@ -369,3 +400,6 @@ impl IdleClock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

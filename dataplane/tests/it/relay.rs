@@ -5,7 +5,7 @@ use krater_model::state::*;
 use krater_model::*;
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 
 /// Bytes that differ everywhere, so that loss, repetition and reordering show.
 fn pattern(len: usize, seed: u64) -> Vec<u8> {
@@ -95,6 +95,70 @@ fn each_direction_ends_by_itself() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "1234 bytes");
+}
+
+/// Closes with a reset.
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(std::time::Duration::ZERO))
+        .unwrap();
+}
+
+/// Reads to the end: how much, and whether it was a reset.
+fn ends_by_reset(stream: &mut TcpStream) -> (usize, bool) {
+    let (mut part, mut all) = ([0; 4096], 0);
+    loop {
+        match stream.read(&mut part) {
+            Ok(0) => return (all, false),
+            Ok(n) => all += n,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                return (all, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reset_of_a_member_is_one_for_its_client() {
+    let dataplane = Dataplane::start(1);
+    // It resets when it is told to: by a byte, or by many that it does not read.
+    let member = server(|mut stream| {
+        stream.write_all(&[1; 1000]).unwrap();
+        byte(&mut stream);
+        reset(stream);
+    });
+    let setup = Setup::tcp(&[member]);
+    setup.apply(&dataplane);
+    for request in [1, 500_000] {
+        let mut stream = setup.connect();
+        let mut part = [0; 1000];
+        stream.read_exact(&mut part).unwrap();
+        // The reset may come while this is written.
+        let _reset = stream.write_all(&vec![2; request]);
+        let (_, by_reset) = ends_by_reset(&mut stream);
+        assert!(by_reset, "a stream cut after {request} bytes looks whole");
+    }
+}
+
+#[test]
+fn a_reset_of_a_client_is_one_for_its_member() {
+    let dataplane = Dataplane::start(1);
+    let (send, ended) = std::sync::mpsc::sync_channel(1);
+    let member = server(move |mut stream| {
+        stream.write_all(b"!").unwrap();
+        send.send(ends_by_reset(&mut stream)).unwrap();
+    });
+    let setup = Setup::tcp(&[member]);
+    setup.apply(&dataplane);
+    let mut stream = setup.connect();
+    assert_eq!(byte(&mut stream), Some(b'!'));
+    stream.write_all(&[3; 1000]).unwrap();
+    until("the bytes are through", || {
+        (dataplane.metric("krater_dataplane_spliced_bytes_total") >= 1001).then_some(())
+    });
+    reset(stream);
+    assert_eq!(ended.recv_timeout(PATIENCE).unwrap(), (1000, true));
 }
 
 #[test]

@@ -143,6 +143,10 @@ impl Transfer {
                 self.flow = Some(Flow::new(at_most));
                 continue;
             }
+            // What TLS still keeps must not wait for more to come.
+            if let Poll::Ready(Err(_)) = to.poll_flush(cx) {
+                return Poll::Ready(Err(TransferError::Write));
+            }
             self.waits = Waits::Read;
             let n = ready!(inbox.poll_fill(cx, from, &worker.buffers));
             if n.map_err(|_| TransferError::Read)? == 0 {
