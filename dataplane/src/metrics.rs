@@ -132,8 +132,26 @@ impl State {
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (pipes, events) = (&self.0.pipes, &self.0.events);
+        let (pipes, events, usage) = (&self.0.pipes, &self.0.events, &self.0.usage);
         let plain = |value| vec![(Labels::new(), value)];
+        counters(
+            encoder,
+            "member_connections_reused",
+            "Requests sent on a kept member connection",
+            plain(usage.reused.load(Relaxed)),
+        )?;
+        gauges(
+            encoder,
+            "member_connections_kept",
+            "Idle member connections kept for reuse",
+            plain(usage.kept.load(Relaxed)),
+        )?;
+        gauges(
+            encoder,
+            "buffers_held",
+            "Buffers that hold bytes",
+            plain(usage.buffers.load(Relaxed)),
+        )?;
         counters(
             encoder,
             "spliced_bytes",

@@ -44,6 +44,19 @@ pub struct Shared {
     pub pipes: Arc<PipePool>,
     /// Events of the whole process.
     pub events: Events,
+    /// What all workers hold and did.
+    pub usage: Usage,
+}
+
+/// Sums over the workers, which publish theirs with every tick: nothing is counted per request here.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// Buffers that hold bytes now.
+    pub buffers: AtomicU64,
+    /// Idle keep-alive connections to members now.
+    pub kept: AtomicU64,
+    /// Requests that went over such a connection.
+    pub reused: AtomicU64,
 }
 
 /// Rare events of the process, for metrics.
@@ -88,6 +101,7 @@ impl Shared {
             sources: Sources::default(),
             pipes: Arc::new(pipes),
             events: Events::default(),
+            usage: Usage::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::upstream::pool::Pool;
 use futures_util::FutureExt;
 use krater_model::state::ListenerProtocol;
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -48,6 +49,16 @@ pub struct WorkerShared {
     pub members: Pool,
     /// Idle keep-alive connections of clients.
     pub idle: IdleClients,
+    /// What was added to the process's sums so far.
+    published: Cell<Figures>,
+}
+
+/// A worker's part of [`crate::runtime::Usage`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Figures {
+    buffers: u64,
+    kept: u64,
+    reused: u64,
 }
 
 impl WorkerShared {
@@ -59,15 +70,35 @@ impl WorkerShared {
             buffers: Rc::default(),
             members: Pool::default(),
             idle: IdleClients::default(),
+            published: Cell::default(),
         }
     }
 
     /// Called with every tick: closes what was kept for too long.
     fn housekeeping(&self) {
         self.members.sweep(tokio::time::Instant::now());
+        self.publish(Figures {
+            buffers: self.buffers.held() as u64,
+            kept: self.members.len() as u64,
+            reused: self.members.reused(),
+        });
         if self.shared.is_draining() {
             self.idle.wake_all();
         }
+    }
+
+    /// Adds what changed since the last time; differences wrap, as atomics do.
+    fn publish(&self, now: Figures) {
+        let last = self.published.replace(now);
+        let usage = &self.shared.usage;
+        let add = |to: &AtomicU64, now: u64, last: u64| {
+            if now != last {
+                to.fetch_add(now.wrapping_sub(last), Relaxed);
+            }
+        };
+        add(&usage.buffers, now.buffers, last.buffers);
+        add(&usage.kept, now.kept, last.kept);
+        add(&usage.reused, now.reused, last.reused);
     }
 
     /// Connects to a member, never from a VIP.
@@ -77,6 +108,17 @@ impl WorkerShared {
         timeout: Duration,
     ) -> Result<Conn, ConnectError> {
         self.shared.connect(address, timeout).await
+    }
+}
+
+impl Drop for WorkerShared {
+    /// A worker that dies holds nothing any more; what it did stays.
+    fn drop(&mut self) {
+        let reused = self.published.get().reused;
+        self.publish(Figures {
+            reused,
+            ..Figures::default()
+        });
     }
 }
 

@@ -129,10 +129,21 @@ fn get(
     config: &Arc<ClientConfig>,
     name: &str,
 ) -> std::io::Result<(String, StreamOwned<ClientConnection, TcpStream>)> {
+    let request = "GET / HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n";
+    ask(setup, config, name, request)
+}
+
+/// The answer to `request` until the connection ends, and the finished session.
+fn ask(
+    setup: &Setup,
+    config: &Arc<ClientConfig>,
+    name: &str,
+    request: &str,
+) -> std::io::Result<(String, StreamOwned<ClientConnection, TcpStream>)> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let session = ClientConnection::new(Arc::clone(config), name).unwrap();
     let mut stream = StreamOwned::new(session, setup.connect());
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok((answer, stream))
@@ -394,5 +405,125 @@ fn members_of_http_pools_are_told_of_their_client() {
         );
         assert_eq!(&got[..want.len()], want);
         assert!(got[want.len()..].starts_with(b"GET / HTTP/1.1\r\n"));
+    }
+}
+
+#[test]
+fn strict_transport_security_is_in_every_answer() {
+    let dataplane = Dataplane::start(1);
+    let ca = Ca::new();
+    let certificate = bundle(&ca.issue("d.example").2);
+    let config = Arc::new(client_config(ca.roots(), None));
+    let certificates = [certificate.clone()];
+    // A member that sends one of its own, and nobody: then the answer is ours.
+    let own = server(|mut stream| {
+        let _request = stream.read(&mut [0; 1024]);
+        let _gone = stream.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nStrict-Transport-Security: max-age=1\r\n\r\n",
+        );
+    });
+    for (member, status) in [(own, "200"), (refusing(), "503")] {
+        let mut setup = Setup::new(ListenerProtocol::TerminatedHttps, &[member]);
+        setup.listener().tls = Some(tls(&certificate));
+        for (hsts, want) in [
+            (None, None),
+            (Some((false, false)), Some("max-age=300;")),
+            (Some((true, false)), Some("max-age=300; includeSubDomains;")),
+            (
+                Some((true, true)),
+                Some("max-age=300; includeSubDomains; preload;"),
+            ),
+        ] {
+            setup.listener().tls.as_mut().unwrap().hsts =
+                hsts.map(|(include_subdomains, preload)| Hsts {
+                    max_age: 300,
+                    include_subdomains,
+                    preload,
+                });
+            assert_eq!(put(&dataplane, &setup, &certificates).0, 200);
+            let (answer, _) = get(&setup, &config, "d.example").unwrap();
+            assert_eq!(&answer[9..12], status, "{answer}");
+            let fields: Vec<_> = answer
+                .lines()
+                .filter_map(|line| line.strip_prefix("Strict-Transport-Security: "))
+                .collect();
+            let kept = (status == "200").then_some("max-age=1");
+            assert_eq!(fields, Vec::from_iter(want.or(kept)), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn members_learn_of_the_clients_certificate() {
+    let dataplane = Dataplane::start(1);
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let (server, client_ca) = (bundle(&ca.issue("d.example").2), bundle(&clients.0.pem()));
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    for (kind, value) in [
+        (rcgen::DnType::CountryName, "DE"),
+        (rcgen::DnType::OrganizationName, "Org"),
+        (rcgen::DnType::CommonName, "c.example"),
+    ] {
+        params.distinguished_name.push(kind, value);
+    }
+    params.not_before = rcgen::date_time_ymd(2025, 1, 2);
+    params.not_after = rcgen::date_time_ymd(2049, 3, 4);
+    let shown = params.signed_by(&key, &clients.0).unwrap();
+    let sha1 = {
+        use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, shown.der());
+        let hex = hash.as_ref().iter().map(|byte| format!("{byte:02X}"));
+        hex.collect::<String>()
+    };
+    let identity = Some((shown.der().clone(), key_der(&key)));
+    let with = Arc::new(client_config(ca.roots(), identity));
+    let without = Arc::new(client_config(ca.roots(), None));
+    let mut setup = terminated(&server);
+    setup.listener().insert_headers = vec![
+        InsertHeader::XSslClientVerify,
+        InsertHeader::XSslClientHasCert,
+        InsertHeader::XSslClientDn,
+        InsertHeader::XSslClientCn,
+        InsertHeader::XSslIssuer,
+        InsertHeader::XSslClientSha1,
+        InsertHeader::XSslClientNotBefore,
+        InsertHeader::XSslClientNotAfter,
+    ];
+    let tls = setup.listener().tls.as_mut().unwrap();
+    tls.client_authentication = ClientAuthentication::Optional;
+    tls.client_ca = Some(client_ca.id.clone());
+    assert_eq!(put(&dataplane, &setup, &[server, client_ca]).0, 200);
+    let values = [
+        ("Verify", "0", "0"),
+        ("Has-Cert", "1", "0"),
+        ("DN", "/C=DE/O=Org/CN=c.example", ""),
+        ("CN", "c.example", ""),
+        ("SHA1", &sha1, ""),
+        ("Not-Before", "250102000000Z", ""),
+        ("Not-After", "490304000000Z", ""),
+    ];
+    // A client's own claims never pass, whether it has a certificate or not.
+    let claims = values.map(|(name, ..)| format!("x-ssl-client-{name}: forged\r\n"));
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}X-SSL-Issuer: forged\r\n\r\n",
+        claims.concat()
+    );
+    for (config, has) in [(&with, true), (&without, false)] {
+        let answer = ask(&setup, config, "d.example", &request).unwrap().0;
+        assert!(!answer.contains("forged"), "{answer}");
+        for (name, shown, none) in values {
+            let value = if has { shown } else { none };
+            let line = format!("\r\nX-SSL-Client-{name}: {value}\r\n");
+            assert!(answer.contains(&line), "no {line:?} in {answer}");
+        }
+        let issuer = if has {
+            "/CN=rcgen self signed cert"
+        } else {
+            ""
+        };
+        let line = format!("\r\nX-SSL-Issuer: {issuer}\r\n");
+        assert!(answer.contains(&line), "no {line:?} in {answer}");
     }
 }

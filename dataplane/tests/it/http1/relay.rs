@@ -389,3 +389,30 @@ fn statistics_are_exact() {
     client.send("BAD\r\n\r\n").rest();
     assert_eq!(plane.stats().request_errors - after.request_errors, 1);
 }
+
+#[test]
+fn reuse_buffers_and_splicing_can_be_watched() {
+    let large = noise(200_000);
+    let body = large.clone();
+    let member = Member::answering(move |_| ok(&body));
+    let plane = Plane::with(&[member.address]);
+    let metric = |name: &str| plane.metric(&format!("krater_dataplane_{name}"));
+    let mut client = plane.client();
+    for _ in 0..5 {
+        assert!(client.get("/").body == large);
+    }
+    until("four of five requests on a kept connection", || {
+        metric("member_connections_reused_total") == 4 && metric("member_connections_kept") == 1
+    });
+    assert_eq!(member.connections(), 1);
+    let (spliced, whole) = (metric("spliced_bytes_total"), 5 * 200_000);
+    assert!(spliced > whole / 2 && spliced <= whole, "{spliced}");
+    until("no buffer in an idle data plane", || {
+        metric("buffers_held") == 0
+    });
+    // Half a head has to be kept somewhere.
+    client.send("GET / HTTP/1.1\r\nHo");
+    until("a buffer for half a head", || metric("buffers_held") == 1);
+    drop(client);
+    until("no buffer after the client", || metric("buffers_held") == 0);
+}
