@@ -234,7 +234,7 @@ async fn serve(
     let networks = inventory::networks(&db).await?;
     LocalNetworks::new(layout.clone()).ensure(networks).await?;
     let compute = Arc::new(NetnsCompute::new(layout.clone(), program));
-    let dial = Arc::new(FabricDial {
+    let dial = Arc::new(ManagementDial {
         layout: layout.clone(),
     });
     let agents = Arc::new(Client::new(dial, pki.client_tls()?));
@@ -273,13 +273,15 @@ async fn serve(
     }
     let health = health::Shared::default();
     if has(Role::HealthManager) {
-        let fabric = layout.open_fabric()?;
-        let socket = fabric
+        let management = layout.open_management()?;
+        let socket = management
             .udp_socket(heartbeat_target())
-            .context("heartbeat socket in the fabric namespace")?;
+            .context("heartbeat socket in the management namespace")?;
         let settings = health::Settings {
             key: world.common.heartbeat.key.clone(),
             stale_after: config.heartbeat.stale_after_ms.duration(),
+            // A beat that is half an interval late; `stale_after` is two intervals at least.
+            restart_after: config.heartbeat.interval_ms.duration() * 3 / 2,
             check: config.heartbeat.check_ms.duration(),
             failover_threshold: config.heartbeat.failover_threshold,
         };
@@ -393,17 +395,18 @@ fn heartbeat_key(path: &Path) -> anyhow::Result<Secret> {
     }
 }
 
-/// Connects from inside the fabric namespace, where the management network is.
+/// Connects from inside the management namespace.
 #[derive(Debug)]
-pub struct FabricDial {
+pub struct ManagementDial {
     layout: Layout,
 }
 
-impl Dial for FabricDial {
+impl Dial for ManagementDial {
     fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(async move {
             let layout = self.layout.clone();
-            let socket = tokio::task::spawn_blocking(move || layout.open_fabric()?.tcp_socket(to));
+            let socket =
+                tokio::task::spawn_blocking(move || layout.open_management()?.tcp_socket(to));
             let socket = socket.await.map_err(io::Error::other)??;
             TcpSocket::from_std_stream(socket.into()).connect(to).await
         })

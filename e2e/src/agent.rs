@@ -73,7 +73,7 @@ fn pki(system: &System) -> PathBuf {
 /// One agent.
 #[derive(Debug)]
 pub struct Agent {
-    fabric: NetNs,
+    management: NetNs,
     address: IpAddr,
     server_name: String,
     roots: RootCertStore,
@@ -95,17 +95,17 @@ impl Agent {
     /// When the amphora has no management address.
     pub fn of(system: &System, amphora: &serde_json::Value) -> Self {
         let pins = crate::amphora::pins(system);
-        let fabric = pins
+        let management = pins
             .iter()
-            .find(|pin| pin.to_string_lossy().ends_with("-fabric"))
-            .expect("the fabric");
+            .find(|pin| pin.to_string_lossy().ends_with("-management"))
+            .expect("the management network");
         let ca = std::fs::read(pki(system).join("server-ca.pem")).expect("server-ca.pem");
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&ca) {
             roots.add(certificate.expect("PEM")).expect("a root");
         }
         Self {
-            fabric: NetNs::open(fabric).expect("the fabric"),
+            management: NetNs::open(management).expect("the management network"),
             address: crate::api::text(&amphora["lb_network_ip"])
                 .parse()
                 .expect("lb_network_ip"),
@@ -140,7 +140,7 @@ impl Agent {
         };
         let name = ServerName::try_from(self.server_name.clone()).map_err(io::Error::other)?;
         let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-        let tcp = self.fabric.tcp_connect(
+        let tcp = self.management.tcp_connect(
             (self.address, krater_model::wire::agent::PORT).into(),
             ANSWER,
         )?;

@@ -62,7 +62,7 @@ struct Done {
     processes: usize,
 }
 
-/// Ends clients and amphorae and removes the fabric. The caller holds the lock of the state folder.
+/// Ends clients and amphorae and removes the networks. The caller holds the lock of the state folder.
 fn down(layout: &Layout) -> anyhow::Result<Done> {
     // Clients first, by their owners: a `krater net` that is told to stop cleans up after itself.
     let clients = clients(layout)?;
@@ -76,10 +76,11 @@ fn down(layout: &Layout) -> anyhow::Result<Done> {
         }
     }
     let amphorae = layout.amphorae()?;
-    let (fabric, others): (Vec<_>, Vec<_>) = layout
+    let networks = [layout.fabric(), layout.management()];
+    let (networks, others): (Vec<_>, Vec<_>) = layout
         .pinned()?
         .into_iter()
-        .partition(|name| name.ends_with("-fabric"));
+        .partition(|name| networks.iter().any(|path| path.ends_with(name)));
     let mut processes = layout
         .remove_namespaces(&others)
         .context("end the amphorae")?;
@@ -93,8 +94,8 @@ fn down(layout: &Layout) -> anyhow::Result<Done> {
         }
     }
     processes += layout
-        .remove_namespaces(&fabric)
-        .context("remove the fabric")?;
+        .remove_namespaces(&networks)
+        .context("remove the networks")?;
     Ok(Done {
         amphorae: amphorae.len(),
         clients: clients.len(),
@@ -206,6 +207,7 @@ mod tests {
         let layout = test.layout.clone();
         let state = layout.state_dir().to_owned();
         NetNs::create(&layout.fabric()).unwrap();
+        NetNs::create(&layout.management()).unwrap();
         let amphora = AmphoraId::random();
         std::fs::create_dir(layout.amphora_dir(amphora)).unwrap();
         let netns = NetNs::create(&layout.amphora_netns(amphora, Role::Vip)).unwrap();

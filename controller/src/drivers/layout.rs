@@ -89,21 +89,26 @@ impl Layout {
         self.state_dir.join("amphorae")
     }
 
-    /// The namespace with the bridges.
+    /// The namespace with the bridges of all networks but the management network.
     pub fn fabric(&self) -> PathBuf {
         self.netns_dir().join(format!("{}-fabric", self.instance))
     }
 
     /// Opens the fabric.
     pub fn open_fabric(&self) -> io::Result<NetNs> {
-        let path = self.fabric();
-        NetNs::open(&path).map_err(|error| {
-            let text = format!(
-                "the fabric namespace {} is not there ({error}): start `krater up`",
-                path.display()
-            );
-            io::Error::new(error.kind(), text)
-        })
+        open_made_by_up(&self.fabric())
+    }
+
+    /// The namespace with the bridge of the management network, where the controller's own sockets to
+    /// and from agents are. Nothing leads from there to the fabric, or back.
+    pub fn management(&self) -> PathBuf {
+        let name = format!("{}-management", self.instance);
+        self.netns_dir().join(name)
+    }
+
+    /// Opens the management network.
+    pub fn open_management(&self) -> io::Result<NetNs> {
+        open_made_by_up(&self.management())
     }
 
     /// The driver's name of an amphora.
@@ -183,6 +188,16 @@ impl Layout {
         }
         Ok(killed)
     }
+}
+
+fn open_made_by_up(path: &Path) -> io::Result<NetNs> {
+    NetNs::open(path).map_err(|error| {
+        let text = format!(
+            "the namespace {} is not there ({error}): start `krater up`",
+            path.display()
+        );
+        io::Error::new(error.kind(), text)
+    })
 }
 
 /// Writes a new instance id, whole or not at all, unless another process was faster: an id that was
@@ -275,8 +290,9 @@ mod tests {
         let foreign = layout.netns_dir().join(format!("00000000x-{other}-mgmt"));
         std::fs::write(foreign, "").unwrap();
         std::fs::write(layout.fabric(), "").unwrap();
+        std::fs::write(layout.management(), "").unwrap();
         assert_eq!(layout.amphorae().unwrap(), [ours]);
-        assert_eq!(layout.pinned().unwrap().len(), 3);
+        assert_eq!(layout.pinned().unwrap().len(), 4);
         std::fs::write(dir.path().join("instance"), "../../etc").unwrap();
         assert!(Layout::open(dir.path()).is_err());
     }

@@ -48,6 +48,8 @@ pub struct Settings {
     pub key: Secret,
     /// Silence that counts as dead.
     pub stale_after: Duration,
+    /// See [`Limits::restart_after`].
+    pub restart_after: Duration,
     /// How often it looks.
     pub check: Duration,
     /// See [`Limits::failover_threshold`].
@@ -173,13 +175,11 @@ impl HealthManager {
                 let Some(balancer) = row.load_balancer_id.as_deref() else {
                     continue;
                 };
-                if !free.contains_key(balancer) {
-                    continue;
-                }
                 let seen = row.id.parse().ok().and_then(|id| board.seen(id));
                 watched.push(Watched {
                     id: row.id.clone(),
                     load_balancer_id: balancer.to_owned(),
+                    held: !free.contains_key(balancer),
                     heard: seen.map(|seen| seen.at),
                     not_ready_since: seen.and_then(|seen| seen.not_ready_since),
                     revision: seen.and_then(|seen| seen.beat.revision),
@@ -200,6 +200,7 @@ impl HealthManager {
             .collect();
         let limits = Limits {
             stale_after: self.settings.stale_after,
+            restart_after: self.settings.restart_after,
             failover_threshold: self.settings.failover_threshold,
         };
         let decision = self.watch.look(&watched, &counts, limits, Instant::now());
@@ -216,7 +217,7 @@ impl HealthManager {
                 continue;
             };
             let compute = self.compute.clone();
-            // One per silence of an amphora; harmless when the agent runs.
+            // Harmless when the agent runs, or the amphora goes.
             tokio::spawn(async move {
                 if let Err(error) = compute.restart_agent(id).await {
                     tracing::info!(error = report(&error), "agent not started again");

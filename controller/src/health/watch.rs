@@ -3,7 +3,7 @@
 use super::board::age;
 use crate::failover::request::Request;
 use krater_model::Revision;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// A data plane that says for this long that it is not ready does not come back by itself: its agent
@@ -18,13 +18,16 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// See [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// An amphora that is watched: its status is ALLOCATED, its load balancer is held by no flow.
+/// An amphora that is watched: its status is ALLOCATED.
 #[derive(Debug, Clone)]
 pub struct Watched {
     /// Which.
     pub id: String,
     /// Whom it serves.
     pub load_balancer_id: String,
+    /// Its load balancer is held by a flow: nothing is requested for it. Its agent is started again all
+    /// the same: the flow may be waiting for it.
+    pub held: bool,
     /// When it was heard last.
     pub heard: Option<Instant>,
     /// Since when its data plane is not ready.
@@ -51,6 +54,9 @@ pub struct Balancer {
 pub struct Limits {
     /// Silence that counts as dead.
     pub stale_after: Duration,
+    /// Silence after which the agent is started when it does not run, and again after as much more:
+    /// longer than a heartbeat interval, shorter than `stale_after`.
+    pub restart_after: Duration,
     /// This many dead at once are a fault of the management network; 0: never.
     pub failover_threshold: usize,
 }
@@ -76,8 +82,8 @@ pub struct Watch {
     looked: Instant,
     behind: HashMap<String, Instant>,
     asked: HashMap<String, (Instant, Duration)>,
-    /// Asked to be started again in this silence.
-    restarted: HashSet<String>,
+    /// When they were asked to be started again, in this silence.
+    restarted: HashMap<String, Instant>,
 }
 
 impl Watch {
@@ -88,7 +94,7 @@ impl Watch {
             looked: now,
             behind: HashMap::new(),
             asked: HashMap::new(),
-            restarted: HashSet::new(),
+            restarted: HashMap::new(),
         }
     }
 
@@ -112,7 +118,7 @@ impl Watch {
         let since = self.since;
         let silence = |a: &Watched| age(now, a.heard.map_or(since, |heard| heard.max(since)));
         let silent = |a: &Watched| silence(a) >= limits.stale_after;
-        let dead: Vec<&Watched> = amphorae.iter().filter(|a| silent(a)).collect();
+        let dead: Vec<&Watched> = amphorae.iter().filter(|a| !a.held && silent(a)).collect();
         let storm = limits.failover_threshold > 0 && dead.len() >= limits.failover_threshold;
         let mut decision = Decision {
             stale: dead.len(),
@@ -120,17 +126,22 @@ impl Watch {
             ..Decision::default()
         };
         for amphora in amphorae {
-            if silence(amphora) < limits.stale_after / 2 {
+            if silence(amphora) < limits.restart_after {
                 self.restarted.remove(&amphora.id);
-            } else if self.restarted.insert(amphora.id.clone()) {
+                continue;
+            }
+            let last = self.restarted.get(&amphora.id);
+            if last.is_none_or(|at| age(now, *at) >= limits.restart_after) {
+                self.restarted.insert(amphora.id.clone(), now);
                 decision.restart.push(amphora.id.clone());
             }
         }
         self.restarted
-            .retain(|id| amphorae.iter().any(|a| a.id == *id));
+            .retain(|id, _| amphorae.iter().any(|a| a.id == *id));
         if storm {
             return decision;
         }
+        let amphorae: Vec<&Watched> = amphorae.iter().filter(|a| !a.held).collect();
         let mut wishes: BTreeMap<&str, (Request, String)> = BTreeMap::new();
         for amphora in &dead {
             let why = format!(
@@ -142,10 +153,10 @@ impl Watch {
                 .and_modify(|wish| wish.0 = Request::LoadBalancer)
                 .or_insert_with(|| (Request::Amphora(amphora.id.clone()), why));
         }
-        for amphora in amphorae {
+        for amphora in &amphorae {
             let long = |since: Instant| age(now, since.max(self.since)) >= NOT_READY;
             let broken = amphora.not_ready_since.is_some_and(long);
-            let same = |a: &&Watched| a.load_balancer_id == amphora.load_balancer_id;
+            let same = |a: &&&Watched| a.load_balancer_id == amphora.load_balancer_id;
             // When all say so, a new one would say the same.
             let mut others = amphorae.iter().filter(same).filter(|a| a.id != amphora.id);
             if broken && others.all(|a| a.not_ready_since.is_none() && !silent(a)) {
@@ -164,7 +175,7 @@ impl Watch {
         }
         self.behind
             .retain(|id, _| amphorae.iter().any(|a| a.id == *id));
-        for amphora in amphorae {
+        for amphora in &amphorae {
             let current = amphora.revision.is_some_and(|r| r >= amphora.desired);
             if current || silent(amphora) {
                 self.behind.remove(&amphora.id);
@@ -212,6 +223,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         stale_after: Duration::from_secs(5),
+        restart_after: Duration::from_millis(1_500),
         failover_threshold: 0,
     };
 
@@ -226,6 +238,7 @@ mod tests {
         Watched {
             id: id.into(),
             load_balancer_id: format!("lb-{}", &id[..1]),
+            held: false,
             heard,
             not_ready_since: None,
             revision: Some(revision(1)),
@@ -278,17 +291,41 @@ mod tests {
     }
 
     #[test]
-    fn half_way_to_dead_its_agent_is_started_once() {
+    fn the_agent_of_a_silent_one_is_started_again_and_again_also_under_a_flow() {
         let start = Instant::now();
         let mut watch = Watch::new(start);
         let mut restarts = Vec::new();
-        for tick in 0..=16 {
+        for tick in 0..=24 {
             let now = start + Duration::from_millis(tick * 250);
-            let amphorae = [watched("a1", Some(start)), watched("a2", Some(now))];
-            let decision = watch.look(&amphorae, &[], LIMITS, now);
+            // It is heard once more at 4 s.
+            let heard = if tick < 16 { 0 } else { 4 };
+            let mut first = watched("a1", Some(start + Duration::from_secs(heard)));
+            first.held = true;
+            let decision = watch.look(&[first, watched("a2", Some(now))], &[], LIMITS, now);
+            assert_eq!((decision.requests, decision.stale), (Vec::new(), 0));
             restarts.extend(decision.restart.into_iter().map(|id| (tick * 250, id)));
         }
-        assert_eq!(restarts, [(2_500, "a1".to_owned())]);
+        let times: Vec<u64> = restarts.iter().map(|(ms, _)| *ms).collect();
+        assert_eq!(times, [1_500, 3_000, 5_500]);
+        assert!(restarts.iter().all(|(_, id)| id == "a1"));
+    }
+
+    #[test]
+    fn one_that_a_flow_holds_is_left_to_the_flow() {
+        let start = Instant::now();
+        let held = |_| {
+            let mut amphora = watched("a1", None);
+            amphora.held = true;
+            vec![amphora]
+        };
+        let mut watch = Watch::new(start);
+        assert!(looks(&mut watch, start, (0, 60), held, &[], LIMITS).is_empty());
+        let free = |_| vec![watched("a1", None)];
+        assert_eq!(
+            looks(&mut watch, start, (60, 60), free, &[], LIMITS).len(),
+            1,
+            "and then is nobody's"
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use krater_net::link::{Address, LinkChange, VethSpec};
 use krater_net::netns::NetNs;
 use krater_net::process::{Detached, ProcessId, processes_in, spawn_detached};
 use krater_net::sync::NetlinkSocket;
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -44,6 +45,9 @@ struct Inner {
     amphora_bin: PathBuf,
     /// Agents that this process started, to be reaped when they end. One per amphora at most.
     children: Mutex<Vec<Child>>,
+    /// One call at a time for each amphora: an agent is never started twice, nor in an amphora that is
+    /// being removed.
+    busy: Mutex<HashMap<AmphoraId, Arc<Mutex<()>>>>,
 }
 
 impl NetnsCompute {
@@ -54,6 +58,7 @@ impl NetnsCompute {
                 layout,
                 amphora_bin,
                 children: Mutex::default(),
+                busy: Mutex::default(),
             }),
         }
     }
@@ -68,6 +73,8 @@ impl NetnsCompute {
         Box::pin(async move {
             let done = tokio::task::spawn_blocking(move || {
                 inner.reap();
+                let turn = inner.turn(amphora);
+                let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
                 work(&inner)
             });
             let done = done
@@ -181,7 +188,8 @@ impl Inner {
     fn management_nic(&self, boot: &Boot, management: &NetNs) -> io::Result<()> {
         let name = port_name(boot.management_mac);
         let peer = (MANAGEMENT_NIC, boot.management_mac);
-        self.pair(&name, MANAGEMENT_BRIDGE, None, peer, management)?;
+        let network = self.layout.open_management()?;
+        pair(&network, &name, MANAGEMENT_BRIDGE, None, peer, management)?;
         let inside = NetlinkSocket::open_in(management)?;
         let missing = || io::Error::other("the management NIC is not in its namespace");
         let link = inside.link_by_name(MANAGEMENT_NIC)?.ok_or_else(missing)?;
@@ -193,49 +201,6 @@ impl Inner {
         })?;
         if !link.up {
             inside.set_up(link.index, true)?;
-        }
-        Ok(())
-    }
-
-    /// A veth pair between a bridge of the fabric and another namespace.
-    fn pair(
-        &self,
-        name: &str,
-        bridge: &str,
-        mtu: Option<u32>,
-        (peer, mac): (&str, MacAddr),
-        netns: &NetNs,
-    ) -> io::Result<()> {
-        let fabric = NetlinkSocket::open_in(&self.layout.open_fabric()?)?;
-        let missing = || {
-            let text = format!("bridge {bridge} is not in the fabric: restart `krater up`");
-            io::Error::other(text)
-        };
-        let master = fabric.link_by_name(bridge)?.ok_or_else(missing)?.index;
-        let made = fabric.create_veth(&VethSpec {
-            name,
-            mac: None,
-            master: Some(master),
-            mtu,
-            up: true,
-            peer,
-            peer_mac: Some(mac),
-            peer_netns: Some(netns.as_fd()),
-        });
-        match made {
-            Err(error) if error.is_exists() => {}
-            made => return Ok(made?),
-        }
-        // An earlier try made it, or somebody cut it.
-        let change = LinkChange {
-            up: Some(true),
-            master: Some(Some(master)),
-            ..LinkChange::default()
-        };
-        if let Some(link) = fabric.link_by_name(name)?
-            && (!link.up || link.master != Some(master))
-        {
-            fabric.set_link(link.index, &change)?;
         }
         Ok(())
     }
@@ -307,7 +272,8 @@ impl Inner {
         let peer = format!("n{}", &name[1..]);
         let bridge = bridge_name(nic.network, false);
         let mtu = Some(u32::from(nic.mtu));
-        self.pair(&name, &bridge, mtu, (&peer, nic.mac), &management)
+        let fabric = self.layout.open_fabric()?;
+        pair(&fabric, &name, &bridge, mtu, (&peer, nic.mac), &management)
     }
 
     fn unplug(&self, mac: MacAddr) -> io::Result<()> {
@@ -341,11 +307,61 @@ impl Inner {
         Ok(instances)
     }
 
+    /// The lock of an amphora's calls.
+    fn turn(&self, amphora: AmphoraId) -> Arc<Mutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(busy.entry(amphora).or_default())
+    }
+
     /// Takes note of ended agents, so that they do not stay as zombies.
     fn reap(&self) {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
+}
+
+/// A veth pair between a bridge in the namespace `network` and another namespace.
+fn pair(
+    network: &NetNs,
+    name: &str,
+    bridge: &str,
+    mtu: Option<u32>,
+    (peer, mac): (&str, MacAddr),
+    netns: &NetNs,
+) -> io::Result<()> {
+    let network = NetlinkSocket::open_in(network)?;
+    let missing = || {
+        let text = format!("bridge {bridge} does not exist: restart `krater up`");
+        io::Error::other(text)
+    };
+    let master = network.link_by_name(bridge)?.ok_or_else(missing)?.index;
+    let made = network.create_veth(&VethSpec {
+        name,
+        mac: None,
+        master: Some(master),
+        mtu,
+        up: true,
+        peer,
+        peer_mac: Some(mac),
+        peer_netns: Some(netns.as_fd()),
+    });
+    match made {
+        Err(error) if error.is_exists() => {}
+        made => return Ok(made?),
+    }
+    // An earlier try made it, or somebody cut it.
+    let change = LinkChange {
+        up: Some(true),
+        master: Some(Some(master)),
+        ..LinkChange::default()
+    };
+    if let Some(link) = network.link_by_name(name)?
+        && (!link.up || link.master != Some(master))
+    {
+        network.set_link(link.index, &change)?;
+    }
+    Ok(())
 }
 
 /// Whether a process is the agent with this configuration, by its command line.

@@ -24,6 +24,13 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
+        let host = Self::without_management();
+        host.ensure();
+        host
+    }
+
+    /// With the tenants' network alone.
+    fn without_management() -> Self {
         let state = TestState::new();
         let layout = state.layout.clone();
         let script = state.folder().join("amphora");
@@ -36,11 +43,15 @@ impl Host {
             layout,
             _state: state,
         };
-        host.ensure();
+        host.make(false);
         host
     }
 
     fn ensure(&self) {
+        self.make(true);
+    }
+
+    fn make(&self, with_management: bool) {
         let network = |id, name: &str, gateways: &[&str], management| Network {
             id,
             name: name.into(),
@@ -48,7 +59,7 @@ impl Host {
             gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
             management,
         };
-        let networks = vec![
+        let mut networks = vec![
             network(
                 NetworkId(uuid::Uuid::nil()),
                 "mgmt",
@@ -62,6 +73,7 @@ impl Host {
                 false,
             ),
         ];
+        networks.retain(|network| with_management || !network.management);
         let driver = LocalNetworks::new(self.layout.clone());
         self.runtime.block_on(driver.ensure(networks)).unwrap();
     }
@@ -70,14 +82,13 @@ impl Host {
         self.runtime.block_on(self.compute.boot(spec(amphora)))
     }
 
-    fn fabric_links(&self) -> Vec<String> {
-        let fabric = NetlinkSocket::open_in(&self.layout.open_fabric().unwrap()).unwrap();
-        let mut names: Vec<_> = fabric
-            .links()
-            .unwrap()
-            .into_iter()
-            .map(|l| l.name)
-            .collect();
+    /// Ports of amphorae, in both namespaces of the networks.
+    fn ports(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for netns in [self.layout.open_fabric(), self.layout.open_management()] {
+            let links = NetlinkSocket::open_in(&netns.unwrap()).unwrap().links();
+            names.extend(links.unwrap().into_iter().map(|link| link.name));
+        }
         names.retain(|name| name.starts_with('v'));
         names
     }
@@ -132,9 +143,11 @@ fn boot_is_repeatable_and_delete_leaves_nothing() {
     let listener = management
         .tcp_listener("100.96.0.7:0".parse().unwrap())
         .unwrap();
-    let fabric = host.layout.open_fabric().unwrap();
+    let controller = host.layout.open_management().unwrap();
     let address = listener.local_addr().unwrap();
-    fabric.tcp_connect(address, Duration::from_secs(5)).unwrap();
+    controller
+        .tcp_connect(address, Duration::from_secs(5))
+        .unwrap();
     let own = NetlinkSocket::open().unwrap();
     assert_eq!(own.link_by_name(&port_name(MANAGEMENT_MAC)).unwrap(), None);
     drop(listener);
@@ -151,8 +164,8 @@ fn boot_is_repeatable_and_delete_leaves_nothing() {
     for _ in 0..2 {
         host.runtime.block_on(host.compute.delete(amphora)).unwrap();
         assert!(!agent.is_alive());
-        assert_eq!(host.fabric_links(), Vec::<String>::new());
-        assert_eq!(host.layout.pinned().unwrap().len(), 1, "the fabric alone");
+        assert_eq!(host.ports(), Vec::<String>::new());
+        assert_eq!(host.layout.pinned().unwrap().len(), 2, "the networks alone");
         assert!(!host.layout.amphora_dir(amphora).exists());
         assert_eq!(host.runtime.block_on(host.compute.list()).unwrap(), []);
     }
@@ -232,7 +245,7 @@ fn nics_are_plugged_into_the_management_namespace_by_mac() {
         .unwrap_err();
     assert!(error.retryable);
     let text = krater_model::error::report(&error);
-    assert!(text.contains("is not in the fabric"), "{text}");
+    assert!(text.contains("does not exist"), "{text}");
 }
 
 #[test]
@@ -266,7 +279,7 @@ fn an_agent_that_died_is_started_again_and_a_reboot_is_noticed() {
 }
 
 #[test]
-fn the_fabric_is_made_once_and_routes_tenants_but_not_management() {
+fn the_fabric_is_made_once_and_knows_nothing_of_management() {
     let host = Host::new();
     let id = || host.layout.open_fabric().unwrap().id().unwrap();
     let before = id();
@@ -276,27 +289,61 @@ fn the_fabric_is_made_once_and_routes_tenants_but_not_management() {
     let read = |key: &str| krater_net::sysctl::read(&fabric, key).unwrap();
     let bridge = bridge_name(host.tenant, false);
     assert_eq!(read(&format!("net/ipv4/conf/{bridge}/forwarding")), "1");
-    assert_eq!(read("net/ipv4/conf/br-mgmt/forwarding"), "0");
-    let netlink = NetlinkSocket::open_in(&fabric).unwrap();
-    let addresses: Vec<_> = netlink
-        .addresses()
-        .unwrap()
-        .iter()
-        .map(|a| a.net.to_string())
-        .collect();
-    for wanted in ["100.96.0.1/16", "192.0.2.1/24", "2001:db8:2::1/64"] {
-        assert!(
-            addresses.iter().any(|a| a == wanted),
-            "{wanted} in {addresses:?}"
-        );
+    let management = host.layout.open_management().unwrap();
+    let off = krater_net::sysctl::read(&management, "net/ipv4/ip_forward");
+    assert_eq!(off.unwrap(), "0");
+    let addresses = |netns: &NetNs| -> Vec<String> {
+        let netlink = NetlinkSocket::open_in(netns).unwrap();
+        let addresses = netlink.addresses().unwrap();
+        addresses.iter().map(|a| a.net.to_string()).collect()
+    };
+    let routed = addresses(&fabric);
+    for wanted in ["192.0.2.1/24", "2001:db8:2::1/64"] {
+        assert!(routed.iter().any(|a| a == wanted), "{wanted} in {routed:?}");
     }
+    let controller = "100.96.0.1/16".to_owned();
+    assert!(!routed.contains(&controller), "{routed:?}");
+    assert!(addresses(&management).contains(&controller));
     let known = segments(&host.layout).unwrap();
-    assert_eq!(known.len(), 2);
+    assert_eq!(known.len(), 1, "nobody is put on the management network");
     assert_eq!(
-        (known[1].name.as_str(), &known[1].bridge),
+        (known[0].name.as_str(), &known[0].bridge),
         ("tenant", &bridge)
     );
 }
+
+#[test]
+fn an_agent_is_started_once_however_many_ask_and_never_in_an_amphora_that_goes() {
+    let host = Host::new();
+    let amphora = AmphoraId::random();
+    host.boot(amphora).unwrap();
+    let first = host.agent(amphora).unwrap();
+    first.signal(libc::SIGKILL).unwrap();
+    assert!(first.wait(Duration::from_secs(20)).unwrap());
+    let restarts = (0..8).map(|_| host.compute.restart_agent(amphora));
+    let done = host
+        .runtime
+        .block_on(futures_util::future::join_all(restarts));
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+    let started = host.compute.inner.children.lock().unwrap().len();
+    assert_eq!(started, 1, "the first was reaped");
+
+    let management = NetNs::open(&host.layout.amphora_netns(amphora, Role::Mgmt)).unwrap();
+    let restarts = (0..8).map(|_| host.compute.restart_agent(amphora));
+    let all = async {
+        let both = tokio::join!(
+            host.compute.delete(amphora),
+            futures_util::future::join_all(restarts)
+        );
+        both.0
+    };
+    host.runtime.block_on(all).unwrap();
+    let left = processes_in(&[management.id().unwrap()]).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(host.compute.inner.busy.lock().unwrap().len() <= 1);
+}
+
+mod isolation;
 
 #[test]
 fn two_amphorae_at_the_same_time() {
