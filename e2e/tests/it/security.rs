@@ -2,8 +2,12 @@
 
 use crate::story::Story;
 use krater_e2e::amphora::Amphora;
+use krater_e2e::api::text;
+use krater_e2e::place::Place;
 use krater_e2e::system::{System, alone};
 use krater_net::process::ProcessId;
+use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 
 const BIND: u64 = 1 << 10;
@@ -74,4 +78,23 @@ fn it_runs_from_a_checkout_that_only_root_can_enter() {
     story.answers();
     check(&story);
     drop(story);
+}
+
+#[test]
+fn clients_and_members_cannot_reach_the_management_network() {
+    let _alone = alone();
+    let story = Story::new();
+    let agent = text(&story.system.api.amphorae(&story.load_balancer)[0]["lb_network_ip"]);
+    let agent: IpAddr = agent.parse().expect("lb_network_ip");
+    let agent = (agent, krater_model::wire::agent::PORT).into();
+    let member = Place::new(&story.system, "tenant", "192.0.2.210");
+    // Control: both reach each other.
+    let listener = member.listen(80).expect("a listener");
+    let open = listener.local_addr().expect("its address");
+    story.client.connect(open).expect("a connection");
+    for place in [story.client.as_ref(), &member] {
+        let error = place.connect(agent).expect_err("no way there");
+        let kinds = [ErrorKind::NetworkUnreachable, ErrorKind::HostUnreachable];
+        assert!(kinds.contains(&error.kind()), "{error:?}");
+    }
 }

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use krater_model::config::AgentConfig;
 use krater_model::wire::agent;
 use krater_model::{AmphoraId, MacAddr};
+use krater_net::PROTO_VRRP;
 use krater_net::link::{Address, LinkChange, VethSpec};
 use krater_net::netns::NetNs;
 use krater_net::process::{Detached, ProcessId, processes_in, spawn_detached};
@@ -135,6 +136,7 @@ impl Compute for NetnsCompute {
 
     fn restart_agent(&self, amphora: AmphoraId) -> BoxFuture<'_, Result<(), Error>> {
         self.call("restart_agent", amphora, move |inner| {
+            inner.release_vips(amphora)?;
             inner.start_agent(amphora)
         })
     }
@@ -231,6 +233,35 @@ impl Inner {
         })?;
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         children.push(child);
+        Ok(())
+    }
+
+    /// Takes the VIPs from an amphora in which neither agent nor vrrp nor guard lives: nobody there can,
+    /// the peer has them by now, and the next agent may not start either.
+    fn release_vips(&self, amphora: AmphoraId) -> io::Result<()> {
+        if self.agent(amphora)?.is_some() {
+            return Ok(());
+        }
+        let vip = NetNs::open(&self.layout.amphora_netns(amphora, Role::Vip))?;
+        let is_owner = |process: ProcessId| {
+            let words = process.command_line().unwrap_or_default();
+            words
+                .iter()
+                .any(|word| word == "vrrp" || word == "vrrp-guard")
+        };
+        let processes = processes_in(&[vip.id()?])?;
+        if processes.into_iter().any(|(process, _)| is_owner(process)) {
+            return Ok(());
+        }
+        let netlink = NetlinkSocket::open_in(&vip)?;
+        let mut left = netlink.addresses()?;
+        left.retain(|address| address.protocol == PROTO_VRRP);
+        for address in &left {
+            netlink.delete_address(address)?;
+        }
+        if !left.is_empty() {
+            tracing::warn!(%amphora, addresses = left.len(), "VIPs taken from a dead amphora");
+        }
         Ok(())
     }
 

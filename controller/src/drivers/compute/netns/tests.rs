@@ -313,6 +313,58 @@ fn the_fabric_is_made_once_and_knows_nothing_of_management() {
 }
 
 #[test]
+fn vips_go_only_when_nobody_in_the_amphora_could_take_them_away() {
+    let host = Host::new();
+    let amphora = AmphoraId::random();
+    host.boot(amphora).unwrap();
+    let vip = NetNs::open(&host.layout.amphora_netns(amphora, Role::Vip)).unwrap();
+    let inside = NetlinkSocket::open_in(&vip).unwrap();
+    let loopback = inside.link_by_name("lo").unwrap().unwrap();
+    let give = |net: &str, protocol| {
+        let address = Address {
+            link: loopback.index,
+            net: net.parse().unwrap(),
+            protocol,
+            no_prefix_route: false,
+        };
+        inside.add_address(&address).unwrap();
+    };
+    give("203.0.113.9/32", PROTO_VRRP);
+    give("203.0.113.10/32", krater_net::PROTO_AGENT);
+    let has = |net: &str| {
+        let all = inside.addresses().unwrap();
+        all.iter().any(|address| address.net.to_string() == net)
+    };
+    let restart = || {
+        let done = host.compute.restart_agent(amphora);
+        host.runtime.block_on(done)
+    };
+    let kill = |process: ProcessId| {
+        process.signal(libc::SIGKILL).unwrap();
+        assert!(process.wait(Duration::from_secs(20)).unwrap());
+    };
+    restart().unwrap();
+    assert!(has("203.0.113.9/32"), "its agent lives");
+    kill(host.agent(amphora).unwrap());
+    let mut guard = spawn_detached(&Detached {
+        program: Path::new("/bin/sh"),
+        args: &["-c".into(), "sleep 1000; true".into(), "vrrp-guard".into()],
+        netns: &vip,
+        stderr: None,
+    })
+    .unwrap();
+    restart().unwrap();
+    assert!(has("203.0.113.9/32"), "its guard lives");
+    guard.kill().unwrap();
+    guard.wait().unwrap();
+    kill(host.agent(amphora).unwrap());
+    // Also when no agent can be started.
+    std::fs::remove_file(host.layout.agent_toml(amphora)).unwrap();
+    assert!(restart().is_err());
+    assert!(!has("203.0.113.9/32") && has("203.0.113.10/32"));
+}
+
+#[test]
 fn an_agent_is_started_once_however_many_ask_and_never_in_an_amphora_that_goes() {
     let host = Host::new();
     let amphora = AmphoraId::random();
