@@ -90,6 +90,8 @@ pub async fn networks(db: &Db) -> Result<Vec<Network>, Error> {
             let cidr: IpNet = subnet.cidr.parse().map_err(|_| damaged())?;
             gateways.push(IpNet::new(gateway, cidr.prefix_len()).map_err(|_| damaged())?);
         }
+        // Rows come in the order of their random ids; IPv4 first reads better.
+        gateways.sort();
         networks.push(Network {
             id: row.id.parse::<NetworkId>().map_err(|_| damaged())?,
             name: row.name.clone(),

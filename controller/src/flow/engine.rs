@@ -25,6 +25,9 @@ const RENEW: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(500);
 /// First pause between two tries of a step; doubles up to `Settings::max_back_off`.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
+/// A step that can succeed later is tried so often at least, even when one try alone used up the
+/// budget: on a starving host a slow first answer must not undo a load balancer.
+const MIN_TRIES: u32 = 2;
 
 /// Why a flow's run ended early. Nothing is lost: the journal says where to go on.
 #[derive(Debug, thiserror::Error)]
@@ -250,7 +253,9 @@ impl Worker {
         let begun = Instant::now();
         let deadline = begun + self.world.settings.step_budget;
         let mut pause = FIRST_BACK_OFF;
+        let mut tries = 0;
         loop {
+            tries += 1;
             let error = match steps::run(context, step).await {
                 Ok(effect) => {
                     crash.pass(context.kind, step.name, Point::After).await;
@@ -281,7 +286,8 @@ impl Worker {
                 retryable = error.retryable,
                 "step failed"
             );
-            if !error.retryable || Instant::now() + pause >= deadline {
+            let over = tries >= MIN_TRIES && Instant::now() + pause >= deadline;
+            if !error.retryable || over {
                 return Ok(Err(error));
             }
             tokio::time::sleep(pause).await;
