@@ -183,3 +183,59 @@ fn the_pair_survives_the_death_of_its_active() {
     assert!(holds(&fresh), "the replacement holds the VIP");
     assert_eq!(story.spread("/", 9).len(), 3);
 }
+
+#[test]
+fn an_ipv6_address_is_served_and_survives() {
+    let _alone = alone();
+    let system = krater_e2e::system::System::start();
+    let api = system.api;
+    let subnet = api.subnet("public-subnet6");
+    let created = api.create(
+        "loadbalancers",
+        &json!({"loadbalancer": {"name": "six", "vip_subnet_id": subnet}}),
+    );
+    let id = text(&created["id"]);
+    let vip: std::net::IpAddr = text(&created["vip_address"]).parse().unwrap();
+    assert!(vip.is_ipv6());
+    let client = std::sync::Arc::new(krater_e2e::place::Place::new(
+        &system,
+        "public",
+        "2001:db8:1::201",
+    ));
+    let backend = krater_e2e::backend::Backend::start(&system, "192.0.2.201", "web1");
+    api.active(&id);
+    let listener = api.create(
+        "listeners",
+        &json!({"listener": {"loadbalancer_id": id, "protocol": "HTTP", "protocol_port": 80}}),
+    );
+    api.active(&id);
+    let pool = api.create(
+        "pools",
+        &json!({"pool": {
+            "listener_id": listener["id"], "protocol": "HTTP", "lb_algorithm": "LEAST_CONNECTIONS",
+        }}),
+    );
+    api.active(&id);
+    api.create(
+        &format!("pools/{}/members", text(&pool["id"])),
+        &json!({"member": {
+            "address": "192.0.2.201", "protocol_port": 80, "subnet_id": api.subnet("tenant-subnet"),
+        }}),
+    );
+    api.active(&id);
+    let at = std::net::SocketAddr::new(vip, 80);
+    let answers = || client::get(&client, at, "/").is_ok_and(|answer| answer.status == 200);
+    wait::for_condition("the IPv6 VIP answers", answers);
+    // Negative control: nothing listens on another port.
+    assert!(client::get(&client, std::net::SocketAddr::new(vip, 81), "/").is_err());
+
+    let active = api
+        .amphorae(&id)
+        .iter()
+        .map(|a| Amphora::find(&system, &text(&a["id"])))
+        .find(|amphora| amphora.addresses().contains(&vip))
+        .expect("an amphora holds the VIP");
+    active.kill_and_cut();
+    wait::for_condition("the standby answers", answers);
+    assert!(backend.requests() > 0);
+}

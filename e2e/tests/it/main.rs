@@ -13,6 +13,7 @@ mod chain;
 mod crash;
 mod demo;
 mod faults;
+mod heartbeats;
 mod live;
 mod metrics;
 mod openstack;
