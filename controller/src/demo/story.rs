@@ -24,6 +24,10 @@ const OUTAGE_GOAL: [f64; 2] = [400.0, 60.0];
 const PAIR_GOAL: f64 = 10_000.0;
 /// Resident memory of all processes of an idle amphora, megabytes.
 const MEMORY_GOAL: f64 = 30.0;
+/// An amphora without a change for so long is idle.
+const IDLE_WITHIN: Duration = Duration::from_secs(6);
+/// How often its memory is read meanwhile.
+const IDLE_POLL: Duration = Duration::from_millis(250);
 
 /// A standby that has not taken over by then does not work; how fast it is, is another question.
 const TAKEOVER_WITHIN: Duration = Duration::from_secs(3);
@@ -275,12 +279,25 @@ fn idle(teller: &mut Teller<'_>, system: &System) -> bool {
         ensure!(most > 0, "no amphora has a process");
         Ok((Duration::from_micros(most).as_secs_f64(), processes))
     };
-    let (value, checked, passed) = match weigh() {
+    // An agent gives memory back a few seconds after its last change; before that it is not idle.
+    let begin = Instant::now();
+    let mut weight = weigh();
+    while matches!(weight, Ok((megabytes, _)) if megabytes > MEMORY_GOAL)
+        && begin.elapsed() < IDLE_WITHIN
+    {
+        std::thread::sleep(IDLE_POLL);
+        weight = weigh();
+    }
+    let idle = begin.elapsed().as_secs_f64();
+    let (value, checked, passed) = match weight {
         Ok((megabytes, processes)) => {
             teller.run.numbers.insert("idle_amphora_rss_mb", megabytes);
             (
                 megabytes,
-                format!("resident memory of the larger amphora, {processes} processes in both"),
+                format!(
+                    "resident memory of the larger amphora, {processes} processes in both, \
+                     idle for {idle:.1} s"
+                ),
                 true,
             )
         }
