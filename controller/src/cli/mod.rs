@@ -10,6 +10,7 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 mod client;
 pub mod doctor;
@@ -46,9 +47,15 @@ pub struct Endpoint {
     pub endpoint: String,
 }
 
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (version, schema) = (krater_telemetry::version(), krater_telemetry::SCHEMA);
+    let database = crate::db::schema();
+    format!("{version} schema {schema} database {database}")
+});
+
 /// Krater: a load balancer that speaks OpenStack Octavia's API.
 #[derive(Debug, Parser)]
-#[command(name = "krater", version = krater_telemetry::version(), propagate_version = true)]
+#[command(name = "krater", version = VERSION.as_str(), propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -247,12 +247,23 @@ async fn sqlite(
     Ok(sea_orm::Database::connect(options).await?)
 }
 
-async fn migrate(connection: &DatabaseConnection, file: Option<&Path>) -> Result<(), Error> {
+/// Names of the migrations of this program, oldest first.
+fn known() -> Vec<String> {
     use sea_orm_migration::MigratorTrait;
-    let known: Vec<String> = migration::Migrator::migrations()
+    migration::Migrator::migrations()
         .iter()
         .map(|migration| migration.name().to_owned())
-        .collect();
+        .collect()
+}
+
+/// The newest schema that this program knows: the name of its last migration.
+pub fn schema() -> String {
+    known().pop().unwrap_or_default()
+}
+
+async fn migrate(connection: &DatabaseConnection, file: Option<&Path>) -> Result<(), Error> {
+    use sea_orm_migration::MigratorTrait;
+    let known = known();
     let applied = applied(connection).await?;
     if let Some(found) = applied.iter().find(|name| !known.contains(name)) {
         return Err(Error::Newer {
