@@ -335,13 +335,14 @@ async fn serve(
 /// The lines that people copy into a shell. A reader that went away ends nothing.
 fn announce(listen: SocketAddr) {
     let url = format!("http://{listen}");
-    let mut out = io::stdout().lock();
-    let _ = writeln!(
-        out,
+    // In one write: who waits for the first line finds the second one too.
+    let text = format!(
         "ready: {url}\n\
          export OS_AUTH_TYPE=none OS_ENDPOINT={url} OS_LOAD_BALANCER_ENDPOINT_OVERRIDE={url} \
-         OS_NETWORK_ENDPOINT_OVERRIDE={url}/network"
+         OS_NETWORK_ENDPOINT_OVERRIDE={url}/network\n"
     );
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
 }
 
