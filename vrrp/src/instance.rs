@@ -11,12 +11,15 @@ use krater_vrrp_proto::{
     Advert, Belongings, ChecksumForm, Datagram, DropReason, Event, Faults, Heard, Machine, Notice,
     Output, Reason, Router, Span, Time,
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 /// Refused packets and rivals are logged at most this often per router; counters have them all.
 const LOG_INTERVAL: Span = Span::from_millis(5_000);
+
+/// Port 9 of RFC 863: what it gets has no meaning.
+const DISCARD: u16 = 9;
 
 /// What identifies a virtual router (RFC 9568 section 5.2.3: per interface and family).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +126,9 @@ impl Instance {
                 Output::Announce => self.announce(driver, port),
                 Output::StateChanged { old, new, reason } => {
                     self.state_changed(driver, old, new, reason);
+                    if new == RouterState::Backup && old != RouterState::Active {
+                        self.greet(port);
+                    }
                 }
                 Output::Notice(notice) => self.notice(notice),
             }
@@ -169,6 +175,27 @@ impl Instance {
                 .iter()
                 .map(ipnet::IpNet::addr)
                 .collect(),
+        }
+    }
+
+    /// Makes peers know our link-layer address before they need it.
+    ///
+    /// An Active that was told of us before our address was there has asked for it in vain, and its
+    /// kernel asks again only after a second (RetransTimer, RFC 4861 section 10; Linux does the same
+    /// for ARP): longer than our Active_Down_Interval, so that we would take over from a living Active
+    /// whose adverts wait in its neighbour queue. Our own question for the peer tells it where we are.
+    fn greet(&self, port: &Port) {
+        if port.open.is_none() {
+            return;
+        }
+        let router = self.machine.router();
+        for peer in router.peers() {
+            // The discard port: nobody listens there, and nobody has to.
+            let sent = UdpSocket::bind((router.source(), 0))
+                .and_then(|socket| socket.send_to(&[], (*peer, DISCARD)));
+            if let Err(error) = sent {
+                debug!(vrid = router.vrid().value(), %peer, %error, "peer not greeted");
+            }
         }
     }
 

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("killed_active_is_replaced_ipv6", || {
         killed_active_is_replaced("kill6", true)
     }),
+    ("newcomer_does_not_take_over", newcomer),
     ("sigterm_hands_over", sigterm_hands_over),
     ("both_killed_leaves_nothing_for_the_next", both_killed),
     ("partition_and_heal", partition_and_heal),
@@ -35,6 +36,30 @@ fn one_active_of_two() {
         });
         assert_eq!(lab.a.status().routers[0].transitions, 1);
         assert_eq!(lab.b.status().routers[0].transitions, 0);
+    }
+}
+
+/// A replacement with the better priority joins an Active that has asked for its link-layer address in
+/// vain: it must hear the Active in time, whatever that one's neighbour cache waits for.
+fn newcomer() {
+    for v6 in [false, true] {
+        let mut lab = Lab::new("newcomer", v6);
+        lab.a.start();
+        lab.b.start();
+        lab.connect(2, false);
+        lab.a.apply(&lab.config(1, 1, 90));
+        lab.a.state_becomes(Active);
+        wait_until("a to look for b", || {
+            lab.a.metric("krater_vrrp_adverts_sent_total") > 3.0
+        });
+        lab.connect(2, true);
+        lab.b.apply(&lab.config(1, 2, 100));
+        wait_until("b to hear ten adverts", || {
+            lab.b.metric("krater_vrrp_adverts_received_total") > 10.0
+        });
+        assert_eq!(lab.b.status().routers[0].state, Backup);
+        assert_eq!(lab.b.status().routers[0].transitions, 0, "ipv6: {v6}");
+        assert_eq!(lab.a.status().routers[0].transitions, 1, "ipv6: {v6}");
     }
 }
 
