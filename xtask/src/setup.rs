@@ -1,5 +1,5 @@
-//! Fetches the programs that tests talk to (a real keepalived, curl, the OpenStack client) without
-//! touching the host: packages are downloaded and unpacked under `target/peers/tree`, nothing is
+//! Fetches the programs that tests and benchmarks talk to (real keepalived, HAProxy, nginx, curl, the
+//! OpenStack client) without touching the host: packages are downloaded and unpacked under `target/peers/tree`, nothing is
 //! installed or started; package lists and downloads stay under `target/peers/apt`.
 
 use crate::util::{Failure, at, capture, root, target_dir};
@@ -7,12 +7,24 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Debian packages that tests use, and for what.
-const PACKAGES: [(&str, &str); 3] = [
-    ("keepalived", "VRRP interoperation"),
-    ("curl", "a client that is not ours"),
-    ("python3-venv", "runs the OpenStack client"),
+/// Debian packages that tests and benchmarks use, and the program that each must bring, below the tree or
+/// on the host (a package that the host has is not downloaded).
+const PACKAGES: [(&str, &str); 9] = [
+    ("keepalived", "usr/sbin/keepalived"),
+    ("curl", "usr/bin/curl"),
+    ("python3-venv", "usr/bin/python3"),
+    ("haproxy", "usr/sbin/haproxy"),
+    ("nginx", "usr/sbin/nginx"),
+    (
+        "libnginx-mod-stream",
+        "usr/lib/nginx/modules/ngx_stream_module.so",
+    ),
+    ("apache2-utils", "usr/bin/ab"),
+    ("openssl", "usr/bin/openssl"),
+    ("tshark", "usr/bin/tshark"),
 ];
+/// Raised when the folder's layout changes: a folder of an older layout is made again.
+const LAYOUT: u32 = 2;
 /// Another apt may hold a lock for as long as an unattended upgrade takes.
 const LOCK_SECONDS: &str = "DPkg::Lock::Timeout=120";
 
@@ -27,9 +39,11 @@ pub(crate) fn setup() -> Result<Peers, Failure> {
     let folder = target_dir().join("peers");
     let constraints = root().join("e2e/peers/constraints.txt");
     let pinned = std::fs::read_to_string(&constraints).map_err(at(&constraints))?;
-    let wanted = format!("{PACKAGES:?}\n{pinned}");
+    let wanted = format!("layout {LAYOUT}\n{PACKAGES:?}\n{pinned}");
     let stamp = folder.join("complete");
-    if std::fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
+    if std::fs::read_to_string(&stamp).is_ok_and(|done| done == wanted)
+        && missing(&folder).is_none()
+    {
         return Ok(Peers { folder });
     }
     // A half-made folder is not worth repairing: it takes seconds to make it again.
@@ -39,8 +53,25 @@ pub(crate) fn setup() -> Result<Peers, Failure> {
     std::fs::create_dir_all(&folder).map_err(at(&folder))?;
     packages(&folder)?;
     python(&folder, &constraints)?;
+    if let Some((package, program)) = missing(&folder) {
+        return Err(Failure(format!(
+            "package {package} brought no {program}: neither {} nor the host has it\n  fix: see what \
+             `dpkg-deb -c` shows of it; the packages are of Debian 12's section main",
+            folder.join("tree").display()
+        )));
+    }
     std::fs::write(&stamp, wanted).map_err(at(&stamp))?;
     Ok(Peers { folder })
+}
+
+/// The first package whose program is nowhere: the stamp alone does not prove that the folder is whole.
+fn missing(folder: &Path) -> Option<(&'static str, &'static str)> {
+    let here = |program: &str| {
+        [folder.join("tree"), PathBuf::from("/")]
+            .iter()
+            .any(|root| root.join(program).exists())
+    };
+    PACKAGES.into_iter().find(|(_, program)| !here(program))
 }
 
 fn apt(program: &str, folder: &Path) -> Command {
@@ -201,7 +232,23 @@ fn wheel(folders: &[&Path]) -> Result<PathBuf, Failure> {
 
 #[cfg(test)]
 mod unit {
-    use super::to_download;
+    use super::{PACKAGES, missing, to_download};
+
+    #[test]
+    fn a_program_that_is_gone_is_noticed_whatever_the_stamp_says() {
+        let folder = std::env::temp_dir().join(format!("krater-setup-{}", std::process::id()));
+        for (_, program) in PACKAGES {
+            let path = folder.join("tree").join(program);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+        }
+        assert_eq!(missing(&folder), None);
+        std::fs::remove_file(folder.join("tree/usr/sbin/haproxy")).unwrap();
+        let expected = (!std::path::Path::new("/usr/sbin/haproxy").exists())
+            .then_some(("haproxy", "usr/sbin/haproxy"));
+        assert_eq!(missing(&folder), expected);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_simulation_gives_names_and_versions() {
