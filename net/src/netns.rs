@@ -239,6 +239,18 @@ pub(crate) fn private_mounts() -> io::Result<()> {
     // Slave, not private: what the host unmounts goes away here too, and what is mounted here stays
     // here.
     let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
-    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
-    Ok(())
+    match mount(None::<&str>, "/", None::<&str>, flags, None::<&str>) {
+        // mount(2): the propagation of something that is not a mount point cannot be changed.
+        Err(nix::Error::EINVAL) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the root folder of this process is not a mount point, as after a plain chroot: \
+             `mount --bind ROOT ROOT` before the chroot, or use pivot_root",
+        )),
+        other => other.map_err(io::Error::from),
+    }
+}
+
+/// Whether this process may give its children mount namespaces of their own; the error says what to do.
+pub fn check_private_mounts() -> io::Result<()> {
+    helper(private_mounts)?
 }

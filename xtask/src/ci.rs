@@ -1,7 +1,7 @@
 //! What must pass before a merge: `.ci/run` and `cargo xtask ci [nightly]`.
 
 use crate::util::{Done, Failure, cargo, release_dir, run};
-use crate::{build, layers, setup, tests, tidy};
+use crate::{bare, build, layers, setup, tests, tidy};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,7 @@ pub(crate) fn ci(args: &[String]) -> Done {
             run(Command::new(release_dir().join("krater"))
                 .args(["demo", "--strict", "--runs", "5"]))
         });
+        part(&mut parts, "bare", bare::bare);
     }
     report(&parts, counts)
 }

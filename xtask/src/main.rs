@@ -6,6 +6,7 @@
     reason = "this program's product is its output"
 )]
 
+mod bare;
 mod build;
 mod ci;
 mod layers;
@@ -26,6 +27,7 @@ cargo xtask COMMAND
   tidy             file sizes, forbidden words
   layers           the arrows between the crates
   openapi [--check]  write openapi/*.json from the handlers, or compare
+  bare             the demo on a Debian 12 made with debootstrap that has gcc and nothing else
   dist             static release binaries in target/dist
 ";
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::tidy(),
         Some("layers") => layers::layers(),
         Some("openapi") => build::openapi(rest),
+        Some("bare") => bare::bare(),
         Some("dist") => build::dist(),
         Some("help" | "-h" | "--help") => {
             print!("{USAGE}");

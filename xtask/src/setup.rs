@@ -129,26 +129,56 @@ fn packages(folder: &Path) -> Result<(), Failure> {
     let set = to_download(&resolved);
     let debs = folder.join("debs");
     for package in &set {
-        capture(apt("apt-get", folder).arg("download").arg(package).current_dir(&debs)).map_err(|failure| {
-            Failure(format!(
-                "package {package} could not be fetched.\n  {failure}\n  fix: try `apt-get download {package}` by hand, \
-                 then run `cargo xtask setup` again"
-            ))
-        })?;
+        download(package, folder, &debs)?;
     }
     let tree = folder.join("tree");
     for entry in std::fs::read_dir(&debs).map_err(at(&debs))? {
-        let deb = entry.map_err(at(&debs))?.path();
-        capture(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree)).map_err(|failure| {
-            Failure(format!(
-                "{} could not be unpacked.\n  {failure}\n  fix: free disk space, then again",
-                deb.display()
-            ))
-        })?;
+        unpack_one(&entry.map_err(at(&debs))?.path(), &tree)?;
     }
     std::fs::remove_dir_all(&debs).map_err(at(&debs))?;
     let lists = folder.join("apt");
     std::fs::remove_dir_all(&lists).map_err(at(&lists))
+}
+
+fn download(package: &str, folder: &Path, to: &Path) -> Result<(), Failure> {
+    capture(apt("apt-get", folder).arg("download").arg(package).current_dir(to))
+        .map(drop)
+        .map_err(|failure| {
+            Failure(format!(
+                "package {package} could not be fetched.\n  {failure}\n  fix: try `apt-get download {package}` by hand, \
+                 then run the same command again"
+            ))
+        })
+}
+
+fn unpack_one(deb: &Path, tree: &Path) -> Result<(), Failure> {
+    capture(Command::new("dpkg-deb").arg("-x").arg(deb).arg(tree))
+        .map(drop)
+        .map_err(|failure| {
+            Failure(format!(
+                "{} could not be unpacked.\n  {failure}\n  fix: free disk space, then again",
+                deb.display()
+            ))
+        })
+}
+
+/// Downloads one package without its dependencies and unpacks it below `folder`; gives its tree.
+pub(crate) fn unpack(package: &str, folder: &Path) -> Result<PathBuf, Failure> {
+    let (debs, tree) = (folder.join("debs"), folder.join("tool"));
+    for path in [
+        &folder.join("apt/lists/partial"),
+        &folder.join("apt/cache/archives/partial"),
+        &debs,
+        &tree,
+    ] {
+        std::fs::create_dir_all(path).map_err(at(path))?;
+    }
+    capture(apt("apt-get", folder).arg("update"))?;
+    download(package, folder, &debs)?;
+    for entry in std::fs::read_dir(&debs).map_err(at(&debs))? {
+        unpack_one(&entry.map_err(at(&debs))?.path(), &tree)?;
+    }
+    Ok(tree)
 }
 
 /// `name=version` of each `Inst name [old] (version …)` line of a simulation.

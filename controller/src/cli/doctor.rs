@@ -165,7 +165,7 @@ fn line(check: &Check) -> String {
 
 /// All checks, in the order in which they should be cured.
 pub fn examine(subject: &Subject<'_>) -> Vec<Check> {
-    let mut checks = vec![capabilities()];
+    let mut checks = vec![capabilities(), mounts()];
     checks.extend(kernel());
     checks.push(ipv6());
     checks.push(pidfd());
@@ -212,6 +212,18 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
     let bits = bits.unwrap_or_default();
     let missing = CAPABILITIES.iter().filter(|(bit, _)| bits >> bit & 1 == 0);
     missing.map(|(_, name)| *name).collect()
+}
+
+/// Each amphora has mounts of its own; that is impossible below a plain chroot.
+fn mounts() -> Check {
+    match netns::check_private_mounts() {
+        Ok(()) => Check::ok("mounts", "a process can have its own"),
+        Err(error) => Check::bad(
+            "mounts",
+            error.to_string(),
+            "a root folder that is a mount point, and the right to unshare and mount (SYS_ADMIN)",
+        ),
+    }
 }
 
 /// Namespaces, veth, bridge, tags, packet sockets, parameters: each tried in a namespace of its own.

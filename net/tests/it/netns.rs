@@ -126,6 +126,24 @@ fn sysctls_are_written_where_proc_is_read_only() {
 }
 
 #[test]
+fn a_root_folder_that_is_no_mount_point_is_refused_by_name() {
+    netns::check_private_mounts().unwrap();
+    let lab = Lab::make();
+    let root = lab.path("root");
+    std::fs::create_dir(&root).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The root folder of this thread alone.
+            unshare(CloneFlags::CLONE_FS).unwrap();
+            nix::unistd::chroot(&root).unwrap();
+            let error = netns::check_private_mounts().unwrap_err();
+            assert!(error.to_string().contains("mount --bind"), "{error}");
+        });
+    });
+    std::fs::remove_dir(&root).unwrap();
+}
+
+#[test]
 fn a_process_with_several_threads_does_not_enter() {
     let lab = Lab::make();
     let error = lab.netns("a").enter().unwrap_err(); // the test harness has threads
