@@ -139,7 +139,7 @@ pub(crate) fn play(lane: &Lane, case: &Case, how: Delivery, patience: Patience) 
         received: received
             .unwrap_or_else(|| panic!("{}: member in the middle of it", case.id))
             .into_iter()
-            .map(|request| anonymous(request, own))
+            .map(|request| anonymous(request, own, lane.address))
             .collect(),
     }
 }
@@ -155,10 +155,11 @@ fn connect(address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// The client's address is another one each time.
-fn anonymous(mut request: Message, client: IpAddr) -> Message {
+/// The addresses are others each time.
+fn anonymous(mut request: Message, client: IpAddr, proxy: SocketAddr) -> Message {
     for value in request.fields.values_mut() {
         *value = value.replace(&client.to_string(), "CLIENT");
+        *value = value.replace(&proxy.to_string(), "PROXY");
     }
     request
 }

@@ -155,7 +155,10 @@ fn fields<'a>(lines: impl Iterator<Item = &'a [u8]>) -> BTreeMap<String, String>
     for line in lines.filter(|line| !line.is_empty()) {
         let colon = line.iter().position(|b| *b == b':').unwrap_or(line.len());
         let name = escape(&line[..colon]).to_ascii_lowercase();
-        let value = escape(line.get(colon + 1..).unwrap_or_default().trim_ascii());
+        let mut value = escape(line.get(colon + 1..).unwrap_or_default().trim_ascii());
+        if name == "connection" {
+            value.make_ascii_lowercase(); // RFC 9110 section 7.6.1
+        }
         fields
             .entry(name)
             .and_modify(|old| {
