@@ -1,6 +1,7 @@
 //! Rows of the database → the desired state of one amphora. Pure: no I/O, no clock.
 //!
-//! Children that are PENDING_DELETE are left out: the document is what shall be when the flow has ended.
+//! Children that are PENDING_DELETE are left out: the document is what shall be when the flow has ended. So
+//! are those in ERROR: their creation was undone, and they serve nobody until they are changed.
 //! The result went through `DesiredState::parse`'s checks, so that an agent has no reason to refuse it.
 
 use crate::db::entity::{
@@ -136,7 +137,7 @@ pub fn port_name(amphora_id: &str, interface: &str) -> String {
 }
 
 fn stays(provisioning_status: &str) -> bool {
-    provisioning_status != "PENDING_DELETE" && provisioning_status != "DELETED"
+    !["PENDING_DELETE", "DELETED", "ERROR"].contains(&provisioning_status)
 }
 
 fn interfaces(graph: &Graph, amphora: &amphora::Model) -> Built<Vec<Interface>> {
