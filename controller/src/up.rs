@@ -178,7 +178,7 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
 }
 
 /// One controller per state folder. The file holds the process id of its owner.
-fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
+pub(crate) fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
     let file = File::options()
         .read(true)
         .write(true)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
+mod db_command;
 mod graph;
 mod hostile;
 mod lists;
