@@ -8,6 +8,7 @@ mod hostile;
 mod lists;
 mod members;
 mod net_command;
+mod print_config;
 mod quota;
 mod shapes;
 mod state_machine;
