@@ -2,12 +2,12 @@
 
 use ipnet::IpNet;
 use krater_model::{Centiseconds, FieldError, Millis};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The whole file. Every key has a default; an empty file is valid.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The REST API.
@@ -29,7 +29,7 @@ pub struct Config {
 }
 
 /// `[api]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// Where it listens. Without authentication only loopback addresses are accepted.
@@ -45,7 +45,7 @@ impl Default for Api {
 }
 
 /// How many amphorae a load balancer has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Topology {
     /// One.
@@ -66,7 +66,7 @@ impl Topology {
 }
 
 /// `[controller]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Controller {
     /// Topology of new load balancers.
@@ -94,7 +94,7 @@ impl Default for Controller {
 }
 
 /// `[heartbeat]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heartbeat {
     /// How often an amphora sends.
@@ -120,7 +120,7 @@ impl Default for Heartbeat {
 }
 
 /// `[vrrp]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vrrp {
     /// Advertisement interval in centiseconds, 1 to 4095.
@@ -136,7 +136,7 @@ impl Default for Vrrp {
 }
 
 /// `[certificates]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Certificates {
     /// Validity of an amphora's certificate.
@@ -155,7 +155,7 @@ impl Default for Certificates {
 }
 
 /// `[housekeeping]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Housekeeping {
     /// How often it runs.
@@ -174,7 +174,7 @@ impl Default for Housekeeping {
 }
 
 /// `[logging]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Logging {
     /// `error`, `warn`, `info`, `debug` or `trace`.
@@ -202,7 +202,7 @@ impl Default for Logging {
 }
 
 /// One `[[networks]]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Unique name.
@@ -212,7 +212,7 @@ pub struct Network {
 }
 
 /// One `[[networks.subnets]]`; the gateway is the first address.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subnet {
     /// Unique name.
@@ -285,6 +285,14 @@ impl Config {
         Ok(())
     }
 
+    /// The text of a file that means the same: every key that has a value, and the networks by name.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(&Self {
+            networks: self.inventory(),
+            ..self.clone()
+        })
+    }
+
     /// The networks to make at the first start.
     pub fn inventory(&self) -> Vec<Network> {
         if self.networks.is_empty() {
@@ -343,6 +351,44 @@ mod tests {
                 "tenant-subnet6 2001:db8:2::/64"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_printed_means_the_same() {
+        let text = Config::default().to_toml().unwrap();
+        let read = Config::parse(&text).unwrap();
+        assert_eq!(read.inventory(), default_networks());
+        let networks = Vec::new();
+        assert_eq!(Config { networks, ..read }, Config::default());
+    }
+
+    /// The file in the documentation is valid, has every key, and says the defaults.
+    #[test]
+    fn the_documented_file_is_the_default() {
+        let page = include_str!("../../docs/configuration.md");
+        let file = page.split("```toml\n").nth(1).unwrap();
+        let file = file.split("```").next().unwrap();
+        let read = Config::parse(file).unwrap();
+        assert_eq!(
+            read.to_toml().unwrap(),
+            Config::default().to_toml().unwrap()
+        );
+        let printed: toml::Table = Config::default().to_toml().unwrap().parse().unwrap();
+        for (section, keys) in &printed {
+            let heading = format!("[{section}]");
+            assert!(file.contains(&heading), "{heading} is not documented");
+            for key in keys.as_table().into_iter().flat_map(|keys| keys.keys()) {
+                let line = format!("\n{key} = ");
+                assert!(file.contains(&line), "{section}.{key} is not documented");
+            }
+        }
+        // Keys without a value as shipped stand there as comments.
+        for key in ["amphora_bin", "amphora_workers", "file"] {
+            assert!(
+                file.contains(&format!("\n# {key} = ")),
+                "{key} is not documented"
+            );
+        }
     }
 
     #[test]
