@@ -1,7 +1,7 @@
 //! `krater.toml`: the controller's configuration. Unknown keys are refused.
 
 use ipnet::IpNet;
-use krater_model::{Centiseconds, FieldError, Millis};
+use krater_model::{Centiseconds, FieldError, Millis, VrrpVersion};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -123,14 +123,31 @@ impl Default for Heartbeat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vrrp {
-    /// Advertisement interval in centiseconds, 1 to 4095.
+    /// Advertisement interval in centiseconds, 1 to 4095; whole seconds in version 2.
     pub advert_centiseconds: Centiseconds,
+    /// Protocol between the amphorae of a pair: 3, or 2 as upstream's keepalived speaks it. VIPs of IPv6
+    /// always have 3.
+    pub version: VrrpVersion,
+    /// Whether version 2 carries a password (`auth_type PASS`), one for each load balancer.
+    pub auth: VrrpAuth,
+}
+
+/// `[vrrp] auth`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VrrpAuth {
+    /// No authentication; version 3 has none.
+    None,
+    /// A password in clear.
+    Pass,
 }
 
 impl Default for Vrrp {
     fn default() -> Self {
         Self {
             advert_centiseconds: Centiseconds::new(10).unwrap_or(Centiseconds::MIN),
+            version: VrrpVersion::V3,
+            auth: VrrpAuth::None,
         }
     }
 }
@@ -261,6 +278,18 @@ impl Config {
         }
         if !(1..=256).contains(&self.controller.workers) {
             return refuse("controller.workers", "use 1 to 256".into());
+        }
+        let vrrp = &self.vrrp;
+        let v2 = vrrp.version == VrrpVersion::V2;
+        if v2 && !vrrp.advert_centiseconds.value().is_multiple_of(100) {
+            let why = format!(
+                "{}: version 2 counts whole seconds, use a multiple of 100",
+                vrrp.advert_centiseconds
+            );
+            return refuse("vrrp.advert_centiseconds", why);
+        }
+        if !v2 && vrrp.auth != VrrpAuth::None {
+            return refuse("vrrp.auth", "version 3 has none: use version = 2".into());
         }
         let days = &self.certificates;
         if days.validity_days == 0 || days.rotate_before_days >= days.validity_days {
@@ -401,6 +430,10 @@ mod tests {
                 "heartbeat.stale_after_ms",
             ),
             ("[vrrp]\nadvert_centiseconds = 0", "out of range"),
+            ("[vrrp]\nversion = 2", "vrrp.advert_centiseconds"),
+            ("[vrrp]\nauth = \"pass\"", "vrrp.auth"),
+            ("[vrrp]\nauth = \"ah\"", "unknown variant"),
+            ("[vrrp]\nversion = 4", "out of range"),
             ("[logging]\nlevel = \"loud\"", "logging.level"),
             ("[controller]\nworkers = 0", "controller.workers"),
         ] {

@@ -372,7 +372,7 @@ fn common(config: &Config, key: Secret) -> Common {
             interval: config.heartbeat.interval_ms,
             key,
         },
-        advert_interval: config.vrrp.advert_centiseconds,
+        vrrp: config.vrrp.clone(),
         // Amphorae log to files as text; an agent does not change its format while it lives.
         logging: Logging {
             level: config.logging.level.clone(),

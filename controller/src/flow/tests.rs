@@ -7,6 +7,7 @@ use super::engine::Worker;
 use super::{Settings, World, kinds};
 use crate::agent_client::{self, Address, AgentApi};
 use crate::config::Config;
+use crate::config::Vrrp;
 use crate::db::entity::{address, amphora, flow, listener, load_balancer, member, pool, port, tag};
 use crate::db::query::flow::{
     self as queue, Action, DeleteLoadBalancer, FlowKind, Item, NewFlow, OneAmphora, Resource, Tree,
@@ -22,7 +23,7 @@ use krater_model::control::{DataplaneStatus, RouterState, RouterStatus, VrrpStat
 use krater_model::state::{Heartbeat, Logging};
 use krater_model::wire::agent::{Info, StateApplied, StateView, Status};
 use krater_model::{
-    AmphoraId, Centiseconds, DesiredState, Epoch, LoadBalancerId, Millis, Revision, SCHEMA, Secret,
+    AmphoraId, DesiredState, Epoch, LoadBalancerId, Millis, Revision, SCHEMA, Secret,
 };
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
@@ -299,7 +300,7 @@ impl Rig {
                     interval: Millis::literal(1_000),
                     key: Secret::new("key"),
                 },
-                advert_interval: Centiseconds::new(10).unwrap(),
+                vrrp: Vrrp::default(),
                 logging: Logging::default(),
             },
             settings: Settings {
