@@ -408,11 +408,11 @@ fn serve(
     let tcp = tokio::net::TcpStream::from_std(stream)?;
     let runtime = Arc::clone(&view.runtime);
     Ok(match view.conf.protocol {
-        ListenerProtocol::Tcp | ListenerProtocol::Https => {
+        ListenerProtocol::Tcp | ListenerProtocol::Https if !view.speaks_http() => {
             let conn = Conn::client(tcp, peer, local, runtime);
             Box::pin(proxy::tcp::serve(conn, view, worker))
         }
-        ListenerProtocol::Http => {
+        ListenerProtocol::Tcp | ListenerProtocol::Https | ListenerProtocol::Http => {
             let conn = Conn::client(tcp, peer, local, Arc::clone(&runtime));
             Box::pin(proxy::http1::serve(conn, runtime, worker))
         }

@@ -33,16 +33,6 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     ("listener", "hsts_preload", "TLS termination"),
     ("pool", "protocol UDP", "UDP pools"),
     ("pool", "protocol SCTP", "SCTP pools"),
-    (
-        "pool",
-        "session_persistence HTTP_COOKIE",
-        "cookie persistence",
-    ),
-    (
-        "pool",
-        "session_persistence APP_COOKIE",
-        "cookie persistence",
-    ),
     ("pool", "tls_enabled", "TLS to members"),
     ("pool", "tls_container_ref", "TLS to members"),
     ("pool", "ca_tls_container_ref", "TLS to members"),

@@ -7,6 +7,7 @@ mod hostile;
 mod lists;
 mod members;
 mod net_command;
+mod persistence;
 mod quota;
 mod shapes;
 mod state_machine;

@@ -51,12 +51,6 @@ async fn every_entry_of_the_table_is_refused_by_name() {
             other => panic!("{other}"),
         };
         match what.split_once(' ') {
-            Some(("session_persistence", kind)) => {
-                body["session_persistence"] = json!({"type": kind});
-                if kind == "APP_COOKIE" {
-                    body["session_persistence"]["cookie_name"] = json!("c");
-                }
-            }
             Some((attribute, value)) => body[attribute] = json!(value),
             None if resource.starts_with(['f', 'a']) => {}
             None => body[*what] = value_of(what),

@@ -239,9 +239,6 @@ fn compile_pool(
     if source.tls.is_some() {
         return Err(FieldError::not_supported("tls"));
     }
-    if let Some(Persistence::HttpCookie | Persistence::AppCookie { .. }) = source.persistence {
-        return Err(FieldError::not_supported("persistence"));
-    }
     let previous: Option<HashMap<MemberId, &Arc<MemberConf>>> =
         previous.map(|pool| pool.members.iter().map(|m| (m.id, m)).collect());
     let member = |member: &Member| {

@@ -7,6 +7,7 @@ use super::{TRIES, budget};
 use crate::io::{self, Conn, IdleTimeouts, RelayError};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::worker::WorkerShared;
+use krater_dataplane_core::persistence::Token;
 use krater_model::{ListenerId, report};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -91,7 +92,7 @@ pub async fn reach(
             client,
             exclude: &tried,
         };
-        let guard = select(pool, &input)?;
+        let guard = select(pool, &input, &Token::None)?;
         match worker.shared.connect(guard.address(), timeout).await {
             Ok(conn) => return Some((guard, conn)),
             Err(error) => {

@@ -196,6 +196,18 @@ fn load_balancer(lb: &LoadBalancer, certificates: &HashSet<&CertificateId>) -> C
 
 fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
     unique("members", "id", pool.members.iter().map(|m| m.id))?;
+    let opaque = matches!(pool.protocol, PoolProtocol::Tcp | PoolProtocol::Https);
+    match &pool.persistence {
+        Some(persistence) if opaque && persistence.by_cookie() => {
+            let why = format!("a {:?} pool sees no cookie: use SOURCE_IP", pool.protocol);
+            return Err(FieldError::new("persistence", why));
+        }
+        Some(Persistence::AppCookie { cookie_name }) if !is_cookie_name(cookie_name) => {
+            let why = format!("{cookie_name:?} is no name of a cookie (RFC 6265 section 4.1.1)");
+            return Err(FieldError::new("persistence.cookie_name", why));
+        }
+        _ => {}
+    }
     if let Some(tls) = &pool.tls {
         for (field, id) in [
             ("certificate", &tls.certificate),
@@ -251,7 +263,10 @@ fn listener(
                 format!("pool {id} is not in this load balancer"),
             ));
         };
-        if compatible(listener.protocol, pool.protocol) {
+        if listener.protocol == ListenerProtocol::Https && pool.needs_requests() {
+            let why = format!("an HTTPS listener sees no cookie, but pool {id} needs it");
+            Err(FieldError::new(field, why))
+        } else if compatible(listener.protocol, pool.protocol) {
             Ok(())
         } else {
             let (l, p) = (listener.protocol, pool.protocol);
@@ -375,6 +390,12 @@ pub(crate) const fn compatible(listener: ListenerProtocol, pool: PoolProtocol) -
         }
         ListenerProtocol::Https => matches!(pool, Https | Tcp | Proxy | Proxyv2),
     }
+}
+
+/// A token of at most 255 bytes (RFC 9110 section 5.6.2, as RFC 6265 section 4.1.1 demands).
+pub(crate) fn is_cookie_name(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    (1..=255).contains(&name.len()) && name.bytes().all(token)
 }
 
 fn unique<T: std::hash::Hash + Eq>(

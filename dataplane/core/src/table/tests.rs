@@ -201,12 +201,6 @@ fn what_has_no_effect_is_refused_by_field() {
         edit(&mut snapshot.load_balancers[0]);
         RoutingTable::compile(snapshot, None).unwrap_err()
     };
-    let cookie = Persistence::AppCookie {
-        cookie_name: "JSESSIONID".into(),
-    };
-    let error = refused(&|lb| lb.pools[1].persistence = Some(cookie.clone()));
-    assert_eq!(error.field, "load_balancers[0].pools[1].persistence");
-    assert_eq!(error.why, "not supported yet: persistence");
     let tls = PoolTls {
         certificate: None,
         ca: None,
