@@ -7,6 +7,7 @@
 
 mod kit;
 
+mod balance;
 mod control;
 mod health;
 mod http1;
