@@ -407,6 +407,9 @@ fn rule(row: &l7rule::Model) -> Built<L7Rule> {
         "FILE_TYPE" => L7Subject::FileType,
         "HEADER" => L7Subject::Header { key: key()? },
         "COOKIE" => L7Subject::Cookie { key: key()? },
+        "SSL_CONN_HAS_CERT" => L7Subject::SslConnHasCert,
+        "SSL_VERIFY_RESULT" => L7Subject::SslVerifyResult,
+        "SSL_DN_FIELD" => L7Subject::SslDnField { key: key()? },
         other => return Err(FieldError::not_supported(format!("type {other}"))),
     };
     Ok(L7Rule {

@@ -40,9 +40,6 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     ("pool", "tls_ciphers", "TLS to members"),
     ("pool", "tls_versions", "TLS to members"),
     ("pool", "alpn_protocols", "TLS to members"),
-    ("rule", "type SSL_CONN_HAS_CERT", "client certificates"),
-    ("rule", "type SSL_VERIFY_RESULT", "client certificates"),
-    ("rule", "type SSL_DN_FIELD", "client certificates"),
     ("flavor", "flavor", "flavors"),
     ("flavorprofile", "flavorprofile", "flavors"),
     (

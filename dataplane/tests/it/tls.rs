@@ -258,6 +258,115 @@ fn client_certificates() {
 }
 
 #[test]
+fn rules_look_at_the_clients_certificate() {
+    let dataplane = Dataplane::start(2);
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let (server, client_ca) = (bundle(&ca.issue("d.example").2), bundle(&clients.0.pem()));
+    let identity = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let shown = params.signed_by(&key, &clients.0).unwrap();
+        Some((shown.der().clone(), key_der(&key)))
+    };
+    let config = |identity| Arc::new(client_config(ca.roots(), identity));
+    let (none, alice, bob) = (
+        config(None),
+        config(identity("alice")),
+        config(identity("bob")),
+    );
+    let mut setup = terminated(&server);
+    let tls = setup.listener().tls.as_mut().unwrap();
+    tls.client_authentication = ClientAuthentication::Optional;
+    tls.client_ca = Some(client_ca.id.clone());
+    let certificates = [server, client_ca];
+    let cn = || L7Subject::SslDnField { key: "CN".into() };
+    let has = L7Subject::SslConnHasCert;
+    let verify = L7Subject::SslVerifyResult;
+    // Subject, comparison, value, negated; whether none, alice, bob are rejected.
+    for (subject, compare, value, invert, rejected) in [
+        (
+            has.clone(),
+            L7Compare::EqualTo,
+            "true",
+            false,
+            [false, true, true],
+        ),
+        (has, L7Compare::EqualTo, "True", true, [true, false, false]),
+        (
+            verify.clone(),
+            L7Compare::EqualTo,
+            "0",
+            false,
+            [true, true, true],
+        ),
+        (
+            verify,
+            L7Compare::EqualTo,
+            "1",
+            false,
+            [false, false, false],
+        ),
+        (
+            cn(),
+            L7Compare::EqualTo,
+            "alice",
+            false,
+            [false, true, false],
+        ),
+        (
+            cn(),
+            L7Compare::StartsWith,
+            "bo",
+            false,
+            [false, false, true],
+        ),
+        (
+            cn(),
+            L7Compare::Regex,
+            "^(alice|bob)$",
+            true,
+            [true, false, false],
+        ),
+        (
+            L7Subject::SslDnField { key: "O".into() },
+            L7Compare::Contains,
+            "alice",
+            false,
+            [false, false, false],
+        ),
+    ] {
+        let rule = L7Rule {
+            id: L7RuleId::random(),
+            enabled: true,
+            subject,
+            compare,
+            value: value.into(),
+            invert,
+        };
+        let shown = format!("{rule:?}");
+        setup.listener().l7_policies = vec![L7Policy {
+            id: L7PolicyId::random(),
+            enabled: true,
+            position: 1,
+            action: L7Action::Reject,
+            rules: vec![rule],
+        }];
+        assert_eq!(put(&dataplane, &setup, &certificates).0, 200);
+        let got = [&none, &alice, &bob].map(|config| {
+            get(&setup, config, "d.example")
+                .unwrap()
+                .0
+                .starts_with("HTTP/1.1 403")
+        });
+        assert_eq!(got, rejected, "{shown}");
+    }
+}
+
+#[test]
 fn revoked_client_certificates() {
     use rcgen::{
         CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber,
