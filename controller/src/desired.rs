@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use krater_model::state::{
     Algorithm, Announce, HealthCheck, HealthMonitor, Heartbeat, HttpCheck, HttpVersion,
     InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule, L7Subject,
-    Listener, ListenerProtocol, LoadBalancer, Logging, Member, Persistence, Pool, PoolProtocol,
-    Route, Rule, Timeouts, VirtualRouter,
+    Listener, ListenerOptions, ListenerProtocol, LoadBalancer, Logging, Member, Persistence, Pool,
+    PoolProtocol, Route, Rule, Timeouts, VirtualRouter,
 };
 use krater_model::{
     AmphoraId, Centiseconds, DesiredState, Epoch, FieldError, Generation, Millis, Port, Priority,
@@ -321,6 +321,7 @@ fn listener(graph: &Graph, row: &listener::Model) -> Built<Listener> {
         .iter()
         .filter(|p| p.listener_id == row.id && stays(&p.provisioning_status));
     Ok(Listener {
+        options: ListenerOptions::default(),
         id: parse("id", &row.id)?,
         name: row.name.clone(),
         enabled: row.enabled,

@@ -13,7 +13,7 @@ use crate::io::{self, Conn, ConnectError, PipePool, Sources};
 use crate::tls;
 use arc_swap::ArcSwap;
 use krater_dataplane_core::balance::{self, Candidate};
-use krater_dataplane_core::limit::Gauge;
+use krater_dataplane_core::limit::{Clients, Gauge};
 use krater_dataplane_core::member::MemberState;
 use krater_dataplane_core::persistence::{CAPACITY, CookieKey, Table, Token};
 use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
@@ -70,6 +70,8 @@ pub struct Events {
     pub failed_handshakes: AtomicU64,
     /// Clients that `allowed_cidrs` refused.
     pub refused_clients: AtomicU64,
+    /// Connections refused because their client had as many as it may.
+    pub limited_clients: AtomicU64,
     /// Times that accepting paused for want of descriptors or memory.
     pub accept_failures: AtomicU64,
     /// Snapshots refused.
@@ -195,6 +197,10 @@ impl Shared {
         self.events.failed_handshakes.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn count_limited_client(&self) {
+        self.events.limited_clients.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn count_refused_client(&self) {
         self.events.refused_clients.fetch_add(1, Relaxed);
     }
@@ -260,8 +266,22 @@ pub struct PoolView {
     pub conf: Arc<PoolConf>,
     /// What outlives the configuration.
     pub runtime: Arc<PoolRuntime>,
+    /// TLS towards members, ready. An error says why nothing can be sent to them.
+    pub tls: Option<Result<Arc<tls::Connector>, String>>,
     /// Members in the order of the configuration.
     pub members: Vec<MemberView>,
+}
+
+impl PoolView {
+    /// TLS towards members, if they speak it.
+    pub fn connector(&self) -> Option<&Arc<tls::Connector>> {
+        self.tls.as_ref()?.as_ref().ok()
+    }
+
+    /// Whether a certificate that TLS towards members needs is missing.
+    pub fn is_down(&self) -> bool {
+        matches!(self.tls, Some(Err(_)))
+    }
 }
 
 /// A member in one version of its configuration.
@@ -291,6 +311,8 @@ pub struct ListenerRuntime {
     pub stats: Counters,
     /// Open client connections.
     connections: Gauge,
+    /// The same by client, while the listener limits it.
+    clients: Clients,
     /// Accept loops that wait for a place.
     waiting: AtomicUsize,
     place: Notify,
@@ -330,6 +352,7 @@ impl ListenerRuntime {
             id,
             stats: Counters::default(),
             connections: Gauge::default(),
+            clients: Clients::default(),
             waiting: AtomicUsize::new(0),
             place: Notify::new(),
             closing: Notify::new(),
@@ -356,6 +379,12 @@ impl ListenerRuntime {
     pub fn try_enter(self: &Arc<Self>, limit: Option<u32>) -> Option<Place> {
         let entered = self.connections.try_enter(limit);
         entered.then(|| Place(Arc::clone(self)))
+    }
+
+    /// Takes a place for one connection of `client`, in addition to a [`Place`].
+    pub fn try_enter_client(self: &Arc<Self>, client: IpAddr, limit: u32) -> Option<ClientPlace> {
+        let entered = self.clients.try_enter(client, limit);
+        entered.then(|| ClientPlace(Arc::clone(self), client))
     }
 
     /// Waits until a place may be free; `limit` is asked again after registration, so that no
@@ -420,6 +449,16 @@ impl Drop for Place {
         if self.0.waiting.load(Relaxed) > 0 {
             self.0.wake();
         }
+    }
+}
+
+/// One connection's place among those of its client; given back on drop.
+#[derive(Debug)]
+pub struct ClientPlace(Arc<ListenerRuntime>, IpAddr);
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        self.0.clients.leave(self.1);
     }
 }
 
@@ -523,7 +562,7 @@ impl Drop for MemberGuard {
 
 /// Chooses a member of `pool` and counts the connection. None: no member can serve (503).
 pub fn select(pool: &PoolView, input: &SelectInput<'_>, token: &Token) -> Option<MemberGuard> {
-    if !pool.conf.enabled {
+    if !pool.conf.enabled || pool.is_down() {
         return None;
     }
     let persistence = pool.conf.persistence.as_ref();

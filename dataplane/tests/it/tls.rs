@@ -11,16 +11,16 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(pub(crate) CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn issue(&self, name: &str) -> (CertificateDer<'static>, KeyPair, String) {
+    pub(crate) fn issue(&self, name: &str) -> (CertificateDer<'static>, KeyPair, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
@@ -28,21 +28,21 @@ impl Ca {
         (certificate.der().clone(), key, pem)
     }
 
-    fn roots(&self) -> RootCertStore {
+    pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         roots
     }
 }
 
-fn bundle(pem: &str) -> Certificate {
+pub(crate) fn bundle(pem: &str) -> Certificate {
     Certificate {
         id: CertificateId::of(pem.as_bytes()),
         pem: Secret::new(pem),
     }
 }
 
-fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
+pub(crate) fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::try_from(key.serialize_der()).unwrap()
 }
 
@@ -56,7 +56,11 @@ pub(crate) fn https_server(body: &'static str) -> SocketAddr {
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key_der(&key))
         .unwrap();
-    let config = Arc::new(config);
+    https_server_with(Arc::new(config), body)
+}
+
+/// The same with a configuration of the caller's.
+pub(crate) fn https_server_with(config: Arc<ServerConfig>, body: &'static str) -> SocketAddr {
     server(move |tcp| {
         let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut stream = StreamOwned::new(session, tcp);
@@ -93,7 +97,7 @@ fn mirror() -> SocketAddr {
     })
 }
 
-fn tls(certificate: &Certificate) -> ListenerTls {
+pub(crate) fn tls(certificate: &Certificate) -> ListenerTls {
     ListenerTls {
         default_certificate: certificate.id.clone(),
         sni_certificates: Vec::new(),
@@ -107,9 +111,9 @@ fn tls(certificate: &Certificate) -> ListenerTls {
     }
 }
 
-type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
+pub(crate) type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
 
-fn client_config(roots: RootCertStore, identity: Option<Identity>) -> ClientConfig {
+pub(crate) fn client_config(roots: RootCertStore, identity: Option<Identity>) -> ClientConfig {
     let provider = Arc::new(krater_dataplane::tls::provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -124,7 +128,7 @@ fn client_config(roots: RootCertStore, identity: Option<Identity>) -> ClientConf
 }
 
 /// One request; the answer, and the finished session.
-fn get(
+pub(crate) fn get(
     setup: &Setup,
     config: &Arc<ClientConfig>,
     name: &str,

@@ -216,6 +216,13 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
         ] {
             known_certificate(field, id.as_ref(), certificates).map_err(|e| e.within("tls"))?;
         }
+        if tls.crl.is_some() && tls.ca.is_none() {
+            return Err(FieldError::new("tls.crl", "needs ca"));
+        }
+        if pool.protocol == PoolProtocol::Https {
+            let why = "an HTTPS pool passes the client's TLS through: use TCP, HTTP or PROXY";
+            return Err(FieldError::new("tls", why));
+        }
     }
     let Some(monitor) = &pool.health_monitor else {
         return Ok(());
@@ -282,6 +289,12 @@ fn listener(
     if listener.connection_limit == Some(0) {
         return Err(FieldError::new(
             "connection_limit",
+            "use at least 1, or leave it out",
+        ));
+    }
+    if listener.options.connections_per_client == Some(0) {
+        return Err(FieldError::new(
+            "options.connections_per_client",
             "use at least 1, or leave it out",
         ));
     }

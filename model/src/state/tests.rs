@@ -160,6 +160,11 @@ fn every_rule_refuses_and_names_the_field() {
             "load_balancers[0].listeners[0].",
         ),
         (
+            "/load_balancers/0/listeners/0/options",
+            json!({"connections_per_client": 0}),
+            "load_balancers[0].listeners[0].options.connections_per_client",
+        ),
+        (
             "/load_balancers/0/pools/0/persistence",
             json!({"type": "APP_COOKIE", "cookie_name": "a=b"}),
             "load_balancers[0].pools[0].persistence.cookie_name",

@@ -3,7 +3,7 @@
 use super::Session;
 use super::inbox::Inbox;
 use crate::io::Conn;
-use crate::proxy::{TRIES, announce};
+use crate::proxy::{self, TRIES};
 use crate::runtime::{ListenerView, MemberGuard, PoolRuntime, PoolView, SelectInput, select};
 use crate::upstream::pool::Wanted;
 use krater_dataplane_core::http1::rewrite::StickyCookie;
@@ -95,22 +95,18 @@ pub(super) async fn obtain(
         };
         let (id, address) = (guard.id(), guard.address());
         let shareable = !announces_client(pool);
+        let suits = |conn: &Conn| conn.suits(pool.connector(), proxy::sni(&session.conn));
         if let Some(wanted) = request.reuse.filter(|_| shareable)
-            && let Some((conn, served)) = session.worker.members.take(id, address, wanted)
+            && let Some((conn, served)) = session.worker.members.take(id, address, wanted, suits)
         {
             return Ok(Upstream::new(pool, guard, conn, served, shareable));
         }
         let timeout = view.conf.timeouts.member_connect.duration();
         let name = session.certificate.as_ref().map(|c| c.common_name());
         let name = name.filter(|name| !name.is_empty());
-        let connected = match session.worker.connect(address, timeout).await {
-            Ok(mut conn) => announce(&session.conn, name, &mut conn, pool.conf.protocol)
-                .await
-                .map(|()| conn)
-                .map_err(|error| krater_model::report(&error)),
-            Err(error) => Err(krater_model::report(&error)),
-        };
-        match connected {
+        let worker = &session.worker;
+        let connecting = proxy::connect(&session.conn, name, pool, address, timeout, worker);
+        match connecting.await {
             Ok(conn) => {
                 return Ok(Upstream::new(pool, guard, conn, 0, shareable));
             }
