@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use krater_model::state::{
     Algorithm, Announce, HealthCheck, HealthMonitor, Heartbeat, HttpCheck, HttpVersion,
     InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule, L7Subject,
-    Listener, ListenerProtocol, LoadBalancer, Logging, Member, Persistence, Pool, PoolProtocol,
-    Route, Rule, Timeouts, VirtualRouter, VrrpChecksum,
+    Listener, ListenerOptions, ListenerProtocol, LoadBalancer, Logging, Member, Persistence, Pool,
+    PoolProtocol, Route, Rule, Timeouts, VirtualRouter, VrrpChecksum,
 };
 use krater_model::{
     AmphoraId, DesiredState, Epoch, FieldError, Generation, HopLimit, Millis, Port, Priority,
@@ -352,6 +352,7 @@ fn listener(graph: &Graph, row: &listener::Model) -> Built<Listener> {
         .iter()
         .filter(|p| p.listener_id == row.id && stays(&p.provisioning_status));
     Ok(Listener {
+        options: ListenerOptions::default(),
         id: parse("id", &row.id)?,
         name: row.name.clone(),
         enabled: row.enabled,
@@ -438,6 +439,9 @@ fn rule(row: &l7rule::Model) -> Built<L7Rule> {
         "FILE_TYPE" => L7Subject::FileType,
         "HEADER" => L7Subject::Header { key: key()? },
         "COOKIE" => L7Subject::Cookie { key: key()? },
+        "SSL_CONN_HAS_CERT" => L7Subject::SslConnHasCert,
+        "SSL_VERIFY_RESULT" => L7Subject::SslVerifyResult,
+        "SSL_DN_FIELD" => L7Subject::SslDnField { key: key()? },
         other => return Err(FieldError::not_supported(format!("type {other}"))),
     };
     Ok(L7Rule {

@@ -12,7 +12,7 @@ use crate::worker::Plan;
 use krater_dataplane_core::member::{MemberState, Probed};
 use krater_dataplane_core::table::{ListenerConf, PoolConf, RoutingTable};
 use krater_model::control::{Applied, Refusal, Snapshot};
-use krater_model::{FieldError, ListenerId, MemberId, Revision};
+use krater_model::{CertificateId, FieldError, ListenerId, MemberId, PoolId, Revision, Secret};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -294,24 +294,30 @@ fn hash(snapshot: &Snapshot) -> Result<[u8; 32], Refused> {
     Ok(out)
 }
 
-/// Where each listener stands in the document, for errors that are found after compiling.
-fn places(snapshot: &Snapshot) -> HashMap<ListenerId, String> {
-    let mut places = HashMap::new();
+#[derive(Debug, Default)]
+struct Places {
+    listeners: HashMap<ListenerId, String>,
+    pools: HashMap<PoolId, String>,
+}
+
+/// Where each listener and pool stands in the document, for errors that are found after compiling.
+fn places(snapshot: &Snapshot) -> Places {
+    let mut places = Places::default();
     for (b, lb) in snapshot.load_balancers.iter().enumerate() {
         for (l, listener) in lb.listeners.iter().enumerate() {
             let place = format!("load_balancers[{b}].listeners[{l}]");
-            places.insert(listener.id, place);
+            places.listeners.insert(listener.id, place);
+        }
+        for (p, pool) in lb.pools.iter().enumerate() {
+            let place = format!("load_balancers[{b}].pools[{p}]");
+            places.pools.insert(pool.id, place);
         }
     }
     places
 }
 
 /// Views of a new table; those whose content did not change are the old ones.
-fn views(
-    mut table: RoutingTable,
-    old: &Routes,
-    places: &HashMap<ListenerId, String>,
-) -> Result<Routes, FieldError> {
+fn views(mut table: RoutingTable, old: &Routes, places: &Places) -> Result<Routes, FieldError> {
     let mut states: HashMap<MemberId, &Arc<MemberState>> = HashMap::new();
     for pool in old.pools.values() {
         states.extend(pool.members.iter().map(|m| (m.conf.id, &m.state)));
@@ -319,8 +325,15 @@ fn views(
     let mut routes = Routes::default();
     for conf in &table.pools {
         let view = match old.pools.get(&conf.id) {
-            Some(view) if Arc::ptr_eq(&view.conf, conf) => Arc::clone(view),
-            previous => Arc::new(pool_view(conf, previous, &states)),
+            Some(view) if Arc::ptr_eq(&view.conf, conf) && !view.is_down() => Arc::clone(view),
+            previous => {
+                let at = |e: FieldError| match places.pools.get(&conf.id) {
+                    Some(place) => e.within(place),
+                    None => e,
+                };
+                let certificates = &table.certificates;
+                Arc::new(pool_view(conf, previous, &states, certificates).map_err(at)?)
+            }
         };
         routes.pools.insert(conf.id, view);
     }
@@ -343,7 +356,7 @@ fn views(
         let view = match previous.filter(same) {
             Some(view) => Arc::clone(view),
             None => {
-                let at = |e: FieldError| match places.get(&conf.id) {
+                let at = |e: FieldError| match places.listeners.get(&conf.id) {
                     Some(place) => e.within(place),
                     None => e,
                 };
@@ -362,7 +375,22 @@ fn pool_view(
     conf: &Arc<PoolConf>,
     previous: Option<&Arc<PoolView>>,
     states: &HashMap<MemberId, &Arc<MemberState>>,
-) -> PoolView {
+    certificates: &HashMap<CertificateId, Secret>,
+) -> Result<PoolView, FieldError> {
+    let same = previous.filter(|view| view.conf.tls == conf.tls && !view.is_down());
+    let tls = match (&conf.tls, same) {
+        (None, _) => None,
+        (Some(_), Some(view)) => view.connector().map(|ready| Ok(Arc::clone(ready))),
+        (Some(wanted), None) => match tls::Connector::new(wanted, certificates) {
+            Ok(ready) => Some(Ok(Arc::new(ready))),
+            Err(tls::SetupError::Missing(id)) => {
+                let why = format!("certificate-missing: {id}");
+                tracing::error!(pool.id = %conf.id, reason = why, "pool is down");
+                Some(Err(why))
+            }
+            Err(tls::SetupError::Invalid(error)) => return Err(error.within("tls")),
+        },
+    };
     let first = if conf.monitor.is_some() {
         Probed::Checking
     } else {
@@ -375,14 +403,15 @@ fn pool_view(
             None => Arc::new(MemberState::new(member.id, first)),
         },
     });
-    PoolView {
+    Ok(PoolView {
         conf: Arc::clone(conf),
         runtime: previous.map_or_else(
             || Arc::new(PoolRuntime::new(conf.id)),
             |view| Arc::clone(&view.runtime),
         ),
+        tls,
         members: members.collect(),
-    }
+    })
 }
 
 /// Health survives a snapshot unless the pool got or lost its monitor.
@@ -401,7 +430,7 @@ fn settle_health(routes: &Routes) {
 fn listener_view(
     conf: &Arc<ListenerConf>,
     previous: Option<&Arc<ListenerView>>,
-    pools: HashMap<krater_model::PoolId, Arc<PoolView>>,
+    pools: HashMap<PoolId, Arc<PoolView>>,
     table: &RoutingTable,
 ) -> Result<ListenerView, FieldError> {
     let old_tls = previous.and_then(|view| Some((&view.conf, view.tls.as_ref()?.as_ref().ok()?)));

@@ -190,6 +190,12 @@ impl State {
         )?;
         counters(
             encoder,
+            "limited_clients",
+            "Connections over their client's limit",
+            plain(events.limited_clients.load(Relaxed)),
+        )?;
+        counters(
+            encoder,
             "failed_handshakes",
             "TLS handshakes that failed",
             plain(events.failed_handshakes.load(Relaxed)),

@@ -13,12 +13,12 @@ use crate::io::{self, Conn, ConnectError, PipePool, Sources};
 use crate::tls;
 use arc_swap::ArcSwap;
 use krater_dataplane_core::balance::{self, Candidate};
-use krater_dataplane_core::limit::Gauge;
+use krater_dataplane_core::limit::{Clients, Gauge};
 use krater_dataplane_core::member::MemberState;
-use krater_dataplane_core::persistence::{CAPACITY, Table};
+use krater_dataplane_core::persistence::{CAPACITY, CookieKey, Table, Token};
 use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
 use krater_model::control::ListenerStats;
-use krater_model::state::Persistence;
+use krater_model::state::{ListenerProtocol, Persistence, PoolProtocol};
 use krater_model::{ListenerId, MemberId, PoolId};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -70,6 +70,8 @@ pub struct Events {
     pub failed_handshakes: AtomicU64,
     /// Clients that `allowed_cidrs` refused.
     pub refused_clients: AtomicU64,
+    /// Connections refused because their client had as many as it may.
+    pub limited_clients: AtomicU64,
     /// Times that accepting paused for want of descriptors or memory.
     pub accept_failures: AtomicU64,
     /// Snapshots refused.
@@ -195,6 +197,10 @@ impl Shared {
         self.events.failed_handshakes.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn count_limited_client(&self) {
+        self.events.limited_clients.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn count_refused_client(&self) {
         self.events.refused_clients.fetch_add(1, Relaxed);
     }
@@ -236,6 +242,21 @@ impl ListenerView {
     pub fn default_pool(&self) -> Option<&Arc<PoolView>> {
         self.conf.default_pool.and_then(|id| self.pools.get(&id))
     }
+
+    /// Whether requests are looked at. As with HAProxy, a TCP listener does so when its pool speaks
+    /// HTTP or knows its clients by a cookie.
+    pub fn speaks_http(&self) -> bool {
+        let by_pool = |pool: &Arc<PoolView>| {
+            let persistence = pool.conf.persistence.as_ref();
+            pool.conf.protocol == PoolProtocol::Http
+                || persistence.is_some_and(Persistence::by_cookie)
+        };
+        match self.conf.protocol {
+            ListenerProtocol::Http | ListenerProtocol::TerminatedHttps => true,
+            ListenerProtocol::Tcp => self.default_pool().is_some_and(by_pool),
+            ListenerProtocol::Https => false,
+        }
+    }
 }
 
 /// A pool in one version of its configuration.
@@ -245,8 +266,22 @@ pub struct PoolView {
     pub conf: Arc<PoolConf>,
     /// What outlives the configuration.
     pub runtime: Arc<PoolRuntime>,
+    /// TLS towards members, ready. An error says why nothing can be sent to them.
+    pub tls: Option<Result<Arc<tls::Connector>, String>>,
     /// Members in the order of the configuration.
     pub members: Vec<MemberView>,
+}
+
+impl PoolView {
+    /// TLS towards members, if they speak it.
+    pub fn connector(&self) -> Option<&Arc<tls::Connector>> {
+        self.tls.as_ref()?.as_ref().ok()
+    }
+
+    /// Whether a certificate that TLS towards members needs is missing.
+    pub fn is_down(&self) -> bool {
+        matches!(self.tls, Some(Err(_)))
+    }
 }
 
 /// A member in one version of its configuration.
@@ -276,6 +311,8 @@ pub struct ListenerRuntime {
     pub stats: Counters,
     /// Open client connections.
     connections: Gauge,
+    /// The same by client, while the listener limits it.
+    clients: Clients,
     /// Accept loops that wait for a place.
     waiting: AtomicUsize,
     place: Notify,
@@ -315,6 +352,7 @@ impl ListenerRuntime {
             id,
             stats: Counters::default(),
             connections: Gauge::default(),
+            clients: Clients::default(),
             waiting: AtomicUsize::new(0),
             place: Notify::new(),
             closing: Notify::new(),
@@ -341,6 +379,12 @@ impl ListenerRuntime {
     pub fn try_enter(self: &Arc<Self>, limit: Option<u32>) -> Option<Place> {
         let entered = self.connections.try_enter(limit);
         entered.then(|| Place(Arc::clone(self)))
+    }
+
+    /// Takes a place for one connection of `client`, in addition to a [`Place`].
+    pub fn try_enter_client(self: &Arc<Self>, client: IpAddr, limit: u32) -> Option<ClientPlace> {
+        let entered = self.clients.try_enter(client, limit);
+        entered.then(|| ClientPlace(Arc::clone(self), client))
     }
 
     /// Waits until a place may be free; `limit` is asked again after registration, so that no
@@ -408,15 +452,46 @@ impl Drop for Place {
     }
 }
 
+/// One connection's place among those of its client; given back on drop.
+#[derive(Debug)]
+pub struct ClientPlace(Arc<ListenerRuntime>, IpAddr);
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        self.0.clients.leave(self.1);
+    }
+}
+
 /// A pool's lasting state.
 #[derive(Debug)]
 pub struct PoolRuntime {
     /// Which.
     pub id: PoolId,
     /// Held while a member is chosen and counted: round robin and least connections are exact over
-    /// any number of workers. Inside: the members of clients that stick to theirs by address. Never
-    /// held across an await.
-    choice: Mutex<Table<IpAddr>>,
+    /// any number of workers. Inside: the members of clients that stick to theirs. Never held across
+    /// an await.
+    choice: Mutex<Sticky>,
+}
+
+/// Which member a client had, by what it is known by.
+#[derive(Debug)]
+struct Sticky {
+    addresses: Table<IpAddr>,
+    cookies: Table<CookieKey>,
+}
+
+impl Sticky {
+    /// Forgets what the pool's persistence, as it is now, does not look at.
+    fn settle(&mut self, persistence: Option<&Persistence>) {
+        let by_address = matches!(persistence, Some(Persistence::SourceIp { .. }));
+        if !by_address && !self.addresses.is_empty() {
+            self.addresses.clear();
+        }
+        let by_cookie = matches!(persistence, Some(Persistence::AppCookie { .. }));
+        if !by_cookie && !self.cookies.is_empty() {
+            self.cookies.clear();
+        }
+    }
 }
 
 impl PoolRuntime {
@@ -424,8 +499,21 @@ impl PoolRuntime {
     pub fn new(id: PoolId) -> Self {
         Self {
             id,
-            choice: Mutex::new(Table::new(CAPACITY)),
+            choice: Mutex::new(Sticky {
+                addresses: Table::new(CAPACITY),
+                cookies: Table::new(CAPACITY),
+            }),
         }
+    }
+
+    /// A member has set the application's cookie.
+    pub fn learn(&self, key: CookieKey, member: MemberId) {
+        let mut sticky = self.lock();
+        sticky.cookies.set(key, member, Instant::now());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Sticky> {
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -433,12 +521,19 @@ impl PoolRuntime {
 #[derive(Debug)]
 pub struct MemberGuard {
     view: MemberView,
+    followed: bool,
 }
 
 impl MemberGuard {
-    fn enter(view: &MemberView) -> Self {
+    fn enter(view: &MemberView, followed: bool) -> Self {
         view.state.enter();
-        Self { view: view.clone() }
+        let view = view.clone();
+        Self { view, followed }
+    }
+
+    /// Whether persistence chose it.
+    pub fn followed(&self) -> bool {
+        self.followed
     }
 
     /// Which.
@@ -466,31 +561,45 @@ impl Drop for MemberGuard {
 }
 
 /// Chooses a member of `pool` and counts the connection. None: no member can serve (503).
-pub fn select(pool: &PoolView, input: &SelectInput<'_>) -> Option<MemberGuard> {
-    if !pool.conf.enabled {
+pub fn select(pool: &PoolView, input: &SelectInput<'_>, token: &Token) -> Option<MemberGuard> {
+    if !pool.conf.enabled || pool.is_down() {
         return None;
     }
-    let mut sticky = pool
-        .runtime
-        .choice
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let Some(Persistence::SourceIp { timeout }) = pool.conf.persistence else {
-        if !sticky.is_empty() {
-            sticky.clear(); // the pool lost its persistence
+    let persistence = pool.conf.persistence.as_ref();
+    let mut sticky = pool.runtime.lock();
+    sticky.settle(persistence);
+    let client = || input.client.ip().to_canonical();
+    let known = match (persistence, token) {
+        (Some(Persistence::SourceIp { timeout }), _) => {
+            let timeout = timeout.duration();
+            sticky.addresses.touch(client(), Instant::now(), timeout)
         }
-        let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
-        return Some(MemberGuard::enter(view));
+        (Some(Persistence::HttpCookie), Token::Member(id)) => Some(*id),
+        // As Octavia configures HAProxy, entries do not expire; the bound alone removes them.
+        (Some(Persistence::AppCookie { .. }), Token::Cookie(key)) => {
+            sticky.cookies.touch(*key, Instant::now(), Duration::ZERO)
+        }
+        _ => None,
     };
-    let (client, now) = (input.client.ip().to_canonical(), Instant::now());
-    let known = sticky.touch(client, now, timeout.duration());
     let serves = |m: &&MemberView| {
         Some(m.conf.id) == known && m.state.serves(&m.conf) && !input.exclude.contains(&m.conf.id)
     };
-    if let Some(view) = pool.members.iter().find(serves) {
-        return Some(MemberGuard::enter(view));
+    if known.is_some()
+        && let Some(view) = pool.members.iter().find(serves)
+    {
+        return Some(MemberGuard::enter(view, true));
     }
     let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
-    sticky.set(client, view.conf.id, now);
-    Some(MemberGuard::enter(view))
+    match (persistence, token) {
+        (Some(Persistence::SourceIp { .. }), _) => {
+            let now = Instant::now();
+            sticky.addresses.set(client(), view.conf.id, now);
+        }
+        // Its member is gone: the session moves. What no member has set makes no entry.
+        (Some(_), Token::Cookie(key)) if known.is_some() => {
+            sticky.cookies.set(*key, view.conf.id, Instant::now());
+        }
+        _ => {}
+    }
+    Some(MemberGuard::enter(view, false))
 }

@@ -1,8 +1,11 @@
-//! TLS towards clients: from PEM and names to a rustls configuration.
+//! TLS towards clients and members: from PEM and names to rustls configurations.
 
 mod ciphers;
 pub(crate) mod client;
+mod member;
 mod names;
+
+pub use member::Connector;
 
 use crate::io::{Conn, TlsInfo, TlsStream};
 use crate::runtime::ListenerRuntime;
@@ -137,17 +140,13 @@ impl Terminator {
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         };
         let session = stream.session();
-        let info = TlsInfo {
-            sni: session.server_name().map(str::to_owned),
-            version: match session.protocol_version() {
-                Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                _ => "TLSv1.2",
-            },
-            client_certificate: session
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|leaf| leaf.to_vec()),
+        let version = match session.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
         };
+        let leaf = session.peer_certificates().and_then(|chain| chain.first());
+        let sni = stream.asked_for().map(str::to_owned);
+        let info = TlsInfo::of_client(sni, version, leaf.map(|leaf| leaf.to_vec()));
         Ok(Conn::tls_client(stream, info, peer, local, listener))
     }
 }
@@ -168,6 +167,16 @@ fn certified_key(
     pem: &Secret,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, SetupError> {
+    let (chain, key) = chain_and_key(field, pem)?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|e| {
+        let why = format!("certificate and key are not usable together: {e}");
+        SetupError::Invalid(FieldError::new(field, why))
+    })
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn chain_and_key(field: &str, pem: &Secret) -> Result<Identity, SetupError> {
     let invalid = |why: String| SetupError::Invalid(FieldError::new(field, why));
     let bytes = pem.expose().as_bytes();
     let chain: Vec<_> = CertificateDer::pem_slice_iter(bytes)
@@ -180,8 +189,36 @@ fn certified_key(
     }
     let key = PrivateKeyDer::from_pem_slice(bytes)
         .map_err(|e| invalid(format!("holds no usable private key: {e}")))?;
-    CertifiedKey::from_der(chain, key, provider)
-        .map_err(|e| invalid(format!("certificate and key are not usable together: {e}")))
+    Ok((chain, key))
+}
+
+/// The authorities in a bundle.
+fn roots(field: &str, ca: &Secret) -> Result<Arc<RootCertStore>, SetupError> {
+    let invalid = |why: String| SetupError::Invalid(FieldError::new(field, why));
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(ca.expose().as_bytes()) {
+        let root = root.map_err(|e| invalid(format!("not PEM: {e}")))?;
+        roots.add(root).map_err(|e| invalid(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid("holds no certificate".into()));
+    }
+    Ok(Arc::new(roots))
+}
+
+/// The revocation lists in a bundle.
+fn crls(
+    field: &str,
+    crl: &Secret,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, SetupError> {
+    let invalid = |why: String| SetupError::Invalid(FieldError::new(field, why));
+    let crls: Vec<_> = CertificateRevocationListDer::pem_slice_iter(crl.expose().as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| invalid(format!("not PEM: {e}")))?;
+    if crls.is_empty() {
+        return Err(invalid("holds no revocation list".into()));
+    }
+    Ok(crls)
 }
 
 fn verifier(
@@ -190,32 +227,15 @@ fn verifier(
     optional: bool,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, SetupError> {
-    let invalid = |field: &str, why: String| SetupError::Invalid(FieldError::new(field, why));
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(ca.expose().as_bytes()) {
-        let root = root.map_err(|e| invalid("client_ca", format!("not PEM: {e}")))?;
-        roots
-            .add(root)
-            .map_err(|e| invalid("client_ca", e.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(invalid("client_ca", "holds no certificate".into()));
-    }
-    let mut builder =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let roots = roots("client_ca", ca)?;
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
     if let Some(crl) = crl {
-        let crls: Vec<_> = CertificateRevocationListDer::pem_slice_iter(crl.expose().as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|e| invalid("client_crl", format!("not PEM: {e}")))?;
-        if crls.is_empty() {
-            return Err(invalid("client_crl", "holds no revocation list".into()));
-        }
-        builder = builder.with_crls(crls);
+        builder = builder.with_crls(crls("client_crl", crl)?);
     }
     if optional {
         builder = builder.allow_unauthenticated();
     }
     builder
         .build()
-        .map_err(|e| invalid("client_ca", e.to_string()))
+        .map_err(|e| SetupError::Invalid(FieldError::new("client_ca", e.to_string())))
 }

@@ -8,7 +8,7 @@ use crate::io::{BufferPool, Conn, ConnectError};
 use crate::listen::{Bound, WorkerSocket};
 use crate::proxy;
 use crate::proxy::http1::IdleClients;
-use crate::runtime::{ListenerView, Place, Shared};
+use crate::runtime::{ClientPlace, ListenerView, Place, Shared};
 use crate::upstream::pool::Pool;
 use futures_util::FutureExt;
 use krater_model::state::ListenerProtocol;
@@ -356,18 +356,30 @@ fn admit(
         tracing::debug!(listener.id = %view.conf.id, client.addr = %peer, "not in allowed_cidrs");
         return;
     }
+    let client = match view.conf.connections_per_client {
+        None => None,
+        Some(limit) => {
+            let place = view.runtime.try_enter_client(peer.ip(), limit);
+            if place.is_none() {
+                worker.shared.count_limited_client();
+                tracing::debug!(listener.id = %view.conf.id, client.addr = %peer, "too many connections of its client");
+                return;
+            }
+            place
+        }
+    };
     place.accepted();
     let connection = match serve(Rc::clone(worker), Arc::clone(view), stream, peer, address) {
         Ok(connection) => connection,
         Err(error) => return worker.shared.count_accept_failure(&error),
     };
-    tokio::task::spawn_local(guard(Rc::clone(worker), place, peer, connection));
+    tokio::task::spawn_local(guard(Rc::clone(worker), (place, client), peer, connection));
 }
 
 /// Runs a connection to its end: its own, that of its listener, or a panic, which ends nothing else.
 async fn guard(
     worker: Rc<WorkerShared>,
-    place: Place,
+    (place, _client): (Place, Option<ClientPlace>),
     peer: SocketAddr,
     connection: Pin<Box<dyn Future<Output = ()>>>,
 ) {
@@ -408,11 +420,11 @@ fn serve(
     let tcp = tokio::net::TcpStream::from_std(stream)?;
     let runtime = Arc::clone(&view.runtime);
     Ok(match view.conf.protocol {
-        ListenerProtocol::Tcp | ListenerProtocol::Https => {
+        ListenerProtocol::Tcp | ListenerProtocol::Https if !view.speaks_http() => {
             let conn = Conn::client(tcp, peer, local, runtime);
             Box::pin(proxy::tcp::serve(conn, view, worker))
         }
-        ListenerProtocol::Http => {
+        ListenerProtocol::Tcp | ListenerProtocol::Https | ListenerProtocol::Http => {
             let conn = Conn::client(tcp, peer, local, Arc::clone(&runtime));
             Box::pin(proxy::http1::serve(conn, runtime, worker))
         }

@@ -32,6 +32,11 @@ pub const fn compatible(listener: ListenerProtocol, pool: PoolProtocol) -> bool 
     check::compatible(listener, pool)
 }
 
+/// Whether `name` can be the name of a cookie.
+pub fn is_cookie_name(name: &str) -> bool {
+    check::is_cookie_name(name)
+}
+
 /// Largest document that an agent reads, in bytes: 1,000 pools × 10 members are about 4 MB.
 pub const MAX_DOCUMENT: usize = 32 * 1024 * 1024;
 

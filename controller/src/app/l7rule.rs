@@ -2,7 +2,7 @@
 
 use super::lock::{self, ACTIVE, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
-use super::{AppState, Caller, Error, l7policy, listener, not_supported};
+use super::{AppState, Caller, Error, l7policy, listener};
 use crate::db::entity::{l7policy as policy_row, l7rule};
 use crate::db::now;
 use crate::db::query::flow::{Action, Item, Resource};
@@ -19,7 +19,7 @@ pub const NAME: &str = "L7 Rule";
 /// Rules of one policy; upstream's limit.
 pub const MAX_RULES: u64 = 50;
 /// Bound of a compiled expression, in bytes: what the data plane accepts.
-const REGEX_SIZE: usize = 1024 * 1024;
+const REGEX_SIZE: usize = 256 * 1024;
 
 /// What lists can be filtered and sorted by.
 pub const ATTRIBUTES: &[Attribute] = &[
@@ -282,14 +282,10 @@ pub fn check(rule: &Match) -> Result<(), Error> {
             "Error parsing L7Rule: Invalid L7 Rule: {why}"
         )))
     };
-    let kind = format!("type {}", rule.kind);
-    if not_supported::value("rule", &kind) {
-        return Err(Error::not_supported(&kind));
-    }
     if rule.value.is_empty() {
         return refuse("L7 rule type requires a value");
     }
-    let needs_key = matches!(rule.kind.as_str(), "HEADER" | "COOKIE");
+    let needs_key = matches!(rule.kind.as_str(), "HEADER" | "COOKIE" | "SSL_DN_FIELD");
     match rule.key.as_deref() {
         None | Some("") if needs_key => return refuse("L7 rule type requires a key"),
         Some(key) if needs_key && !key.bytes().all(is_token) => {
@@ -300,11 +296,31 @@ pub fn check(rule: &Match) -> Result<(), Error> {
         _ => {}
     }
     let compare = rule.compare_type.as_str();
+    match rule.kind.as_str() {
+        "SSL_CONN_HAS_CERT" | "SSL_VERIFY_RESULT" if rule.key.is_some() => {
+            return refuse("L7rule type does not use the \"key\" field");
+        }
+        "SSL_CONN_HAS_CERT" | "SSL_VERIFY_RESULT" if compare != "EQUAL_TO" => {
+            return refuse("L7rule type only supports the EQUAL_TO compare type");
+        }
+        "SSL_CONN_HAS_CERT" if !rule.value.eq_ignore_ascii_case("true") => {
+            return refuse("L7rule value of type SSL_CONN_HAS_CERT must be \"True\"");
+        }
+        "SSL_VERIFY_RESULT" if rule.value.parse::<u32>().is_err() => {
+            return refuse("L7rule value of type SSL_VERIFY_RESULT must be an integer from 0");
+        }
+        "SSL_DN_FIELD" if !rule.key.as_deref().is_some_and(is_dn_field) => {
+            return refuse("L7rule key of type SSL_DN_FIELD must be a distinguished name field");
+        }
+        _ => {}
+    }
     if rule.kind == "FILE_TYPE" && !["REGEX", "EQUAL_TO"].contains(&compare) {
         return refuse("invalid comparison type for rule type");
     }
     if compare == "REGEX" {
-        let built = regex::RegexBuilder::new(&rule.value)
+        let built = regex::bytes::RegexBuilder::new(&rule.value)
+            .case_insensitive(rule.kind == "HOST_NAME")
+            .unicode(false)
             .size_limit(REGEX_SIZE)
             .build();
         return built.map(drop).map_err(|error| {
@@ -335,6 +351,12 @@ pub fn check(rule: &Match) -> Result<(), Error> {
     Err(Error::bad(format!(
         "Error parsing L7Rule: Invalid characters in {what}"
     )))
+}
+
+/// Upstream's `[a-zA-Z][A-Za-z0-9-]*`.
+fn is_dn_field(key: &str) -> bool {
+    key.starts_with(|c: char| c.is_ascii_alphabetic())
+        && key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
 }
 
 /// A character of a token (RFC 9110 section 5.6.2).
@@ -379,6 +401,9 @@ mod tests {
             ("FILE_TYPE", "EQUAL_TO", None, "jpg"),
             ("HEADER", "EQUAL_TO", Some("X-A"), "\"a b\""),
             ("COOKIE", "CONTAINS", Some("c"), "v"),
+            ("SSL_CONN_HAS_CERT", "EQUAL_TO", None, "true"),
+            ("SSL_VERIFY_RESULT", "EQUAL_TO", None, "0"),
+            ("SSL_DN_FIELD", "STARTS_WITH", Some("CN"), "a"),
         ] {
             assert!(rule(kind, compare, key, value).is_ok(), "{kind} {value}");
         }
@@ -392,7 +417,14 @@ mod tests {
             ("HEADER", "EQUAL_TO", Some("X A"), "a"),
             ("HEADER", "EQUAL_TO", Some("X:\r\n"), "a"),
             ("COOKIE", "EQUAL_TO", Some("c"), "a;b"),
-            ("SSL_DN_FIELD", "EQUAL_TO", Some("CN"), "a"),
+            ("PATH", "REGEX", None, r"(\w{99}){99}"),
+            ("SSL_CONN_HAS_CERT", "EQUAL_TO", None, "false"),
+            ("SSL_CONN_HAS_CERT", "REGEX", None, "true"),
+            ("SSL_CONN_HAS_CERT", "EQUAL_TO", Some("k"), "true"),
+            ("SSL_VERIFY_RESULT", "EQUAL_TO", None, "-1"),
+            ("SSL_VERIFY_RESULT", "STARTS_WITH", None, "0"),
+            ("SSL_DN_FIELD", "EQUAL_TO", Some("1N"), "a"),
+            ("SSL_DN_FIELD", "EQUAL_TO", None, "a"),
         ] {
             assert!(rule(kind, compare, key, value).is_err(), "{kind} {value:?}");
         }

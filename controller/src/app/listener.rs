@@ -3,7 +3,9 @@
 use super::lock::{self, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
 use super::{AppState, Caller, Error, l7policy, not_supported};
-use crate::db::entity::{l7policy as policy_row, listener, load_balancer, pool};
+use crate::db::entity::{
+    l7policy as policy_row, listener, load_balancer, pool, session_persistence,
+};
 use crate::db::now;
 use crate::db::query::flow::{Action, Item, Resource};
 use crate::db::query::list::{self, Attribute, Kind, PageRequest};
@@ -382,7 +384,11 @@ pub async fn check_pool(
         // It serves nobody until it is changed or removed.
         return Err(Error::immutable(super::pool::NAME, pool_id));
     }
-    check_protocols(protocol, &row.protocol)
+    check_protocols(protocol, &row.protocol)?;
+    let sticky = session_persistence::Entity::find_by_id(row.id)
+        .one(db)
+        .await?;
+    super::pool::check_cookie(protocol, sticky.as_ref().map(|row| row.kind.as_str()))
 }
 
 fn check_insert_headers(protocol: &str, headers: &BTreeMap<String, String>) -> Result<(), Error> {

@@ -33,16 +33,6 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     ("listener", "hsts_preload", "TLS termination"),
     ("pool", "protocol UDP", "UDP pools"),
     ("pool", "protocol SCTP", "SCTP pools"),
-    (
-        "pool",
-        "session_persistence HTTP_COOKIE",
-        "cookie persistence",
-    ),
-    (
-        "pool",
-        "session_persistence APP_COOKIE",
-        "cookie persistence",
-    ),
     ("pool", "tls_enabled", "TLS to members"),
     ("pool", "tls_container_ref", "TLS to members"),
     ("pool", "ca_tls_container_ref", "TLS to members"),
@@ -50,9 +40,6 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     ("pool", "tls_ciphers", "TLS to members"),
     ("pool", "tls_versions", "TLS to members"),
     ("pool", "alpn_protocols", "TLS to members"),
-    ("rule", "type SSL_CONN_HAS_CERT", "client certificates"),
-    ("rule", "type SSL_VERIFY_RESULT", "client certificates"),
-    ("rule", "type SSL_DN_FIELD", "client certificates"),
     ("flavor", "flavor", "flavors"),
     ("flavorprofile", "flavorprofile", "flavors"),
     (

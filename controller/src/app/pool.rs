@@ -193,6 +193,8 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
                 return Err(Error::not_found(listener::NAME, &listener.id));
             }
             listener::check_protocols(&listener.protocol, &new.protocol)?;
+            let kind = new.persistence.as_ref().and_then(|p| p.kind.as_deref());
+            check_cookie(&listener.protocol, kind)?;
         }
         quota::check(txn, &lb.project_id, Counted::Pool, 1).await?;
         if listener
@@ -230,7 +232,7 @@ pub async fn insert(
         return Err(Error::not_supported(&protocol));
     }
     let sticky = match &new.persistence {
-        Some(persistence) => Some(check_persistence(persistence, None)?),
+        Some(persistence) => Some(check_persistence(persistence, &new.protocol, None)?),
         None => None,
     };
     let row = pool::ActiveModel {
@@ -282,9 +284,18 @@ pub async fn update(
                 .one(txn)
                 .await?;
             let new = match persistence {
-                Some(wanted) => Some(check_persistence(wanted, old.as_ref())?),
+                Some(wanted) => Some(check_persistence(wanted, &row.protocol, old.as_ref())?),
                 None => None,
             };
+            let kind = new.as_ref().map(|row| row.kind.as_str());
+            let users = lock::listeners_using(txn, id).await?;
+            let users = listener_row::Entity::find()
+                .filter(listener_row::Column::Id.is_in(users))
+                .all(txn)
+                .await?;
+            for user in users {
+                check_cookie(&user.protocol, kind)?;
+            }
             store_persistence(txn, id, new).await?;
         }
         let mut new = row.into_active_model();
@@ -340,6 +351,7 @@ pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), E
 /// The stickiness that results, checked. `old` is what an update without `type` keeps.
 fn check_persistence(
     wanted: &Persistence,
+    protocol: &str,
     old: Option<&session_persistence::Model>,
 ) -> Result<session_persistence::Model, Error> {
     if wanted.persistence_timeout.is_some() || wanted.persistence_granularity.is_some() {
@@ -347,10 +359,8 @@ fn check_persistence(
             "persistence_timeout and persistence_granularity is only for UDP and SCTP protocol pools.",
         ));
     }
-    let kind = wanted
-        .kind
-        .clone()
-        .or_else(|| old.map(|old| old.kind.clone()));
+    let kept = old.filter(|_| wanted.kind.is_none());
+    let kind = wanted.kind.clone().or_else(|| Some(kept?.kind.clone()));
     let Some(kind) = kind else {
         return Err(Error::validation("Invalid session_persistence provided."));
     };
@@ -360,23 +370,50 @@ fn check_persistence(
              \"APP_COOKIE\".",
         ));
     }
-    if kind == "APP_COOKIE" && wanted.cookie_name.is_none() {
-        return Err(Error::validation(
-            "Field \"cookie_name\" must be specified when using the \"APP_COOKIE\" session \
-             persistence type.",
-        ));
+    let cookie_name = wanted.cookie_name.clone();
+    let cookie_name = cookie_name.or_else(|| kept?.cookie_name.clone());
+    match &cookie_name {
+        None if kind == "APP_COOKIE" => {
+            return Err(Error::validation(
+                "Field \"cookie_name\" must be specified when using the \"APP_COOKIE\" session \
+                 persistence type.",
+            ));
+        }
+        Some(name) if !krater_model::state::is_cookie_name(name) => {
+            return Err(Error::validation("Supplied \"cookie_name\" is invalid."));
+        }
+        _ => {}
     }
-    let what = format!("session_persistence {kind}");
-    if not_supported::value("pool", &what) {
-        return Err(Error::not_supported(&what));
+    if by_cookie(&kind) && ["TCP", "HTTPS"].contains(&protocol) {
+        return Err(Error::validation(format!(
+            "session_persistence {kind} is invalid while the pool protocol is '{protocol}', which \
+             shows no cookie: use SOURCE_IP."
+        )));
     }
     Ok(session_persistence::Model {
         pool_id: String::new(),
         kind,
-        cookie_name: None,
+        cookie_name,
         persistence_timeout: None,
         persistence_granularity: None,
     })
+}
+
+fn by_cookie(kind: &str) -> bool {
+    matches!(kind, "HTTP_COOKIE" | "APP_COOKIE")
+}
+
+/// An HTTPS listener passes TLS through: what is in it cannot keep a client at its member.
+pub fn check_cookie(listener_protocol: &str, kind: Option<&str>) -> Result<(), Error> {
+    match kind {
+        Some(kind) if listener_protocol == "HTTPS" && by_cookie(kind) => {
+            Err(Error::validation(format!(
+                "session_persistence {kind} is invalid while the listener protocol is 'HTTPS', \
+                 which shows no cookie: use SOURCE_IP."
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn store_persistence(

@@ -8,6 +8,7 @@ mod hostile;
 mod lists;
 mod members;
 mod net_command;
+mod persistence;
 mod print_config;
 mod quota;
 mod shapes;

@@ -1,7 +1,10 @@
 //! Sticky tables: which member a client had. Bounded, least recently used first out, entries unused
 //! for the time-out are forgotten.
 
+use crate::exchange::RequestView;
+use crate::l7::cookies;
 use krater_model::MemberId;
+use krater_model::state::Persistence;
 use slab::Slab;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,6 +12,82 @@ use std::time::{Duration, Instant};
 
 /// Entries per pool: HAProxy's `size 10k`, as Octavia configures it.
 pub const CAPACITY: usize = 10 * 1024;
+
+/// Bytes of a cookie's value that are compared: HAProxy's `type string len 64`, as Octavia configures it.
+pub const COOKIE_KEY: usize = 64;
+
+/// The cookie that HTTP_COOKIE inserts, as Octavia names it.
+pub const INSERTED_COOKIE: &str = "SRV";
+
+/// The beginning of an application cookie's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CookieKey {
+    length: u8,
+    bytes: [u8; COOKIE_KEY],
+}
+
+impl CookieKey {
+    /// None for an empty value, which names no session.
+    pub fn new(value: &[u8]) -> Option<Self> {
+        let value = value.get(..COOKIE_KEY).unwrap_or(value);
+        let mut bytes = [0; COOKIE_KEY];
+        bytes.get_mut(..value.len())?.copy_from_slice(value);
+        let length = u8::try_from(value.len()).ok().filter(|n| *n > 0)?;
+        Some(Self { length, bytes })
+    }
+}
+
+/// What ties a request to a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Token {
+    /// Nothing, or only the client's address.
+    #[default]
+    None,
+    /// A cookie of ours that names the member.
+    Member(MemberId),
+    /// A cookie of the application.
+    Cookie(CookieKey),
+}
+
+impl Token {
+    /// What a request shows a pool that keeps clients as `persistence` says. Of our cookie the first
+    /// that names a member counts, of the application's the last (HAProxy's `req.cook`).
+    pub fn of(persistence: Option<&Persistence>, request: &impl RequestView) -> Self {
+        match persistence {
+            Some(Persistence::HttpCookie) => {
+                let mut member = None;
+                request.any_value(b"cookie", &mut |line| {
+                    let text =
+                        find(line, INSERTED_COOKIE).and_then(|v| std::str::from_utf8(v).ok());
+                    member = text.and_then(|text| text.parse().ok());
+                    member.is_some()
+                });
+                member.map_or(Self::None, Self::Member)
+            }
+            Some(Persistence::AppCookie { cookie_name }) => {
+                let mut key = None;
+                request.any_value(b"cookie", &mut |line| {
+                    key = find(line, cookie_name).and_then(CookieKey::new).or(key);
+                    false
+                });
+                key.map_or(Self::None, Self::Cookie)
+            }
+            Some(Persistence::SourceIp { .. }) | None => Self::None,
+        }
+    }
+}
+
+/// The value of a cookie in a Cookie field; the last, if it stands there several times.
+fn find<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let named = cookies(line).filter(|(key, _)| *key == name.as_bytes());
+    named.map(|(_, value)| value).last()
+}
+
+/// The value of the cookie that a Set-Cookie field sets, if it is called `name`.
+pub fn set_cookie<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let pair = field.split(|b| *b == b';').next()?;
+    find(pair, name)
+}
 
 /// A table of one pool.
 #[derive(Debug)]
@@ -207,6 +286,71 @@ mod tests {
                 }
             }
         }
+    }
+
+    struct Lines(&'static [&'static str]);
+
+    impl RequestView for Lines {
+        fn method(&self) -> &[u8] {
+            b"GET"
+        }
+        fn host(&self) -> &[u8] {
+            b"a"
+        }
+        fn path(&self) -> &[u8] {
+            b"/"
+        }
+        fn path_and_query(&self) -> &[u8] {
+            b"/"
+        }
+        fn any_value(&self, name: &[u8], test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+            name == b"cookie" && self.0.iter().any(|line| test(line.as_bytes()))
+        }
+    }
+
+    #[test]
+    fn tokens_are_found_in_any_cookie_line() {
+        let ours = Some(&Persistence::HttpCookie);
+        let app = Persistence::AppCookie {
+            cookie_name: "sid".into(),
+        };
+        let id = "00000000-0000-4000-8000-000000000007";
+        let lines = Lines(&[
+            "a=b; SRV=nobody; sid=0",
+            "x; SRV=00000000-0000-4000-8000-000000000007 ;sid= 1=2",
+            "y=z",
+        ]);
+        assert_eq!(
+            Token::of(ours, &lines),
+            Token::Member(id.parse().unwrap()),
+            "a value that names no member is passed over"
+        );
+        let key = CookieKey::new(b"1=2").unwrap();
+        assert_eq!(Token::of(Some(&app), &lines), Token::Cookie(key));
+        assert_eq!(Token::of(Some(&app), &Lines(&["SID=1; sid="])), Token::None);
+        assert_eq!(Token::of(None, &lines), Token::None);
+        let by_address = Persistence::SourceIp {
+            timeout: krater_model::Millis::literal(0),
+        };
+        assert_eq!(Token::of(Some(&by_address), &lines), Token::None);
+    }
+
+    #[test]
+    fn keys_are_the_first_64_bytes() {
+        let long = |n: usize| CookieKey::new(&vec![b'x'; n]).unwrap();
+        assert_ne!(long(63), long(64), "limit - 1");
+        assert_eq!(long(64), long(65), "limit + 1");
+        assert_eq!(CookieKey::new(b""), None);
+    }
+
+    #[test]
+    fn set_cookie_looks_at_the_first_pair_alone() {
+        assert_eq!(
+            set_cookie(b"sid=42; Path=/; HttpOnly", "sid"),
+            Some(&b"42"[..])
+        );
+        assert_eq!(set_cookie(b"a=b; sid=42", "sid"), None);
+        assert_eq!(set_cookie(b"sid", "sid"), None);
     }
 
     #[test]

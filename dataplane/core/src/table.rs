@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use krater_model::control::Snapshot;
 use krater_model::state::{
     Algorithm, HealthMonitor, L7Action, Listener, ListenerProtocol, ListenerTls, LoadBalancer,
-    Member, Persistence, Pool, PoolProtocol, Timeouts,
+    Member, Persistence, Pool, PoolProtocol, PoolTls, Timeouts,
 };
 use krater_model::{
     CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, PoolId, Revision, Secret,
@@ -50,6 +50,8 @@ pub struct ListenerConf {
     pub binds: Vec<SocketAddr>,
     /// Concurrent client connections; none is unlimited.
     pub connection_limit: Option<u32>,
+    /// Concurrent connections of one client; none is unlimited.
+    pub connections_per_client: Option<u32>,
     /// Time-outs.
     pub timeouts: Timeouts,
     /// Client networks that may connect; empty: all.
@@ -102,6 +104,8 @@ pub struct PoolConf {
     pub algorithm: Algorithm,
     /// Stickiness.
     pub persistence: Option<Persistence>,
+    /// TLS towards members.
+    pub tls: Option<PoolTls>,
     /// The monitor, when there is one and it is enabled.
     pub monitor: Option<HealthMonitor>,
     /// Members in the order of the snapshot.
@@ -173,7 +177,7 @@ impl RoutingTable {
                 let same = old.filter(|old| old.load_balancer_id == id && old.source == pool);
                 table.pools.push(match same {
                     Some(old) => Arc::clone(old),
-                    None => Arc::new(compile_pool(id, pool, old).map_err(at)?),
+                    None => Arc::new(compile_pool(id, pool, old)),
                 });
             }
             for (l, mut listener) in listeners.into_iter().enumerate() {
@@ -221,6 +225,7 @@ fn compile_listener(
         protocol: source.protocol,
         binds,
         connection_limit: source.connection_limit,
+        connections_per_client: source.options.connections_per_client,
         timeouts: source.timeouts,
         allowed: source.allowed_cidrs.clone(),
         insert: InsertPlan::new(&source.insert_headers),
@@ -235,13 +240,7 @@ fn compile_pool(
     load_balancer_id: LoadBalancerId,
     source: Pool,
     previous: Option<&Arc<PoolConf>>,
-) -> Result<PoolConf, FieldError> {
-    if source.tls.is_some() {
-        return Err(FieldError::not_supported("tls"));
-    }
-    if let Some(Persistence::HttpCookie | Persistence::AppCookie { .. }) = source.persistence {
-        return Err(FieldError::not_supported("persistence"));
-    }
+) -> PoolConf {
     let previous: Option<HashMap<MemberId, &Arc<MemberConf>>> =
         previous.map(|pool| pool.members.iter().map(|m| (m.id, m)).collect());
     let member = |member: &Member| {
@@ -255,17 +254,18 @@ fn compile_pool(
             None => Arc::new(conf),
         }
     };
-    Ok(PoolConf {
+    PoolConf {
         id: source.id,
         load_balancer_id,
         enabled: source.enabled,
         protocol: source.protocol,
         algorithm: source.algorithm,
         persistence: source.persistence.clone(),
+        tls: source.tls.clone(),
         monitor: source.health_monitor.clone().filter(|m| m.enabled),
         members: source.members.iter().map(member).collect(),
         source,
-    })
+    }
 }
 
 fn compile_member(member: &Member) -> MemberConf {

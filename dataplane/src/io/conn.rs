@@ -2,6 +2,7 @@
 
 use super::tls_stream::TlsStream;
 use crate::runtime::ListenerRuntime;
+use crate::tls::Connector;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -28,6 +29,9 @@ enum Stream {
     Tls(Box<(TlsStream, TlsInfo)>),
 }
 
+/// By whose rules a connection to a member is encrypted, and under which name.
+pub(crate) type TlsTo = (Arc<Connector>, Option<Box<str>>);
+
 /// What is known of a client's TLS connection.
 #[derive(Debug, Clone, Default)]
 pub struct TlsInfo {
@@ -38,6 +42,24 @@ pub struct TlsInfo {
     /// The client's certificate in DER, when it showed one. It was verified: a client whose
     /// certificate does not verify is refused in the handshake.
     pub client_certificate: Option<Vec<u8>>,
+    /// On a connection to a member.
+    to: Option<TlsTo>,
+}
+
+impl TlsInfo {
+    /// Of a client's connection.
+    pub(crate) fn of_client(
+        sni: Option<String>,
+        version: &'static str,
+        client_certificate: Option<Vec<u8>>,
+    ) -> Self {
+        Self {
+            sni,
+            version,
+            client_certificate,
+            to: None,
+        }
+    }
 }
 
 impl Conn {
@@ -79,6 +101,41 @@ impl Conn {
             peer,
             local,
             meter: None,
+        }
+    }
+
+    /// A TLS connection to a member.
+    pub(crate) fn tls_member(
+        tls: TlsStream,
+        to: TlsTo,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Self {
+        let info = TlsInfo {
+            to: Some(to),
+            ..TlsInfo::default()
+        };
+        Self {
+            stream: Stream::Tls(Box::new((tls, info))),
+            peer,
+            local,
+            meter: None,
+        }
+    }
+
+    /// Whether a connection to a member is as one made now would be: plain, or encrypted by the same
+    /// rules and under the same name.
+    pub(crate) fn suits(&self, tls: Option<&Arc<Connector>>, sni: Option<&str>) -> bool {
+        let of_this = match &self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => stream.1.to.as_ref(),
+        };
+        match (of_this, tls) {
+            (None, None) => true,
+            (Some((made_by, name)), Some(tls)) => {
+                Arc::ptr_eq(made_by, tls) && name.as_deref() == sni
+            }
+            _ => false,
         }
     }
 
@@ -232,10 +289,16 @@ impl Conn {
 
     /// Whether nothing is there to be read, not even the end of the stream. Asks the kernel: what has
     /// arrived may not have been reported yet.
-    pub fn is_quiet(&self) -> bool {
-        let tcp = match &self.stream {
+    pub fn is_quiet(&mut self) -> bool {
+        let tcp = match &mut self.stream {
             Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => tls.0.tcp(),
+            Stream::Tls(tls) => {
+                // What has been decrypted is not in the socket any more.
+                if !tls.0.is_drained() {
+                    return false;
+                }
+                tls.0.tcp()
+            }
         };
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let peeked = socket2::SockRef::from(tcp).peek(&mut byte);

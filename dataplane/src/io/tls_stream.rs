@@ -1,28 +1,42 @@
 //! TLS over a socket, driven by readiness: rustls does the protocol, this file moves its records.
 
-use rustls::ServerConnection;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-/// The server's side of a TLS connection.
+/// One side of a TLS connection.
 #[derive(Debug)]
 pub(crate) struct TlsStream {
     tcp: TcpStream,
-    session: ServerConnection,
+    session: Connection,
     /// The peer closed its direction, properly or not.
     eof: bool,
 }
 
 impl TlsStream {
-    /// Does the handshake. The caller bounds the time. A refusal is sent to the client as an alert.
-    pub(crate) async fn accept(
-        tcp: TcpStream,
-        config: std::sync::Arc<rustls::ServerConfig>,
-    ) -> io::Result<Self> {
+    /// Does a server's handshake. The caller bounds the time. A refusal is sent to the client as an
+    /// alert.
+    pub(crate) async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
         let session = ServerConnection::new(config).map_err(io::Error::other)?;
+        Self::handshake(tcp, Connection::Server(session)).await
+    }
+
+    /// Does a client's handshake. The caller bounds the time.
+    pub(crate) async fn connect(
+        tcp: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        Self::handshake(tcp, Connection::Client(session)).await
+    }
+
+    async fn handshake(tcp: TcpStream, session: Connection) -> io::Result<Self> {
         let mut stream = Self {
             tcp,
             session,
@@ -42,8 +56,16 @@ impl TlsStream {
         &self.tcp
     }
 
-    pub(crate) fn session(&self) -> &ServerConnection {
+    pub(crate) fn session(&self) -> &Connection {
         &self.session
+    }
+
+    /// The server name that a client asked for.
+    pub(crate) fn asked_for(&self) -> Option<&str> {
+        match &self.session {
+            Connection::Server(session) => session.server_name(),
+            Connection::Client(_) => None,
+        }
     }
 
     /// Ready when plaintext or the end of the stream can be read.
@@ -102,6 +124,11 @@ impl TlsStream {
         self.session.send_close_notify();
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    /// Whether nothing decrypted is left to be read, and the peer has not ended.
+    pub(crate) fn is_drained(&mut self) -> bool {
+        matches!(self.has_plaintext(), Ok(false)) && !self.eof
     }
 
     fn has_plaintext(&mut self) -> io::Result<bool> {

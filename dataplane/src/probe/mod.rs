@@ -9,6 +9,7 @@ mod ping;
 
 use crate::io::ConnectError;
 use crate::runtime::Shared;
+use crate::tls::Connector;
 use krater_dataplane_core::health::Health;
 use krater_dataplane_core::member::{MemberState, Probed};
 use krater_model::state::{HealthCheck, HealthMonitor};
@@ -98,6 +99,8 @@ struct Plan {
     pool: PoolId,
     address: SocketAddr,
     monitor: HealthMonitor,
+    /// The pool's TLS, when probes go where its traffic goes: as with HAProxy's `ssl` and `check`.
+    tls: Option<Arc<Connector>>,
 }
 
 /// What survives a change of plan.
@@ -140,12 +143,16 @@ impl Prober {
             for member in pool
                 .members
                 .iter()
-                .filter(|m| m.conf.enabled && pool.conf.enabled)
+                .filter(|m| m.conf.enabled && pool.conf.enabled && !pool.is_down())
             {
                 let plan = Plan {
                     pool: pool.conf.id,
                     address: member.conf.monitor_address,
                     monitor: monitor.clone(),
+                    tls: pool
+                        .connector()
+                        .filter(|_| member.conf.monitor_address == member.conf.address)
+                        .cloned(),
                 };
                 let previous = old.remove(&member.conf.id);
                 let target = match previous {
@@ -214,9 +221,29 @@ impl Run {
 
     async fn probe(&self) -> Result<String, Failure> {
         let Plan {
-            address, monitor, ..
+            address,
+            monitor,
+            tls,
+            ..
         } = &*self.plan;
         let timeout = monitor.timeout.duration();
+        let secured = matches!(
+            monitor.check,
+            HealthCheck::Tcp | HealthCheck::Http(_) | HealthCheck::Https(_)
+        );
+        if let Some(connector) = tls
+            && secured
+        {
+            let conn = self.shared.connect(*address, timeout).await?;
+            let conn = connector.connect(conn, None, timeout).await;
+            let conn = conn.map_err(|e| Failure::Member(format!("TLS: {}", report(&e))))?;
+            return match &monitor.check {
+                HealthCheck::Http(check) | HealthCheck::Https(check) => {
+                    http::probe(conn, check).await
+                }
+                _ => Ok("TLS handshake done".into()),
+            };
+        }
         match &monitor.check {
             HealthCheck::Ping => ping::probe(address.ip(), &self.shared).await,
             HealthCheck::Tcp => {

@@ -5,15 +5,50 @@ pub mod http1;
 pub mod tcp;
 
 use crate::io::Conn;
+use crate::runtime::PoolView;
+use crate::worker::WorkerShared;
 use budget::budget;
 use krater_dataplane_core::proxy_protocol;
+use krater_model::report;
 use krater_model::state::PoolProtocol;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Members that are tried for a connection or request: HAProxy's `retries 3` with `option redispatch`.
 pub const TRIES: usize = 4;
 
+/// A connection to the member at `address` that a request or bytes can be written to: connected,
+/// the client announced, TLS done, each within `timeout`. An error is the text of a log line; nothing
+/// of the client's was sent.
+async fn connect(
+    client: &Conn,
+    common_name: Option<&str>,
+    pool: &PoolView,
+    address: SocketAddr,
+    timeout: Duration,
+    worker: &WorkerShared,
+) -> Result<Conn, String> {
+    let conn = worker.connect(address, timeout).await;
+    let mut conn = conn.map_err(|error| report(&error))?;
+    announce(client, common_name, &mut conn, pool.conf.protocol)
+        .await
+        .map_err(|error| report(&error))?;
+    let Some(connector) = pool.connector() else {
+        return Ok(conn);
+    };
+    connector
+        .connect(conn, sni(client), timeout)
+        .await
+        .map_err(|error| format!("TLS: {}", report(&error)))
+}
+
+/// The server name that a client asked for.
+fn sni(client: &Conn) -> Option<&str> {
+    client.tls()?.sni.as_deref()
+}
+
 /// Tells a member who its client is, if its pool speaks the PROXY protocol. Must be the first bytes.
-pub async fn announce(
+async fn announce(
     client: &Conn,
     common_name: Option<&str>,
     member: &mut Conn,

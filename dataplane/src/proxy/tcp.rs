@@ -7,6 +7,7 @@ use super::{TRIES, budget};
 use crate::io::{self, Conn, IdleTimeouts, RelayError};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::worker::WorkerShared;
+use krater_dataplane_core::persistence::Token;
 use krater_model::{ListenerId, report};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -69,34 +70,31 @@ async fn open(
         let _either = tokio::time::timeout(inspect, client.readable()).await;
     }
     let timeout = timeouts.member_connect.duration();
-    let (guard, mut member) = reach(&pool, client.peer(), timeout, worker)
+    reach(&pool, client, timeout, worker)
         .await
-        .ok_or_else(|| format!("no member of pool {} can serve", pool.conf.id))?;
-    super::announce(client, None, &mut member, pool.conf.protocol)
-        .await
-        .map_err(|error| format!("{} went away: {}", guard.address(), report(&error)))?;
-    Ok((guard, member))
+        .ok_or_else(|| format!("no member of pool {} can serve", pool.conf.id))
 }
 
 /// Chooses and connects; another member when one cannot be reached, at most [`TRIES`] in all.
-pub async fn reach(
+async fn reach(
     pool: &PoolView,
-    client: SocketAddr,
+    client: &Conn,
     timeout: Duration,
     worker: &WorkerShared,
 ) -> Option<(MemberGuard, Conn)> {
     let mut tried = Vec::new();
     while tried.len() < TRIES {
         let input = SelectInput {
-            client,
+            client: client.peer(),
             exclude: &tried,
         };
-        let guard = select(pool, &input)?;
-        match worker.shared.connect(guard.address(), timeout).await {
+        let guard = select(pool, &input, &Token::None)?;
+        let connecting = super::connect(client, None, pool, guard.address(), timeout, worker);
+        match connecting.await {
             Ok(conn) => return Some((guard, conn)),
-            Err(error) => {
+            Err(reason) => {
                 guard.state().count_failure();
-                tracing::debug!(member.id = %guard.id(), reason = report(&error), "connect failed");
+                tracing::debug!(member.id = %guard.id(), reason, "connect failed");
                 tried.push(guard.id());
             }
         }

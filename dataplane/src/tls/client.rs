@@ -32,7 +32,7 @@ pub(crate) fn server_name(host: Option<&str>, address: IpAddr) -> ServerName<'st
 }
 
 #[derive(Debug)]
-struct Anything(Arc<CryptoProvider>);
+pub(super) struct Anything(pub(super) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Anything {
     fn verify_server_cert(

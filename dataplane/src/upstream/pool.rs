@@ -51,20 +51,24 @@ struct Idle {
 }
 
 impl Pool {
-    /// Takes the connection that was used last, and how many requests it has served. One that the
+    /// Takes the connection that was used last among those that suit, and how many requests it has served. One that the
     /// member has closed, or on which it sent something unasked, is dropped.
     pub fn take(
         &self,
         member: MemberId,
         address: SocketAddr,
         wanted: Wanted,
+        suits: impl Fn(&Conn) -> bool,
     ) -> Option<(Conn, u32)> {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.get_mut(&(member, address))?;
         let now = Instant::now();
         let keep = if wanted.fresh { FRESH } else { KEEP };
-        while let Some(at) = idle.iter().rposition(|i| !wanted.proved || i.served > 1) {
-            let found = idle.remove(at);
+        while let Some(at) = {
+            let fits = |i: &Idle| (!wanted.proved || i.served > 1) && suits(&i.conn);
+            idle.iter().rposition(fits)
+        } {
+            let mut found = idle.remove(at);
             self.count.set(self.count.get() - 1);
             if now.duration_since(found.since) > keep {
                 // All before it are older still. They stay for the sweep.

@@ -69,7 +69,13 @@ fn a_panic_ends_its_connection_and_gives_everything_back() {
                 panic!("on purpose");
             }
         };
-        guard(Rc::clone(&worker), place, peer, Box::pin(connection)).await;
+        guard(
+            Rc::clone(&worker),
+            (place, None),
+            peer,
+            Box::pin(connection),
+        )
+        .await;
         assert_eq!(worker.buffers.held(), 0);
         assert_eq!(view.runtime.snapshot().active_connections, 0);
     });
@@ -132,7 +138,7 @@ fn the_futures_of_a_connection_stay_small() {
     stream.set_nonblocking(true).unwrap();
     let serving = serve(Rc::clone(&worker), view, stream, address, address).unwrap();
     let inner = size_of_val(&*serving);
-    let outer = size_of_val(&guard(worker, place, address, serving));
+    let outer = size_of_val(&guard(worker, (place, None), address, serving));
     assert!(inner <= 1_024 && outer <= 384, "{inner} and {outer} bytes");
 }
 

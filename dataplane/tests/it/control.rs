@@ -66,6 +66,7 @@ fn what_is_wrong_is_refused_by_field_and_changes_nothing() {
         ),
         (
             lb(&|lb| {
+                lb.pools[0].protocol = PoolProtocol::Https;
                 lb.pools[0].tls = Some(PoolTls {
                     certificate: None,
                     ca: None,

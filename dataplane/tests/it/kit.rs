@@ -204,6 +204,7 @@ impl Setup {
             members: members.iter().map(|address| member(*address)).collect(),
         };
         let listener = Listener {
+            options: ListenerOptions::default(),
             id: ListenerId::random(),
             name: String::new(),
             enabled: true,

@@ -94,3 +94,39 @@ fn clients_outside_the_allowed_networks_are_closed_before_a_byte() {
     setup.apply(&dataplane);
     assert_eq!(byte(&mut setup.connect()), Some(b'x'));
 }
+
+#[test]
+fn one_client_cannot_take_all_places() {
+    use std::net::{SocketAddr, TcpStream};
+    for workers in [1, 4] {
+        let dataplane = Dataplane::start(workers);
+        let mut setup = Setup::tcp(&[named_echo(b'x')]);
+        let id = setup.listener().id;
+        setup.listener().options.connections_per_client = Some(3);
+        setup.apply(&dataplane);
+        let from = |client: [u8; 4]| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let socket = socket.unwrap();
+            socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+            socket.connect(&setup.address().into()).unwrap();
+            let stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream
+        };
+        let [greedy, other] = [[127, 3, 3, 1], [127, 3, 3, 2]];
+        let mut inside: Vec<_> = (0..3).map(|_| from(greedy)).collect();
+        for stream in &mut inside {
+            assert_eq!(byte(stream), Some(b'x'), "up to the limit");
+        }
+        assert_eq!(byte(&mut from(greedy)), None, "limit + 1");
+        assert_eq!(byte(&mut from(other)), Some(b'x'));
+        let limited = "krater_dataplane_limited_clients_total";
+        assert_eq!(dataplane.metric(limited), 1);
+        assert_eq!(dataplane.listener(id).stats.total_connections, 4);
+        drop(inside.pop());
+        until("a place came back", || {
+            (byte(&mut from(greedy)) == Some(b'x')).then_some(())
+        });
+        assert!(inside.iter_mut().all(goes_round));
+    }
+}

@@ -7,6 +7,7 @@
 
 mod kit;
 
+mod balance;
 mod control;
 mod health;
 mod http1;
@@ -15,3 +16,4 @@ mod process;
 mod relay;
 mod swap;
 mod tls;
+mod tls_members;

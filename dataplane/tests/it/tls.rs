@@ -11,16 +11,16 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(pub(crate) CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn issue(&self, name: &str) -> (CertificateDer<'static>, KeyPair, String) {
+    pub(crate) fn issue(&self, name: &str) -> (CertificateDer<'static>, KeyPair, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
@@ -28,21 +28,21 @@ impl Ca {
         (certificate.der().clone(), key, pem)
     }
 
-    fn roots(&self) -> RootCertStore {
+    pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         roots
     }
 }
 
-fn bundle(pem: &str) -> Certificate {
+pub(crate) fn bundle(pem: &str) -> Certificate {
     Certificate {
         id: CertificateId::of(pem.as_bytes()),
         pem: Secret::new(pem),
     }
 }
 
-fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
+pub(crate) fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::try_from(key.serialize_der()).unwrap()
 }
 
@@ -56,7 +56,11 @@ pub(crate) fn https_server(body: &'static str) -> SocketAddr {
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key_der(&key))
         .unwrap();
-    let config = Arc::new(config);
+    https_server_with(Arc::new(config), body)
+}
+
+/// The same with a configuration of the caller's.
+pub(crate) fn https_server_with(config: Arc<ServerConfig>, body: &'static str) -> SocketAddr {
     server(move |tcp| {
         let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut stream = StreamOwned::new(session, tcp);
@@ -93,7 +97,7 @@ fn mirror() -> SocketAddr {
     })
 }
 
-fn tls(certificate: &Certificate) -> ListenerTls {
+pub(crate) fn tls(certificate: &Certificate) -> ListenerTls {
     ListenerTls {
         default_certificate: certificate.id.clone(),
         sni_certificates: Vec::new(),
@@ -107,9 +111,9 @@ fn tls(certificate: &Certificate) -> ListenerTls {
     }
 }
 
-type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
+pub(crate) type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
 
-fn client_config(roots: RootCertStore, identity: Option<Identity>) -> ClientConfig {
+pub(crate) fn client_config(roots: RootCertStore, identity: Option<Identity>) -> ClientConfig {
     let provider = Arc::new(krater_dataplane::tls::provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -124,7 +128,7 @@ fn client_config(roots: RootCertStore, identity: Option<Identity>) -> ClientConf
 }
 
 /// One request; the answer, and the finished session.
-fn get(
+pub(crate) fn get(
     setup: &Setup,
     config: &Arc<ClientConfig>,
     name: &str,
@@ -254,6 +258,115 @@ fn client_certificates() {
             "{mode:?}: also not by an old ticket"
         );
         assert!(tried(&setup, &bad).is_err());
+    }
+}
+
+#[test]
+fn rules_look_at_the_clients_certificate() {
+    let dataplane = Dataplane::start(2);
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let (server, client_ca) = (bundle(&ca.issue("d.example").2), bundle(&clients.0.pem()));
+    let identity = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let shown = params.signed_by(&key, &clients.0).unwrap();
+        Some((shown.der().clone(), key_der(&key)))
+    };
+    let config = |identity| Arc::new(client_config(ca.roots(), identity));
+    let (none, alice, bob) = (
+        config(None),
+        config(identity("alice")),
+        config(identity("bob")),
+    );
+    let mut setup = terminated(&server);
+    let tls = setup.listener().tls.as_mut().unwrap();
+    tls.client_authentication = ClientAuthentication::Optional;
+    tls.client_ca = Some(client_ca.id.clone());
+    let certificates = [server, client_ca];
+    let cn = || L7Subject::SslDnField { key: "CN".into() };
+    let has = L7Subject::SslConnHasCert;
+    let verify = L7Subject::SslVerifyResult;
+    // Subject, comparison, value, negated; whether none, alice, bob are rejected.
+    for (subject, compare, value, invert, rejected) in [
+        (
+            has.clone(),
+            L7Compare::EqualTo,
+            "true",
+            false,
+            [false, true, true],
+        ),
+        (has, L7Compare::EqualTo, "True", true, [true, false, false]),
+        (
+            verify.clone(),
+            L7Compare::EqualTo,
+            "0",
+            false,
+            [true, true, true],
+        ),
+        (
+            verify,
+            L7Compare::EqualTo,
+            "1",
+            false,
+            [false, false, false],
+        ),
+        (
+            cn(),
+            L7Compare::EqualTo,
+            "alice",
+            false,
+            [false, true, false],
+        ),
+        (
+            cn(),
+            L7Compare::StartsWith,
+            "bo",
+            false,
+            [false, false, true],
+        ),
+        (
+            cn(),
+            L7Compare::Regex,
+            "^(alice|bob)$",
+            true,
+            [true, false, false],
+        ),
+        (
+            L7Subject::SslDnField { key: "O".into() },
+            L7Compare::Contains,
+            "alice",
+            false,
+            [false, false, false],
+        ),
+    ] {
+        let rule = L7Rule {
+            id: L7RuleId::random(),
+            enabled: true,
+            subject,
+            compare,
+            value: value.into(),
+            invert,
+        };
+        let shown = format!("{rule:?}");
+        setup.listener().l7_policies = vec![L7Policy {
+            id: L7PolicyId::random(),
+            enabled: true,
+            position: 1,
+            action: L7Action::Reject,
+            rules: vec![rule],
+        }];
+        assert_eq!(put(&dataplane, &setup, &certificates).0, 200);
+        let got = [&none, &alice, &bob].map(|config| {
+            get(&setup, config, "d.example")
+                .unwrap()
+                .0
+                .starts_with("HTTP/1.1 403")
+        });
+        assert_eq!(got, rejected, "{shown}");
     }
 }
 

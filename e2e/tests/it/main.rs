@@ -17,5 +17,6 @@ mod heartbeats;
 mod live;
 mod metrics;
 mod openstack;
+mod persistence;
 mod security;
 mod story;

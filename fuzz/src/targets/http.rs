@@ -3,12 +3,14 @@
 use krater_dataplane_core::exchange::{ClientInfo, RequestView as _};
 use krater_dataplane_core::http1::chunked::Chunked;
 use krater_dataplane_core::http1::framing::Framing;
-use krater_dataplane_core::http1::rewrite::{self, InsertPlan, ToClient, ToMember};
+use krater_dataplane_core::http1::rewrite::{self, InsertPlan, StickyCookie, ToClient, ToMember};
 use krater_dataplane_core::http1::{
     Body, Fault, MAX_HEAD, Method, RequestHead, ResponseHead, Scan, Scanner, Version,
 };
 use krater_dataplane_core::l7;
-use krater_model::state::{InsertHeader, L7Policy};
+use krater_dataplane_core::persistence::{INSERTED_COOKIE, Token};
+use krater_model::MemberId;
+use krater_model::state::{InsertHeader, L7Policy, Persistence};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 fn client() -> ClientInfo<'static> {
@@ -71,6 +73,7 @@ pub(super) fn request(data: &[u8]) {
         &ToMember {
             insert,
             client: &client,
+            hide_cookie: true,
         },
     );
     if out.len() <= MAX_HEAD {
@@ -89,6 +92,11 @@ pub(super) fn request(data: &[u8]) {
                 assert_eq!(again.framing, head.framing, "the member sees the same body");
                 assert_eq!(again.method_token(&out), head.method_token(data));
                 assert_eq!(again.view(&out).path(), head.view(data).path());
+                assert_eq!(
+                    Token::of(Some(&Persistence::HttpCookie), &again.view(&out)),
+                    Token::None,
+                    "our cookie stays here"
+                );
             }
             // Inserted lines may be one field too many for us; the member has its own limit.
             Err(fault) => assert_eq!(fault, Fault::TooManyFields, "what we write is well-formed"),
@@ -119,6 +127,7 @@ pub(super) fn response(data: &[u8]) {
             close: false,
             unchunk: false,
             hsts: None,
+            cookie: StickyCookie::Insert(MemberId::random()),
         };
         rewrite::response(&mut out, &head, data, &how);
         if out.len() <= MAX_HEAD {
@@ -136,6 +145,7 @@ pub(super) fn response(data: &[u8]) {
                 Ok(()) => {
                     assert_eq!(again.framing, head.framing, "the client sees the same body");
                     assert_eq!(again.status, head.status);
+                    assert!(again.set_cookie(&out, INSERTED_COOKIE).is_some());
                 }
                 Err(fault) => {
                     assert_eq!(fault, Fault::TooManyFields, "what we write is well-formed")

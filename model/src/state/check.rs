@@ -196,6 +196,18 @@ fn load_balancer(lb: &LoadBalancer, certificates: &HashSet<&CertificateId>) -> C
 
 fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
     unique("members", "id", pool.members.iter().map(|m| m.id))?;
+    let opaque = matches!(pool.protocol, PoolProtocol::Tcp | PoolProtocol::Https);
+    match &pool.persistence {
+        Some(persistence) if opaque && persistence.by_cookie() => {
+            let why = format!("a {:?} pool sees no cookie: use SOURCE_IP", pool.protocol);
+            return Err(FieldError::new("persistence", why));
+        }
+        Some(Persistence::AppCookie { cookie_name }) if !is_cookie_name(cookie_name) => {
+            let why = format!("{cookie_name:?} is no name of a cookie (RFC 6265 section 4.1.1)");
+            return Err(FieldError::new("persistence.cookie_name", why));
+        }
+        _ => {}
+    }
     if let Some(tls) = &pool.tls {
         for (field, id) in [
             ("certificate", &tls.certificate),
@@ -203,6 +215,13 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
             ("crl", &tls.crl),
         ] {
             known_certificate(field, id.as_ref(), certificates).map_err(|e| e.within("tls"))?;
+        }
+        if tls.crl.is_some() && tls.ca.is_none() {
+            return Err(FieldError::new("tls.crl", "needs ca"));
+        }
+        if pool.protocol == PoolProtocol::Https {
+            let why = "an HTTPS pool passes the client's TLS through: use TCP, HTTP or PROXY";
+            return Err(FieldError::new("tls", why));
         }
     }
     let Some(monitor) = &pool.health_monitor else {
@@ -251,7 +270,10 @@ fn listener(
                 format!("pool {id} is not in this load balancer"),
             ));
         };
-        if compatible(listener.protocol, pool.protocol) {
+        if listener.protocol == ListenerProtocol::Https && pool.needs_requests() {
+            let why = format!("an HTTPS listener sees no cookie, but pool {id} needs it");
+            Err(FieldError::new(field, why))
+        } else if compatible(listener.protocol, pool.protocol) {
             Ok(())
         } else {
             let (l, p) = (listener.protocol, pool.protocol);
@@ -267,6 +289,12 @@ fn listener(
     if listener.connection_limit == Some(0) {
         return Err(FieldError::new(
             "connection_limit",
+            "use at least 1, or leave it out",
+        ));
+    }
+    if listener.options.connections_per_client == Some(0) {
+        return Err(FieldError::new(
+            "options.connections_per_client",
             "use at least 1, or leave it out",
         ));
     }
@@ -375,6 +403,12 @@ pub(crate) const fn compatible(listener: ListenerProtocol, pool: PoolProtocol) -
         }
         ListenerProtocol::Https => matches!(pool, Https | Tcp | Proxy | Proxyv2),
     }
+}
+
+/// A token of at most 255 bytes (RFC 9110 section 5.6.2, as RFC 6265 section 4.1.1 demands).
+pub(crate) fn is_cookie_name(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    (1..=255).contains(&name.len()) && name.bytes().all(token)
 }
 
 fn unique<T: std::hash::Hash + Eq>(

@@ -39,6 +39,24 @@ pub struct Listener {
     /// L7 policies; HTTP and TERMINATED_HTTPS only.
     #[serde(default)]
     pub l7_policies: Vec<L7Policy>,
+    /// What Octavia's API does not have.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub options: ListenerOptions,
+}
+
+/// Options of appliances.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerOptions {
+    /// Concurrent connections of one client: an IPv4 address, or an IPv6 network of 64 bits, which is
+    /// what one customer has. More are closed before a byte is read.
+    #[serde(default)]
+    pub connections_per_client: Option<u32>,
+}
+
+/// Whether a part of a document says nothing, so that those who do not know it can read the rest.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What clients of a listener speak.

@@ -32,6 +32,15 @@ pub struct Pool {
     pub members: Vec<Member>,
 }
 
+impl Pool {
+    /// Whether members are found by something that only an HTTP request shows.
+    pub fn needs_requests(&self) -> bool {
+        self.persistence
+            .as_ref()
+            .is_some_and(Persistence::by_cookie)
+    }
+}
+
 /// What members speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -78,6 +87,13 @@ pub enum Persistence {
         /// Its name.
         cookie_name: String,
     },
+}
+
+impl Persistence {
+    /// Whether it looks at a cookie.
+    pub fn by_cookie(&self) -> bool {
+        matches!(self, Self::HttpCookie | Self::AppCookie { .. })
+    }
 }
 
 /// TLS towards members.

@@ -167,6 +167,22 @@ fn every_rule_refuses_and_names_the_field() {
             "load_balancers[0].listeners[0].",
         ),
         (
+            "/load_balancers/0/listeners/0/options",
+            json!({"connections_per_client": 0}),
+            "load_balancers[0].listeners[0].options.connections_per_client",
+        ),
+        (
+            "/load_balancers/0/pools/0/persistence",
+            json!({"type": "APP_COOKIE", "cookie_name": "a=b"}),
+            "load_balancers[0].pools[0].persistence.cookie_name",
+        ),
+        (
+            "/load_balancers/0/pools/0",
+            json!({"id": id(3), "protocol": "TCP", "algorithm": "ROUND_ROBIN",
+                "persistence": {"type": "HTTP_COOKIE"}}),
+            "load_balancers[0].pools[0].persistence",
+        ),
+        (
             "/load_balancers/0/pools/0/members/0/weight",
             json!(257),
             "load_balancers[0].pools[0].members[0].weight",

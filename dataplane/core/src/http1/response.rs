@@ -32,6 +32,15 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// The value of the last cookie called `name` that it sets (HAProxy's `res.cook`).
+    pub fn set_cookie<'a>(&self, buffer: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        let mut lines = self.fields.iter().rev();
+        lines.find_map(|field| {
+            let line = (field.known == Known::SetCookie).then(|| field.value.of_buffer(buffer))?;
+            crate::persistence::set_cookie(line, name)
+        })
+    }
+
     /// Parses the head in `start..end` of `buffer`: the answer to a request with `method`, which
     /// offered to switch to one of these protocols (see [`super::RequestHead::offered`]).
     pub fn parse(

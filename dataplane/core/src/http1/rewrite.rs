@@ -7,6 +7,8 @@ use super::head::{Field, Known, Span, Version};
 use super::request::RequestHead;
 use super::response::ResponseHead;
 use crate::exchange::{ClientCertificate, ClientInfo};
+use crate::persistence::{INSERTED_COOKIE, set_cookie};
+use krater_model::MemberId;
 use krater_model::state::{Hsts, InsertHeader};
 use std::io::Write as _;
 
@@ -110,6 +112,8 @@ pub struct ToMember<'a> {
     pub insert: InsertPlan,
     /// Who asks.
     pub client: &'a ClientInfo<'a>,
+    /// The cookie that HTTP_COOKIE persistence inserted stays between the client and us.
+    pub hide_cookie: bool,
 }
 
 /// Appends the head that goes to a member. HTTP/1.1 always: the connection to a member is ours.
@@ -132,9 +136,17 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buffer: &[u8], how: &ToMem
             None => put(out, format_args!("Host: {}\r\n", how.client.local)),
         }
     }
+    let holds_ours = |field: &Field| {
+        how.hide_cookie
+            && field.known == Known::Cookie
+            && pairs(field.value.of_buffer(buffer)).any(is_ours)
+    };
     copy_lines(out, &head.fields, head.end, buffer, |field| {
-        field.drop || how.insert.replaces(field.known)
+        field.drop || how.insert.replaces(field.known) || holds_ours(field)
     });
+    for field in head.fields.iter().filter(|f| !f.drop && holds_ours(f)) {
+        cookie_line(out, field.value.of_buffer(buffer));
+    }
     if head.framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -144,6 +156,28 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buffer: &[u8], how: &ToMem
     }
     insert(out, head, buffer, how);
     out.extend_from_slice(b"\r\n");
+}
+
+/// The pairs of a Cookie field as they stand there (RFC 6265 section 4.2.1).
+fn pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b';').map(<[u8]>::trim_ascii)
+}
+
+fn is_ours(pair: &[u8]) -> bool {
+    set_cookie(pair, INSERTED_COOKIE).is_some()
+}
+
+/// A Cookie field without ours; no line when nothing else is in it.
+fn cookie_line(out: &mut Vec<u8>, value: &[u8]) {
+    let mut separator: &[u8] = b"Cookie: ";
+    for pair in pairs(value).filter(|pair| !pair.is_empty() && !is_ours(pair)) {
+        out.extend_from_slice(separator);
+        out.extend_from_slice(pair);
+        separator = b"; ";
+    }
+    if separator == b"; " {
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 fn upgrade_lines(out: &mut Vec<u8>, fields: &[Field], buffer: &[u8]) {
@@ -206,6 +240,19 @@ fn insert(out: &mut Vec<u8>, head: &RequestHead, buffer: &[u8], how: &ToMember<'
     }
 }
 
+/// What HTTP_COOKIE persistence does to a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StickyCookie {
+    /// Nothing: the pool has none.
+    #[default]
+    Untouched,
+    /// The client has the cookie of this member. One of the same name that the member sets is taken
+    /// away (HAProxy's `indirect`).
+    Known,
+    /// The client gets the cookie of this member, and caches are told (HAProxy's `nocache`).
+    Insert(MemberId),
+}
+
 /// How a response head goes to the client.
 #[derive(Debug, Clone, Copy)]
 pub struct ToClient {
@@ -217,6 +264,8 @@ pub struct ToClient {
     pub unchunk: bool,
     /// Strict-Transport-Security, on TLS.
     pub hsts: Option<Hsts>,
+    /// Persistence by a cookie of ours.
+    pub cookie: StickyCookie,
 }
 
 /// Appends the head that goes to the client.
@@ -226,10 +275,22 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buffer: &[u8], how: &ToC
     out.extend_from_slice(b"\r\n");
     let set_hsts = how.hsts.is_some() && head.status >= 200;
     copy_lines(out, &head.fields, head.end, buffer, |field| {
-        field.drop || set_hsts && field.known == Known::StrictTransportSecurity
+        field.drop
+            || set_hsts && field.known == Known::StrictTransportSecurity
+            || how.cookie != StickyCookie::Untouched
+                && field.known == Known::SetCookie
+                && is_ours(field.value.of_buffer(buffer))
     });
     if let Some(length) = head.reduced_length {
         put(out, format_args!("Content-Length: {length}\r\n"));
+    }
+    if let StickyCookie::Insert(member) = how.cookie {
+        put(
+            out,
+            format_args!(
+                "Set-Cookie: {INSERTED_COOKIE}={member}; path=/\r\nCache-Control: private\r\n"
+            ),
+        );
     }
     if head.framing == Framing::Chunked && !how.unchunk {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");

@@ -6,6 +6,7 @@ use crate::exchange::{ClientCertificate, ClientInfo};
 use krater_model::state::{Hsts, InsertHeader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+mod cookies;
 mod hostile;
 mod responses;
 
@@ -76,6 +77,7 @@ fn rewritten(raw: &[u8], insert: &[InsertHeader], client: &ClientInfo<'_>) -> St
     let how = rewrite::ToMember {
         insert: rewrite::InsertPlan::new(insert),
         client,
+        hide_cookie: false,
     };
     rewrite::request(&mut out, &head, raw, &how);
     String::from_utf8(out).unwrap()
@@ -401,6 +403,7 @@ fn responses_on_their_way_out() {
         close: false,
         unchunk: false,
         hsts: Some(hsts),
+        cookie: rewrite::StickyCookie::Untouched,
     };
     rewrite::response(&mut out, &head, &raw, &how);
     assert_eq!(
@@ -414,6 +417,7 @@ fn responses_on_their_way_out() {
         close: true,
         unchunk: true,
         hsts: None,
+        cookie: rewrite::StickyCookie::Untouched,
     };
     rewrite::response(&mut out, &head, &raw, &how);
     assert_eq!(
@@ -536,6 +540,7 @@ mod properties {
                         close: true,
                         unchunk: false,
                         hsts: None,
+                        cookie: rewrite::StickyCookie::Untouched,
                     };
                     let mut out = Vec::new();
                     rewrite::response(&mut out, &head, &raw, &how);

@@ -16,6 +16,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use rule::cookies;
 use rule::{Key, Rule, Scratch};
 
 /// Classes in the order in which they are tried.

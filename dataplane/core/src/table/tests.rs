@@ -1,6 +1,6 @@
 use super::*;
 use krater_model::state::{
-    HealthCheck, L7Compare, L7Policy, L7Rule, L7Subject, ListenerProtocol, PoolTls,
+    HealthCheck, L7Compare, L7Policy, L7Rule, L7Subject, ListenerOptions, ListenerProtocol,
 };
 use krater_model::{
     Epoch, Generation, HealthMonitorId, L7PolicyId, L7RuleId, Millis, Port, ProbeCount, SCHEMA,
@@ -37,6 +37,7 @@ fn pool(members: usize) -> Pool {
 
 fn listener(port: u64, default_pool: PoolId) -> Listener {
     Listener {
+        options: ListenerOptions::default(),
         id: ListenerId::random(),
         name: String::new(),
         enabled: true,
@@ -195,27 +196,12 @@ fn a_policy_to_a_disabled_pool_is_left_out() {
 }
 
 #[test]
-fn what_has_no_effect_is_refused_by_field() {
+fn what_cannot_be_is_refused_by_field() {
     let refused = |edit: &dyn Fn(&mut LoadBalancer)| {
         let mut snapshot = snapshot();
         edit(&mut snapshot.load_balancers[0]);
         RoutingTable::compile(snapshot, None).unwrap_err()
     };
-    let cookie = Persistence::AppCookie {
-        cookie_name: "JSESSIONID".into(),
-    };
-    let error = refused(&|lb| lb.pools[1].persistence = Some(cookie.clone()));
-    assert_eq!(error.field, "load_balancers[0].pools[1].persistence");
-    assert_eq!(error.why, "not supported yet: persistence");
-    let tls = PoolTls {
-        certificate: None,
-        ca: None,
-        crl: None,
-        versions: Vec::new(),
-        ciphers: Vec::new(),
-    };
-    let error = refused(&|lb| lb.pools[0].tls = Some(tls.clone()));
-    assert_eq!(error.why, "not supported yet: tls");
     let error = refused(&|lb| lb.pools[1].members[0].id = lb.pools[0].members[0].id);
     assert_eq!(error.field, "load_balancers[0].pools[1].members[0].id");
 }

@@ -10,9 +10,10 @@ use crate::runtime::{ListenerView, PoolView};
 use crate::upstream::pool::Wanted;
 use krater_dataplane_core::exchange::Decision;
 use krater_dataplane_core::http1::framing::{Framing, Side};
-use krater_dataplane_core::http1::rewrite::{self, ToClient, ToMember};
+use krater_dataplane_core::http1::rewrite::{self, StickyCookie, ToClient, ToMember};
 use krater_dataplane_core::http1::{Fault, Method, Refusal, Scan, Scanner, Version};
-use krater_model::state::Hsts;
+use krater_dataplane_core::persistence::Token;
+use krater_model::state::{Hsts, Persistence};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -72,9 +73,9 @@ pub(super) async fn run(session: &mut Session, scratch: &mut Scratch) -> After {
     };
     let end = usize::from(request.end);
     match route(session, scratch, &view, &asked) {
-        Route::Pool(pool) => {
+        Route::Pool(pool, token) => {
             session.inbox.consume(end);
-            relay(session, scratch, &asked, view, pool).await
+            relay(session, scratch, &asked, view, (pool, token)).await
         }
         Route::Refuse(why) => {
             session.inbox.consume(end);
@@ -90,7 +91,8 @@ pub(super) async fn run(session: &mut Session, scratch: &mut Scratch) -> After {
 }
 
 enum Route {
-    Pool(Arc<PoolView>),
+    /// And what ties the client to a member of it.
+    Pool(Arc<PoolView>, Token),
     Refuse(Refusal),
     /// The answer is in `scratch.up`.
     Answered,
@@ -122,12 +124,15 @@ fn route(session: &Session, scratch: &mut Parts, view: &ListenerView, asked: &As
     let Some(pool) = pool else {
         return Route::Refuse(Refusal::NoMember);
     };
+    let persistence = pool.conf.persistence.as_ref();
     let how = ToMember {
         insert: view.conf.insert,
         client: &client,
+        hide_cookie: persistence == Some(&Persistence::HttpCookie),
     };
     rewrite::request(up, request, buffer, &how);
-    Route::Pool(Arc::clone(pool))
+    let token = Token::of(persistence, &request.view(buffer));
+    Route::Pool(Arc::clone(pool), token)
 }
 
 async fn relay(
@@ -135,13 +140,14 @@ async fn relay(
     scratch: &mut Scratch,
     asked: &Asked,
     view: Arc<ListenerView>,
-    pool: Arc<PoolView>,
+    (pool, token): (Arc<PoolView>, Token),
 ) -> After {
     let mut wanted = member::Request {
         reuse: Some(Wanted {
             proved: session.served == 0,
             fresh: !asked.method.idempotent(),
         }),
+        token,
     };
     let mut configuration = Some((view, pool));
     let (mut upstream, mut up) = loop {
@@ -244,6 +250,7 @@ async fn response_head(
                 close: false,
                 unchunk: false,
                 hsts: None,
+                cookie: StickyCookie::Untouched,
             };
             down.clear();
             rewrite::response(down, response, bytes, &how);
@@ -406,8 +413,10 @@ async fn respond(
         close,
         unchunk,
         hsts: asked.hsts,
+        cookie: upstream.cookie,
     };
     rewrite::response(down, response, upstream.inbox.bytes(), &how);
+    upstream.learn(response);
     upstream.inbox.consume(usize::from(response.end));
     let head = std::mem::take(down);
     let mut transfer = Transfer::new(head, response.framing, Side::Member, unchunk);
@@ -537,9 +546,11 @@ async fn upgraded(
         close: false,
         unchunk: false,
         hsts: None,
+        cookie: upstream.cookie,
     };
     down.clear();
     rewrite::response(down, response, upstream.inbox.bytes(), &how);
+    upstream.learn(response);
     upstream.inbox.consume(usize::from(response.end));
     down.extend_from_slice(upstream.inbox.bytes());
     upstream.inbox.clear();

@@ -3,12 +3,16 @@
 use super::Session;
 use super::inbox::Inbox;
 use crate::io::Conn;
-use crate::proxy::{TRIES, announce};
-use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
+use crate::proxy::{self, TRIES};
+use crate::runtime::{ListenerView, MemberGuard, PoolRuntime, PoolView, SelectInput, select};
 use crate::upstream::pool::Wanted;
-use krater_dataplane_core::http1::Refusal;
+use krater_dataplane_core::http1::rewrite::StickyCookie;
+use krater_dataplane_core::http1::{Refusal, ResponseHead};
+use krater_dataplane_core::persistence::{CookieKey, Token};
+use krater_dataplane_core::table::PoolConf;
 use krater_model::MemberId;
-use krater_model::state::PoolProtocol;
+use krater_model::state::{Persistence, PoolProtocol};
+use std::sync::Arc;
 
 /// A member that takes the request.
 #[derive(Debug)]
@@ -20,6 +24,47 @@ pub(super) struct Upstream {
     pub(super) served: u32,
     /// It may serve other clients' requests afterwards.
     pub(super) shareable: bool,
+    /// What its response does to the client's cookies.
+    pub(super) cookie: StickyCookie,
+    /// Who learns from the cookies that it sets.
+    learner: Option<(Arc<PoolConf>, Arc<PoolRuntime>)>,
+}
+
+impl Upstream {
+    fn new(pool: &PoolView, guard: MemberGuard, conn: Conn, served: u32, shareable: bool) -> Self {
+        let (mut cookie, mut learner) = (StickyCookie::Untouched, None);
+        match &pool.conf.persistence {
+            Some(Persistence::HttpCookie) if guard.followed() => cookie = StickyCookie::Known,
+            Some(Persistence::HttpCookie) => cookie = StickyCookie::Insert(guard.id()),
+            Some(Persistence::AppCookie { .. }) => {
+                learner = Some((Arc::clone(&pool.conf), Arc::clone(&pool.runtime)));
+            }
+            Some(Persistence::SourceIp { .. }) | None => {}
+        }
+        Self {
+            guard,
+            conn,
+            inbox: Inbox::default(),
+            served,
+            shareable,
+            cookie,
+            learner,
+        }
+    }
+
+    /// Notes the session that the response begins, if the pool keeps clients by the application's cookie.
+    pub(super) fn learn(&self, response: &ResponseHead) {
+        let Some((conf, runtime)) = &self.learner else {
+            return;
+        };
+        let Some(Persistence::AppCookie { cookie_name }) = &conf.persistence else {
+            return;
+        };
+        let value = response.set_cookie(self.inbox.bytes(), cookie_name);
+        if let Some(key) = value.and_then(CookieKey::new) {
+            runtime.learn(key, self.guard.id());
+        }
+    }
 }
 
 /// How to get one.
@@ -27,6 +72,8 @@ pub(super) struct Upstream {
 pub(super) struct Request {
     /// What an idle connection must be like; none: only a fresh one will do.
     pub(super) reuse: Option<Wanted>,
+    /// What ties the client to a member.
+    pub(super) token: Token,
 }
 
 /// Chooses a member and takes or makes a connection to it.
@@ -43,41 +90,25 @@ pub(super) async fn obtain(
             client,
             exclude: &tried,
         };
-        let Some(guard) = select(pool, &input) else {
+        let Some(guard) = select(pool, &input, &request.token) else {
             break;
         };
         let (id, address) = (guard.id(), guard.address());
         let shareable = !announces_client(pool);
+        let suits = |conn: &Conn| conn.suits(pool.connector(), proxy::sni(&session.conn));
         if let Some(wanted) = request.reuse.filter(|_| shareable)
-            && let Some((conn, served)) = session.worker.members.take(id, address, wanted)
+            && let Some((conn, served)) = session.worker.members.take(id, address, wanted, suits)
         {
-            return Ok(Upstream {
-                guard,
-                conn,
-                inbox: Inbox::default(),
-                served,
-                shareable,
-            });
+            return Ok(Upstream::new(pool, guard, conn, served, shareable));
         }
         let timeout = view.conf.timeouts.member_connect.duration();
         let name = session.certificate.as_ref().map(|c| c.common_name());
         let name = name.filter(|name| !name.is_empty());
-        let connected = match session.worker.connect(address, timeout).await {
-            Ok(mut conn) => announce(&session.conn, name, &mut conn, pool.conf.protocol)
-                .await
-                .map(|()| conn)
-                .map_err(|error| krater_model::report(&error)),
-            Err(error) => Err(krater_model::report(&error)),
-        };
-        match connected {
+        let worker = &session.worker;
+        let connecting = proxy::connect(&session.conn, name, pool, address, timeout, worker);
+        match connecting.await {
             Ok(conn) => {
-                return Ok(Upstream {
-                    guard,
-                    conn,
-                    inbox: Inbox::default(),
-                    served: 0,
-                    shareable,
-                });
+                return Ok(Upstream::new(pool, guard, conn, 0, shareable));
             }
             Err(error) => {
                 guard.state().count_failure();

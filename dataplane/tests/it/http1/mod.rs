@@ -2,6 +2,7 @@
 
 mod faults;
 mod kit;
+mod persistence;
 mod policies;
 mod relay;
 mod smuggling;
