@@ -3,10 +3,12 @@
 //! | command | what it is |
 //! |---|---|
 //! | `load` | the load generator alone, against any server |
+//! | `run` | Krater, HAProxy, nginx and no load balancer at all, in turn, on a topology of its own |
 //! | `origin` | the server whose answers the load generator can verify byte for byte |
 //!
 //! What belongs here: measuring. What never will: anything that the product needs to work.
 
+mod bench;
 mod cpu;
 mod framing;
 mod load;
@@ -37,8 +39,8 @@ enum Command {
     Load(load::Args),
     /// Serves known answers until standard input ends
     Origin(origin::Args),
-    /// Runs workloads on Krater and its peers in turn (not supported yet)
-    Run,
+    /// Runs workloads on Krater and its peers in turn
+    Run(bench::Args),
     /// Compares two Krater binaries (not supported yet)
     Compare,
     /// Makes an HTML report (not supported yet)
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
             load::run(&args).and_then(|summary| output::print(&summary, args.json))
         }
         Command::Origin(args) => origin::run(&args).map(|()| true),
-        Command::Run => Err(anyhow::anyhow!("not supported yet: run")),
+        Command::Run(args) => bench::run(&args),
         Command::Compare => Err(anyhow::anyhow!("not supported yet: compare")),
         Command::Report => Err(anyhow::anyhow!("not supported yet: report")),
     };
