@@ -13,7 +13,7 @@ pub(crate) use execute::{HOT_PLUG, LinkError, Links};
 use crate::ledger::{self, Ledger, LedgerError, Restored};
 use krater_model::FieldError;
 use krater_model::control::{Applied, Snapshot, VrrpConfig};
-use krater_model::state::{DesiredState, Interface};
+use krater_model::state::{DesiredState, Interface, VirtualRouter};
 use krater_model::units::Revision;
 use krater_model::wire::agent::StateApplied;
 use krater_net::link::LinkControl;
@@ -356,14 +356,20 @@ impl<L: LinkControl, N: AsFd + Send + Sync, F: Family> Applier<L, N, F> {
     /// Gives vrrp its part of the state in force, after it was started.
     pub(crate) async fn push_vrrp(&self) -> Result<Option<Applied>, PushError> {
         let _pushing = self.push.lock().await;
-        match self.current() {
-            Some(current) => self
-                .family
-                .vrrp(&current.state.vrrp_config())
-                .await
-                .map(Some),
-            None => Ok(None),
+        let Some(current) = self.current() else {
+            return Ok(None);
+        };
+        let mut config = current.state.vrrp_config();
+        if !current.complete {
+            // A router whose password is sealed away stays down until the controller sends it; with it
+            // the same document is other content to vrrp.
+            let sealed =
+                |r: &VirtualRouter| r.password.as_ref().is_some_and(|p| p.expose().is_empty());
+            config.routers.retain(|router| !sealed(router));
+            let generation = &mut config.revision.generation;
+            generation.0 = generation.0.saturating_sub(1);
         }
+        self.family.vrrp(&config).await.map(Some)
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Restored {
 struct Record {
     schema: u32,
     digest: String,
-    /// Without certificates, and with an empty heartbeat key.
+    /// Without certificates, and with an empty heartbeat key and empty passwords.
     state: DesiredState,
     /// Hex of the sealed [`Secrets`].
     #[serde(default)]
@@ -66,6 +66,9 @@ struct Record {
 struct Secrets {
     certificates: Vec<(CertificateId, Secret)>,
     heartbeat_key: Option<Secret>,
+    /// Of the virtual routers that have one, in their order.
+    #[serde(default)]
+    vrrp_passwords: Vec<Secret>,
 }
 
 /// SHA-256 of a document in its canonical form, hex.
@@ -132,7 +135,12 @@ impl Ledger {
         let mut secrets = Secrets {
             certificates: certificates.into_iter().map(|c| (c.id, c.pem)).collect(),
             heartbeat_key: None,
+            vrrp_passwords: Vec::new(),
         };
+        for password in bare.vrrp.iter_mut().filter_map(|r| r.password.as_mut()) {
+            let password = std::mem::replace(password, Secret::new(""));
+            secrets.vrrp_passwords.push(password);
+        }
         if let Some(heartbeat) = &mut bare.heartbeat {
             let key = std::mem::replace(&mut heartbeat.key, Secret::new(""));
             secrets.heartbeat_key = Some(key);
@@ -190,6 +198,11 @@ impl Ledger {
         if let (Some(heartbeat), Some(key)) = (&mut restored.state.heartbeat, secrets.heartbeat_key)
         {
             heartbeat.key = key;
+        }
+        let places = restored.state.vrrp.iter_mut();
+        let places = places.filter_map(|router| router.password.as_mut());
+        for (place, password) in places.zip(secrets.vrrp_passwords) {
+            *place = password;
         }
         restored.complete = true;
         Ok(restored)

@@ -1,13 +1,13 @@
 //! `krater.toml`: the controller's configuration. Unknown keys are refused.
 
 use ipnet::IpNet;
-use krater_model::{Centiseconds, FieldError, Millis};
-use serde::Deserialize;
+use krater_model::{Centiseconds, FieldError, Millis, VrrpVersion};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The whole file. Every key has a default; an empty file is valid.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The REST API.
@@ -29,7 +29,7 @@ pub struct Config {
 }
 
 /// `[api]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// Where it listens. Without authentication only loopback addresses are accepted.
@@ -45,7 +45,7 @@ impl Default for Api {
 }
 
 /// How many amphorae a load balancer has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Topology {
     /// One.
@@ -66,7 +66,7 @@ impl Topology {
 }
 
 /// `[controller]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Controller {
     /// Topology of new load balancers.
@@ -94,7 +94,7 @@ impl Default for Controller {
 }
 
 /// `[heartbeat]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heartbeat {
     /// How often an amphora sends.
@@ -120,23 +120,40 @@ impl Default for Heartbeat {
 }
 
 /// `[vrrp]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vrrp {
-    /// Advertisement interval in centiseconds, 1 to 4095.
+    /// Advertisement interval in centiseconds, 1 to 4095; whole seconds in version 2.
     pub advert_centiseconds: Centiseconds,
+    /// Protocol between the amphorae of a pair: 3, or 2 as upstream's keepalived speaks it. VIPs of IPv6
+    /// always have 3.
+    pub version: VrrpVersion,
+    /// Whether version 2 carries a password (`auth_type PASS`), one for each load balancer.
+    pub auth: VrrpAuth,
+}
+
+/// `[vrrp] auth`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VrrpAuth {
+    /// No authentication; version 3 has none.
+    None,
+    /// A password in clear.
+    Pass,
 }
 
 impl Default for Vrrp {
     fn default() -> Self {
         Self {
             advert_centiseconds: Centiseconds::new(10).unwrap_or(Centiseconds::MIN),
+            version: VrrpVersion::V3,
+            auth: VrrpAuth::None,
         }
     }
 }
 
 /// `[certificates]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Certificates {
     /// Validity of an amphora's certificate.
@@ -155,7 +172,7 @@ impl Default for Certificates {
 }
 
 /// `[housekeeping]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Housekeeping {
     /// How often it runs.
@@ -174,7 +191,7 @@ impl Default for Housekeeping {
 }
 
 /// `[logging]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Logging {
     /// `error`, `warn`, `info`, `debug` or `trace`.
@@ -202,7 +219,7 @@ impl Default for Logging {
 }
 
 /// One `[[networks]]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Unique name.
@@ -212,7 +229,7 @@ pub struct Network {
 }
 
 /// One `[[networks.subnets]]`; the gateway is the first address.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subnet {
     /// Unique name.
@@ -262,6 +279,18 @@ impl Config {
         if !(1..=256).contains(&self.controller.workers) {
             return refuse("controller.workers", "use 1 to 256".into());
         }
+        let vrrp = &self.vrrp;
+        let v2 = vrrp.version == VrrpVersion::V2;
+        if v2 && !vrrp.advert_centiseconds.value().is_multiple_of(100) {
+            let why = format!(
+                "{}: version 2 counts whole seconds, use a multiple of 100",
+                vrrp.advert_centiseconds
+            );
+            return refuse("vrrp.advert_centiseconds", why);
+        }
+        if !v2 && vrrp.auth != VrrpAuth::None {
+            return refuse("vrrp.auth", "version 3 has none: use version = 2".into());
+        }
         let days = &self.certificates;
         if days.validity_days == 0 || days.rotate_before_days >= days.validity_days {
             return refuse(
@@ -283,6 +312,14 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// The text of a file that means the same: every key that has a value, and the networks by name.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(&Self {
+            networks: self.inventory(),
+            ..self.clone()
+        })
     }
 
     /// The networks to make at the first start.
@@ -346,6 +383,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_printed_means_the_same() {
+        let text = Config::default().to_toml().unwrap();
+        let read = Config::parse(&text).unwrap();
+        assert_eq!(read.inventory(), default_networks());
+        let networks = Vec::new();
+        assert_eq!(Config { networks, ..read }, Config::default());
+    }
+
+    /// The file in the documentation is valid, has every key, and says the defaults.
+    #[test]
+    fn the_documented_file_is_the_default() {
+        let page = include_str!("../../docs/configuration.md");
+        let file = page.split("```toml\n").nth(1).unwrap();
+        let file = file.split("```").next().unwrap();
+        let read = Config::parse(file).unwrap();
+        assert_eq!(
+            read.to_toml().unwrap(),
+            Config::default().to_toml().unwrap()
+        );
+        let printed: toml::Table = Config::default().to_toml().unwrap().parse().unwrap();
+        for (section, keys) in &printed {
+            let heading = format!("[{section}]");
+            assert!(file.contains(&heading), "{heading} is not documented");
+            for key in keys.as_table().into_iter().flat_map(|keys| keys.keys()) {
+                let line = format!("\n{key} = ");
+                assert!(file.contains(&line), "{section}.{key} is not documented");
+            }
+        }
+        // Keys without a value as shipped stand there as comments.
+        for key in ["amphora_bin", "amphora_workers", "file"] {
+            assert!(
+                file.contains(&format!("\n# {key} = ")),
+                "{key} is not documented"
+            );
+        }
+    }
+
+    #[test]
     fn refusals_name_the_key() {
         for (text, named) in [
             ("[controller]\ntopolgy = \"SINGLE\"", "topolgy"),
@@ -355,6 +430,10 @@ mod tests {
                 "heartbeat.stale_after_ms",
             ),
             ("[vrrp]\nadvert_centiseconds = 0", "out of range"),
+            ("[vrrp]\nversion = 2", "vrrp.advert_centiseconds"),
+            ("[vrrp]\nauth = \"pass\"", "vrrp.auth"),
+            ("[vrrp]\nauth = \"ah\"", "unknown variant"),
+            ("[vrrp]\nversion = 4", "out of range"),
             ("[logging]\nlevel = \"loud\"", "logging.level"),
             ("[controller]\nworkers = 0", "controller.workers"),
         ] {

@@ -1,8 +1,10 @@
 //! Rows of the database → the desired state of one amphora. Pure: no I/O, no clock.
 //!
-//! Children that are PENDING_DELETE are left out: the document is what shall be when the flow has ended.
+//! Children that are PENDING_DELETE are left out: the document is what shall be when the flow has ended. So
+//! are those in ERROR: their creation was undone, and they serve nobody until they are changed.
 //! The result went through `DesiredState::parse`'s checks, so that an agent has no reason to refuse it.
 
+use crate::config::{Vrrp, VrrpAuth};
 use crate::db::entity::{
     amphora, health_monitor, l7policy, l7rule, listener, member, pool, subnet,
 };
@@ -12,11 +14,11 @@ use krater_model::state::{
     Algorithm, Announce, HealthCheck, HealthMonitor, Heartbeat, HttpCheck, HttpVersion,
     InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule, L7Subject,
     Listener, ListenerOptions, ListenerProtocol, LoadBalancer, Logging, Member, Persistence, Pool,
-    PoolProtocol, Route, Rule, Timeouts, VirtualRouter,
+    PoolProtocol, Route, Rule, Timeouts, VirtualRouter, VrrpChecksum,
 };
 use krater_model::{
-    AmphoraId, Centiseconds, DesiredState, Epoch, FieldError, Generation, Millis, Port, Priority,
-    ProbeCount, SCHEMA, StatusCode, Vrid, Weight,
+    AmphoraId, DesiredState, Epoch, FieldError, Generation, HopLimit, Millis, Port, Priority,
+    ProbeCount, SCHEMA, Secret, StatusCode, Vrid, VrrpVersion, Weight,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -45,8 +47,8 @@ pub struct Common {
     pub epoch: Epoch,
     /// Where heartbeats go.
     pub heartbeat: Heartbeat,
-    /// Advertisement interval.
-    pub advert_interval: Centiseconds,
+    /// How the amphorae of a pair speak VRRP.
+    pub vrrp: Vrrp,
     /// Logging of the amphora's processes.
     pub logging: Logging,
 }
@@ -136,7 +138,7 @@ pub fn port_name(amphora_id: &str, interface: &str) -> String {
 }
 
 fn stays(provisioning_status: &str) -> bool {
-    provisioning_status != "PENDING_DELETE" && provisioning_status != "DELETED"
+    !["PENDING_DELETE", "DELETED", "ERROR"].contains(&provisioning_status)
 }
 
 fn interfaces(graph: &Graph, amphora: &amphora::Model) -> Built<Vec<Interface>> {
@@ -257,12 +259,25 @@ fn router(
         .vrrp_priority
         .unwrap_or_else(|| i32::from(MASTER_PRIORITY));
     let vrid = amphora.vrrp_id.unwrap_or(1);
+    // Version 2 knows IPv4 only.
+    let version = match vip {
+        IpAddr::V4(_) => common.vrrp.version,
+        IpAddr::V6(_) => VrrpVersion::V3,
+    };
+    let pass = version == VrrpVersion::V2 && common.vrrp.auth == VrrpAuth::Pass;
     Ok(VirtualRouter {
         vrid: ranged("amphora.vrrp_id", vrid, Vrid::new)?,
         interface: VIP_INTERFACE.into(),
+        version,
+        password: pass.then(|| password(&common.heartbeat.key, &graph.load_balancer.id)),
+        checksum: VrrpChecksum::Learn,
+        multicast: false,
+        min_hop_limit: HopLimit::MAX,
+        accept: true,
         priority: ranged("amphora.vrrp_priority", priority, Priority::new)?,
-        advert_interval: common.advert_interval,
+        advert_interval: common.vrrp.advert_centiseconds,
         preempt: false,
+        preempt_delay: Millis::default(),
         source: own(amphora)?,
         peers: peers.iter().map(|peer| own(peer)).collect::<Built<_>>()?,
         addresses: vec![address],
@@ -272,6 +287,22 @@ fn router(
         track_dataplane: true,
         announce: Announce::default(),
     })
+}
+
+/// Seven characters, as Octavia has them, the same at each call and other ones for each load balancer.
+/// Derived, so that no table holds it; it is readable on the VIP network whoever made it.
+fn password(key: &Secret, load_balancer: &str) -> Secret {
+    use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+    let tag = sign(
+        &Key::new(HMAC_SHA256, key.expose().as_bytes()),
+        format!("krater vrrp password {load_balancer}").as_bytes(),
+    );
+    let hex: String = tag
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Secret::new(hex.get(..7).unwrap_or_default())
 }
 
 fn load_balancer(graph: &Graph) -> Built<LoadBalancer> {

@@ -63,6 +63,9 @@ pub struct Args {
     /// The `amphora` program. [default: the file of that name beside krater]
     #[arg(long, env = "KRATER_AMPHORA_BIN", value_name = "FILE")]
     amphora_bin: Option<PathBuf>,
+    /// Print the configuration in force (file, environment and options over the defaults) as krater.toml, and end.
+    #[arg(long)]
+    print_config: bool,
 }
 
 /// Arguments of `krater controller`.
@@ -139,6 +142,12 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
             config.api.listen
         );
     }
+    if args.print_config {
+        io::stdout()
+            .lock()
+            .write_all(config.to_toml()?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let logging = &config.logging;
     let log = krater_telemetry::init(LogSettings {
         target: match &logging.file {
@@ -151,11 +160,6 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         },
         json: logging.json,
         level: logging.level.clone(),
-    })?;
-    doctor::require(&doctor::Subject {
-        state_dir: &args.state.state_dir,
-        listen: None, // a second controller is told so by the lock, not by the port
-        amphora_bin: config.controller.amphora_bin.as_deref(),
     })?;
     doctor::require(&doctor::Subject {
         state_dir: &args.state.state_dir,
@@ -178,7 +182,7 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
 }
 
 /// One controller per state folder. The file holds the process id of its owner.
-fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
+pub(crate) fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
     let file = File::options()
         .read(true)
         .write(true)
@@ -368,7 +372,7 @@ fn common(config: &Config, key: Secret) -> Common {
             interval: config.heartbeat.interval_ms,
             key,
         },
-        advert_interval: config.vrrp.advert_centiseconds,
+        vrrp: config.vrrp.clone(),
         // Amphorae log to files as text; an agent does not change its format while it lives.
         logging: Logging {
             level: config.logging.level.clone(),

@@ -7,7 +7,7 @@
 //! | `POST /…` | `<name> <length of the body>` |
 //! | `GET /headers` | the request head as it arrived |
 //! | `GET /slow/MS` | the name, after that time |
-//! | with `upgrade: websocket` | 101, then every byte comes back |
+//! | with `upgrade: websocket` | 101 to the key of RFC 6455's example, then every byte comes back |
 
 use crate::place::Place;
 use crate::system::System;
@@ -112,7 +112,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             Some(line.trim().to_owned())
         };
         if header("upgrade").as_deref() == Some("websocket") {
-            out.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")?;
+            out.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")?;
             let mut buffer = [0; 4_096];
             loop {
                 match input.read(&mut buffer)? {

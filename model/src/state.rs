@@ -20,10 +20,12 @@ mod listener;
 mod pool;
 #[cfg(test)]
 mod tests;
+mod vrrp;
 
 pub use l7::*;
 pub use listener::*;
 pub use pool::*;
+pub use vrrp::*;
 
 /// Whether a listener of one protocol may use a pool of another (spec/octavia-api.md section 2).
 pub const fn compatible(listener: ListenerProtocol, pool: PoolProtocol) -> bool {
@@ -169,69 +171,8 @@ pub struct Rule {
     pub priority: u32,
 }
 
-/// A virtual router (RFC 9568) of one address family on one interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VirtualRouter {
-    /// Its identifier on the wire.
-    pub vrid: Vrid,
-    /// Name of an interface with role `vip`.
-    pub interface: String,
-    /// Priority among the amphorae: 100 for role MASTER, 90 for BACKUP.
-    pub priority: Priority,
-    /// Own advertisement interval.
-    pub advert_interval: Centiseconds,
-    /// Whether a higher priority takes the VIP from a living Active. Octavia: never.
-    #[serde(default)]
-    pub preempt: bool,
-    /// Source address of advertisements: the amphora's own address on `interface`.
-    pub source: IpAddr,
-    /// Unicast peers. Empty in SINGLE topology: vrrp then becomes Active by itself at once.
-    #[serde(default)]
-    pub peers: Vec<IpAddr>,
-    /// VIPs with prefix length, in the family of `source`; the first is advertised first.
-    pub addresses: Vec<IpNet>,
-    /// VIPs of the other family, moved but not advertised.
-    #[serde(default)]
-    pub excluded_addresses: Vec<IpNet>,
-    /// Routes that follow the VIP.
-    #[serde(default)]
-    pub routes: Vec<Route>,
-    /// Rules that follow the VIP.
-    #[serde(default)]
-    pub rules: Vec<Rule>,
-    /// The VIP is held only while the data plane is healthy.
-    #[serde(default = "yes")]
-    pub track_dataplane: bool,
-    /// Gratuitous ARP / unsolicited NA behaviour.
-    #[serde(default)]
-    pub announce: Announce,
-}
-
 pub(crate) const fn yes() -> bool {
     true
-}
-
-/// How a takeover is announced (keepalived's `garp_master_*`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Announce {
-    /// Frames per VIP in the burst at takeover.
-    pub repeat: u8,
-    /// A second burst this much later; 0 is none.
-    pub delay: Millis,
-    /// Refresh interval while Active; 0 is none.
-    pub refresh: Millis,
-}
-
-impl Default for Announce {
-    fn default() -> Self {
-        Self {
-            repeat: 3,
-            delay: Millis::literal(1_000),
-            refresh: Millis::literal(5_000),
-        }
-    }
 }
 
 /// One load balancer.

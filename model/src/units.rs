@@ -57,14 +57,42 @@ ranged! {
     Weight: u16 in 0 ..= 256, "weight";
     /// Virtual router identifier (RFC 9568 section 5.2.3).
     Vrid: u8 in 1 ..= 255, "virtual router id";
-    /// VRRP priority of a Backup-capable router: 255 (address owner) and 0 (resigning) are not configured.
-    Priority: u8 in 1 ..= 254, "priority";
+    /// VRRP priority: 255 is the address owner; 0 (resigning) is never configured.
+    Priority: u8 in 1 ..= 255, "priority";
+    /// TTL or hop limit; 255 only ever comes from the same link.
+    HopLimit: u8 in 1 ..= 255, "hop limit";
+    /// VRRP protocol version.
+    VrrpVersion: u8 in 2 ..= 3, "VRRP version";
     /// VRRPv3 advertisement interval in centiseconds (12 bits, RFC 9568 section 5.2.7).
     Centiseconds: u16 in 1 ..= 4095, "advertisement interval in centiseconds";
     /// Consecutive probe results that change a member's health.
     ProbeCount: u8 in 1 ..= 10, "probe count";
     /// An HTTP status code.
     StatusCode: u16 in 100 ..= 599, "HTTP status";
+}
+
+impl Priority {
+    /// The address owner's.
+    pub const OWNER: Self = Self::MAX;
+}
+
+impl VrrpVersion {
+    /// RFC 3768, with the password of RFC 2338.
+    pub const V2: Self = Self::MIN;
+    /// RFC 9568.
+    pub const V3: Self = Self::MAX;
+}
+
+impl Default for HopLimit {
+    fn default() -> Self {
+        Self::MAX
+    }
+}
+
+impl Default for VrrpVersion {
+    fn default() -> Self {
+        Self::V3
+    }
 }
 
 impl Centiseconds {
@@ -75,7 +103,9 @@ impl Centiseconds {
 }
 
 /// Milliseconds, at most 24 days as Octavia allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Millis(u32);
 
@@ -160,7 +190,9 @@ mod tests {
         assert!(Port::new(0).is_err() && Port::new(65_536).is_err());
         assert_eq!(Port::new(65_535).unwrap().value(), 65_535);
         assert!(Weight::new(257).is_err() && Weight::new(0).is_ok());
-        assert!(Priority::new(255).is_err() && Priority::new(0).is_err());
+        assert!(Priority::new(256).is_err() && Priority::new(0).is_err());
+        assert_eq!(Priority::new(255), Ok(Priority::OWNER));
+        assert!(VrrpVersion::new(1).is_err() && VrrpVersion::new(4).is_err());
         assert!(Centiseconds::new(4_096).is_err());
         assert_eq!(
             Centiseconds::new(10).unwrap().duration(),

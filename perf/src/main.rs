@@ -1,12 +1,21 @@
 //! `krater-perf`: measures a load balancer, ours or another's.
 //!
-//! Here so far: `load`, the load generator. `run`, `compare` and `report` come with the bench issue and
-//! are refused until then.
+//! | command | what it is |
+//! |---|---|
+//! | `load` | the load generator alone, against any server |
+//! | `origin` | the server whose answers the load generator can verify byte for byte |
+//!
+//! What belongs here: measuring. What never will: anything that the product needs to work.
 
 mod cpu;
-mod http;
+mod framing;
 mod load;
+mod origin;
 mod output;
+mod pattern;
+mod sys;
+mod transport;
+mod websocket;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -24,8 +33,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Sends HTTP/1.1 requests to one server and prints rate, latency and errors
+    /// Loads one server and prints rate, latency, CPU and errors
     Load(load::Args),
+    /// Serves known answers until standard input ends
+    Origin(origin::Args),
     /// Runs workloads on Krater and its peers in turn (not supported yet)
     Run,
     /// Compares two Krater binaries (not supported yet)
@@ -39,13 +50,14 @@ fn main() -> ExitCode {
         Command::Load(args) => {
             load::run(&args).and_then(|summary| output::print(&summary, args.json))
         }
+        Command::Origin(args) => origin::run(&args).map(|()| true),
         Command::Run => Err(anyhow::anyhow!("not supported yet: run")),
         Command::Compare => Err(anyhow::anyhow!("not supported yet: compare")),
         Command::Report => Err(anyhow::anyhow!("not supported yet: report")),
     };
     match result {
-        Ok(clean) if clean => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             output::error(&error);
             ExitCode::from(2)

@@ -300,6 +300,7 @@ impl State {
         let port = PortKey {
             interface: key.interface.clone(),
             source: router.source(),
+            multicast: router.is_multicast(),
         };
         if !self.ports.contains_key(&port) {
             let made = Port::new(port.clone(), &self.driver.netlink);
@@ -465,7 +466,10 @@ fn wait(timer: &TimerFd, state: &State) -> Result<(), VrrpError> {
     }
     fds.extend(driver.track.descriptors().map(readable));
     let open = state.ports.values().filter_map(|port| port.open.as_ref());
-    fds.extend(open.map(|open| readable(open.adverts.as_fd())));
+    fds.extend(
+        open.flat_map(|open| open.adverts.descriptors())
+            .map(readable),
+    );
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),
         Err(error) => Err(during("poll")(error)),

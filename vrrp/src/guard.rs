@@ -19,7 +19,7 @@ use crate::socket::AdvertSocket;
 use crate::{sys, vip};
 use krater_model::state::VirtualRouter;
 use krater_net::sync::NetlinkSocket;
-use krater_vrrp_proto::{Advert, ChecksumForm, Router};
+use krater_vrrp_proto::Router;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, send, socket, socketpair,
@@ -288,16 +288,13 @@ fn resign(netlink: &NetlinkSocket, wills: &[Router]) {
         let sent = (|| -> io::Result<()> {
             let link = netlink.link_by_name(interface)?;
             let index = link.ok_or_else(|| io::Error::other("no such link"))?.index;
-            let socket = AdvertSocket::open(interface, index, router.source())?;
-            let advert = Advert {
-                vrid: router.vrid(),
-                priority: 0,
-                interval: router.interval(),
-                addresses: router.advertised(),
-            };
-            for peer in router.peers() {
-                let form = ChecksumForm::Rfc9568;
-                advert.emit(router.source(), *peer, form, &mut message);
+            let multicast = router.is_multicast();
+            let socket = AdvertSocket::open(interface, index, router.source(), multicast)?;
+            for peer in router.destinations() {
+                let form = router.checksum(false);
+                router
+                    .advert(0)
+                    .emit(router.source(), *peer, form, &mut message);
                 socket.send(*peer, &message)?;
             }
             Ok(())

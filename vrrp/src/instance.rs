@@ -8,8 +8,8 @@ use krater_model::Vrid;
 use krater_model::control::{RouterState, RouterStatus};
 use krater_vrrp_proto::packet::MAX_MESSAGE;
 use krater_vrrp_proto::{
-    Advert, Belongings, ChecksumForm, Datagram, DropReason, Event, Faults, Heard, Machine, Notice,
-    Output, Reason, Router, Span, Time,
+    Belongings, ChecksumForm, Datagram, DropReason, Event, Faults, Heard, Machine, Notice, Output,
+    Reason, Router, Span, Time,
 };
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use tracing::{debug, info, warn};
 
 /// Refused packets and rivals are logged at most this often per router; counters have them all.
 const LOG_INTERVAL: Span = Span::from_millis(5_000);
+
+/// Speakers of the older checksum that are remembered: of a multicast group anybody may be one.
+const MAX_PSEUDO_HEADER: usize = 16;
 
 /// Port 9 of RFC 863: what it gets has no meaning.
 const DISCARD: u16 = 9;
@@ -59,7 +62,7 @@ pub(crate) struct Instance {
     pub(crate) incomplete: bool,
     message: Vec<u8>,
     quiet_until: Time,
-    /// Peers that send, and so expect, the older checksum; no more than there are peers.
+    /// Peers that send, and so expect, the older checksum.
     pseudo_header_peers: Vec<IpAddr>,
 }
 
@@ -93,8 +96,9 @@ impl Instance {
             .position(|p| *p == heard.source);
         match (heard.checksum, known) {
             (ChecksumForm::PseudoHeader, None) => {
-                let peers = self.machine.router().peers();
-                self.pseudo_header_peers.retain(|peer| peers.contains(peer));
+                let router = self.machine.router();
+                self.pseudo_header_peers.retain(|peer| router.admits(*peer));
+                self.pseudo_header_peers.truncate(MAX_PSEUDO_HEADER - 1);
                 self.pseudo_header_peers.push(heard.source);
             }
             (ChecksumForm::Rfc9568, Some(at)) => drop(self.pseudo_header_peers.swap_remove(at)),
@@ -202,18 +206,14 @@ impl Instance {
     fn send(&mut self, driver: &Driver, port: &Port, priority: u8) {
         let Some(open) = &port.open else { return };
         let router = self.machine.router();
-        let advert = Advert {
-            vrid: router.vrid(),
-            priority,
-            interval: router.interval(),
-            addresses: router.advertised(),
-        };
-        for peer in router.peers() {
-            let form = if self.pseudo_header_peers.contains(peer) {
-                ChecksumForm::PseudoHeader
+        let advert = router.advert(priority);
+        for peer in router.destinations() {
+            let older = if router.is_multicast() {
+                !self.pseudo_header_peers.is_empty()
             } else {
-                ChecksumForm::Rfc9568
+                self.pseudo_header_peers.contains(peer)
             };
+            let form = router.checksum(older);
             advert.emit(router.source(), *peer, form, &mut self.message);
             match open.adverts.send(*peer, &self.message) {
                 Ok(()) => drop(self.metrics.sent.inc()),
@@ -293,7 +293,9 @@ impl Instance {
         match notice {
             Notice::Stalled { .. } => drop(self.metrics.stalls.inc()),
             Notice::RivalActive { .. } => drop(self.metrics.rivals.inc()),
-            Notice::IntervalLearned { .. } | Notice::AddressesDiffer { .. } => {}
+            Notice::IntervalLearned { .. }
+            | Notice::AddressesDiffer { .. }
+            | Notice::TwoOwners { .. } => {}
         }
         let now = crate::clock::now();
         if now >= self.quiet_until {

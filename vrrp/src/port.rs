@@ -12,6 +12,8 @@ use tracing::warn;
 pub(crate) struct PortKey {
     pub(crate) interface: String,
     pub(crate) source: IpAddr,
+    /// Speaks to the multicast group.
+    pub(crate) multicast: bool,
 }
 
 /// A port, open or waiting for its interface.
@@ -63,7 +65,12 @@ impl Port {
     }
 
     fn reopen(&self, index: u32, mac: Option<MacAddr>) -> Option<Open> {
-        let opened = AdvertSocket::open(&self.key.interface, index, self.key.source)
+        let PortKey {
+            interface,
+            source,
+            multicast,
+        } = &self.key;
+        let opened = AdvertSocket::open(interface, index, *source, *multicast)
             .and_then(|adverts| Ok((adverts, Announcer::open(index)?)));
         match opened {
             Ok((adverts, announcer)) => Some(Open {

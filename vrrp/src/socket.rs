@@ -1,11 +1,11 @@
 //! The raw sockets that carry adverts: IP protocol 112, bound to one interface and source address.
 
 use crate::clock;
-use krater_vrrp_proto::packet::{MAX_MESSAGE, PROTOCOL};
+use krater_vrrp_proto::packet::{GROUP_V4, GROUP_V6, MAX_MESSAGE, PROTOCOL};
 use krater_vrrp_proto::{Datagram, Time};
 use nix::sys::socket::sockopt::{Ipv6RecvPacketInfo, ReceiveTimestampns};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -17,10 +17,12 @@ const HOPS: u32 = 255;
 /// The longest message and the longest IPv4 header; anything longer is cut and fails its length check.
 const BUFFER: usize = MAX_MESSAGE + 60 + 1;
 
-/// A socket for the adverts of all routers with this interface and source.
+/// A socket for the adverts of all routers with this interface and source, and a second one in the
+/// multicast group when they speak to it: one bound to an address of ours hears nothing of a group.
 #[derive(Debug)]
 pub(crate) struct AdvertSocket {
     socket: Socket,
+    group: Option<Socket>,
     source: IpAddr,
     interface_index: u32,
 }
@@ -43,36 +45,41 @@ impl ReceiveBuffer {
 
 impl AdvertSocket {
     /// Opens one. The source address need not be there yet: sending fails until it is.
-    pub(crate) fn open(interface: &str, index: u32, source: IpAddr) -> io::Result<Self> {
-        let domain = if source.is_ipv4() {
-            Domain::IPV4
-        } else {
-            Domain::IPV6
-        };
-        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(PROTOCOL))))?;
-        socket.bind_device(Some(interface.as_bytes()))?;
-        socket.set_nonblocking(true)?;
-        setsockopt(&socket, ReceiveTimestampns, &true)?;
-        match source {
-            IpAddr::V4(_) => {
-                socket.set_freebind_v4(true)?;
-                socket.set_ttl_v4(HOPS)?;
-                socket.set_tos_v4(TOS)?;
-            }
-            IpAddr::V6(_) => {
-                socket.set_freebind_v6(true)?;
-                socket.set_unicast_hops_v6(HOPS)?;
-                socket.set_tclass_v6(TOS)?;
-                socket.set_recv_hoplimit_v6(true)?;
-                setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
-            }
-        }
-        let this = Self {
-            socket,
+    pub(crate) fn open(
+        interface: &str,
+        index: u32,
+        source: IpAddr,
+        multicast: bool,
+    ) -> io::Result<Self> {
+        let mut this = Self {
+            socket: raw_socket(interface, source)?,
+            group: None,
             source,
             interface_index: index,
         };
         this.socket.bind(&this.address(source))?;
+        if multicast {
+            let group = raw_socket(interface, source)?;
+            match source {
+                IpAddr::V4(_) => {
+                    this.socket.set_multicast_ttl_v4(HOPS)?;
+                    this.socket.set_multicast_loop_v4(false)?;
+                    let by_index = InterfaceIndexOrAddress::Index(index);
+                    group.join_multicast_v4_n(&GROUP_V4, &by_index)?;
+                    group.bind(&SocketAddr::new(GROUP_V4.into(), 0).into())?;
+                    // Whoever is in the group would also get what other sockets joined.
+                    group.set_multicast_all_v4(false)?;
+                }
+                IpAddr::V6(_) => {
+                    this.socket.set_multicast_hops_v6(HOPS)?;
+                    this.socket.set_multicast_loop_v6(false)?;
+                    this.socket.set_multicast_if_v6(index)?;
+                    group.join_multicast_v6(&GROUP_V6, index)?;
+                    group.bind(&SocketAddrV6::new(GROUP_V6, 0, 0, index).into())?;
+                }
+            }
+            this.group = Some(group);
+        }
         Ok(this)
     }
 
@@ -81,30 +88,30 @@ impl AdvertSocket {
         self.socket.send_to(message, &self.address(to)).map(drop)
     }
 
-    /// The next received datagram; none when the queue is empty.
+    /// The sockets to poll.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(&self.socket)
+            .chain(&self.group)
+            .map(AsFd::as_fd)
+    }
+
+    /// The next received datagram; none when the queues are empty.
     pub(crate) fn receive<'a>(
         &self,
         buffer: &'a mut ReceiveBuffer,
     ) -> io::Result<Option<Datagram<'a>>> {
         let ReceiveBuffer { bytes, control } = buffer;
-        let (length, peer, meta) = {
-            let mut slices = [IoSliceMut::new(bytes)];
-            let received = recvmsg::<SockaddrStorage>(
-                self.socket.as_raw_fd(),
-                &mut slices,
-                Some(control),
-                MsgFlags::MSG_DONTWAIT,
-            );
-            let received = match received {
-                Ok(received) => received,
-                Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            let mut meta = Meta::default();
-            for message in received.cmsgs()? {
-                meta.add(message);
-            }
-            (received.bytes, received.address.and_then(ip_of), meta)
+        // The group first: of a router that speaks to it, the other socket holds strays only.
+        let first = match &self.group {
+            Some(group) => self.take(group, bytes, control)?,
+            None => None,
+        };
+        let taken = match first {
+            None => self.take(&self.socket, bytes, control)?,
+            first => first,
+        };
+        let Some((length, peer, meta)) = taken else {
+            return Ok(None);
         };
         let bytes = bytes.get(..length).unwrap_or_default();
         let received = meta.received.unwrap_or_else(clock::now);
@@ -120,6 +127,33 @@ impl AdvertSocket {
         }))
     }
 
+    /// Length, sender and ancillary data of the next datagram of one socket.
+    fn take(
+        &self,
+        socket: &Socket,
+        bytes: &mut [u8],
+        control: &mut [u8],
+    ) -> io::Result<Option<(usize, Option<IpAddr>, Meta)>> {
+        let mut slices = [IoSliceMut::new(bytes)];
+        let received = recvmsg::<SockaddrStorage>(
+            socket.as_raw_fd(),
+            &mut slices,
+            Some(control),
+            MsgFlags::MSG_DONTWAIT,
+        );
+        let received = match received {
+            Ok(received) => received,
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut meta = Meta::default();
+        for message in received.cmsgs()? {
+            meta.add(message);
+        }
+        let sender = received.address.and_then(ip_of);
+        Ok(Some((received.bytes, sender, meta)))
+    }
+
     fn address(&self, ip: IpAddr) -> SockAddr {
         let link_local = |v6: Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80;
         let address = match ip {
@@ -132,10 +166,32 @@ impl AdvertSocket {
     }
 }
 
-impl AsFd for AdvertSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// A raw socket on one interface, unbound, with what adverts need on the way out and in.
+fn raw_socket(interface: &str, source: IpAddr) -> io::Result<Socket> {
+    let domain = if source.is_ipv4() {
+        Domain::IPV4
+    } else {
+        Domain::IPV6
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(PROTOCOL))))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.set_nonblocking(true)?;
+    setsockopt(&socket, ReceiveTimestampns, &true)?;
+    match source {
+        IpAddr::V4(_) => {
+            socket.set_freebind_v4(true)?;
+            socket.set_ttl_v4(HOPS)?;
+            socket.set_tos_v4(TOS)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_freebind_v6(true)?;
+            socket.set_unicast_hops_v6(HOPS)?;
+            socket.set_tclass_v6(TOS)?;
+            socket.set_recv_hoplimit_v6(true)?;
+            setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
+        }
     }
+    Ok(socket)
 }
 
 #[derive(Debug, Default)]

@@ -14,7 +14,13 @@ fn state(generation: u64) -> DesiredState {
         amphora_id: AmphoraId(uuid::Uuid::from_u128(7)),
         request_id: "req-1".into(),
         interfaces: vec![],
-        vrrp: vec![],
+        vrrp: vec![
+            serde_json::from_value(serde_json::json!({
+                "vrid": 1, "interface": "eth1", "version": 2, "password": "vrrppw", "priority": 100,
+                "advert_interval": 100, "source": "192.0.2.1", "addresses": ["192.0.2.100/32"],
+            }))
+            .unwrap(),
+        ],
         load_balancers: vec![],
         certificates: vec![Certificate {
             id: CertificateId::of(PEM.as_bytes()),
@@ -60,7 +66,9 @@ fn no_secret_is_on_disk_in_clear() {
         let dir = tempfile::tempdir().unwrap();
         put(&ledger(dir.path(), key), &state(1)).unwrap();
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
-        assert!(!text.contains("hunter2") && !text.contains("beatkey"));
+        for secret in ["hunter2", "beatkey", "vrrppw"] {
+            assert!(!text.contains(secret), "{secret}");
+        }
     }
 }
 
@@ -72,6 +80,8 @@ fn without_the_key_the_secrets_are_missing_and_it_says_so() {
         let restored = ledger(dir.path(), key).restore().unwrap().unwrap();
         assert!(!restored.complete);
         assert!(restored.state.certificates.is_empty());
+        let password = restored.state.vrrp[0].password.as_ref().unwrap();
+        assert!(password.expose().is_empty());
         assert_eq!(restored.state.revision(), state(1).revision());
         assert_eq!(restored.digest, digest(&state(1)).unwrap());
     }
@@ -83,6 +93,7 @@ fn a_state_without_secrets_needs_no_key() {
     let mut plain = state(1);
     plain.certificates.clear();
     plain.heartbeat = None;
+    plain.vrrp.clear();
     put(&ledger(dir.path(), None), &plain).unwrap();
     assert!(
         ledger(dir.path(), None)

@@ -157,7 +157,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
         let id = insert(txn, &pool, new, &mut items).await?;
-        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await?;
+        lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await?;
         Ok(id)
     });
     state.db.nudge();
@@ -321,7 +321,7 @@ pub async fn update(
         if let Some(tags) = &change.tags {
             list::set_tags(txn, id, tags).await?;
         }
-        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await
+        lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await
     });
     state.db.nudge();
     done
@@ -338,7 +338,7 @@ pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), E
         new.provisioning_status = Set(PENDING_DELETE.to_owned());
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;
-        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await
+        lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await
     });
     state.db.nudge();
     done

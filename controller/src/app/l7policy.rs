@@ -155,7 +155,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         listener::touch(txn, &listener, &mut items).await?;
         let target = resolve(&new.target, true)?;
         let id = insert(txn, &listener, new, &target, &mut items).await?;
-        lock::enqueue_tree(txn, caller, &listener.load_balancer_id, items).await?;
+        lock::enqueue_tree(state, txn, caller, &listener.load_balancer_id, items).await?;
         Ok(id)
     });
     state.db.nudge();
@@ -253,7 +253,7 @@ pub async fn update(
         if let Some(tags) = &change.tags {
             list::set_tags(txn, id, tags).await?;
         }
-        lock::enqueue_tree(txn, caller, &listener.load_balancer_id, items).await
+        lock::enqueue_tree(state, txn, caller, &listener.load_balancer_id, items).await
     });
     state.db.nudge();
     done
@@ -270,7 +270,7 @@ pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), E
         new.provisioning_status = Set(PENDING_DELETE.to_owned());
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;
-        lock::enqueue_tree(txn, caller, &listener.load_balancer_id, items).await
+        lock::enqueue_tree(state, txn, caller, &listener.load_balancer_id, items).await
     });
     state.db.nudge();
     done

@@ -147,7 +147,7 @@ pub async fn create(
         let mut items = Vec::new();
         let lb = touch(txn, &policy, &mut items).await?;
         let id = insert(txn, policy_id, &policy.project_id, new, &mut items).await?;
-        lock::enqueue_tree(txn, caller, &lb, items).await?;
+        lock::enqueue_tree(state, txn, caller, &lb, items).await?;
         Ok(id)
     });
     state.db.nudge();
@@ -247,7 +247,7 @@ pub async fn update(
         if let Some(tags) = &change.tags {
             list::set_tags(txn, id, tags).await?;
         }
-        lock::enqueue_tree(txn, caller, &lb, items).await
+        lock::enqueue_tree(state, txn, caller, &lb, items).await
     });
     state.db.nudge();
     done
@@ -269,7 +269,7 @@ pub async fn delete(
         new.provisioning_status = Set(PENDING_DELETE.to_owned());
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;
-        lock::enqueue_tree(txn, caller, &lb, items).await
+        lock::enqueue_tree(state, txn, caller, &lb, items).await
     });
     state.db.nudge();
     done

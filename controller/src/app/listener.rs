@@ -202,7 +202,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         let mut items = Vec::new();
         let pool_id = new.default_pool_id.as_deref();
         let id = insert(txn, &lb, new, pool_id, &mut items).await?;
-        lock::enqueue_tree(txn, caller, &lb.id, items).await?;
+        lock::enqueue_tree(state, txn, caller, &lb.id, items).await?;
         Ok(id)
     });
     state.db.nudge();
@@ -324,7 +324,7 @@ pub async fn update(
             list::set_tags(txn, id, tags).await?;
         }
         let items = vec![item(Resource::Listener, id.to_owned(), Action::Update)];
-        lock::enqueue_tree(txn, caller, &lb.id, items).await
+        lock::enqueue_tree(state, txn, caller, &lb.id, items).await
     });
     state.db.nudge();
     done
@@ -341,7 +341,7 @@ pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), E
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;
         let items = vec![item(Resource::Listener, id.to_owned(), Action::Delete)];
-        lock::enqueue_tree(txn, caller, &lb, items).await
+        lock::enqueue_tree(state, txn, caller, &lb, items).await
     });
     state.db.nudge();
     done
@@ -380,6 +380,10 @@ pub async fn check_pool(
         .await?
         .filter(|row| row.load_balancer_id == lb && row.provisioning_status != PENDING_DELETE)
         .ok_or_else(|| Error::not_found(super::pool::NAME, pool_id))?;
+    if row.provisioning_status == lock::ERROR {
+        // It serves nobody until it is changed or removed.
+        return Err(Error::immutable(super::pool::NAME, pool_id));
+    }
     check_protocols(protocol, &row.protocol)?;
     let sticky = session_persistence::Entity::find_by_id(row.id)
         .one(db)

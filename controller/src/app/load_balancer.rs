@@ -165,7 +165,11 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         .await?;
         list::set_tags(txn, &id, &new.tags).await?;
         let items = insert_graph(txn, &lb, new).await?;
-        let payload = serde_json::json!(Tree { items });
+        let tree = Tree {
+            items,
+            ..Tree::default()
+        };
+        let payload = serde_json::json!(tree);
         lock::enqueue(txn, caller, FlowKind::CreateLoadBalancer, &id, payload).await?;
         Ok(id)
     });
@@ -288,8 +292,8 @@ pub async fn update(
         if let Some(tags) = &change.tags {
             list::set_tags(txn, id, tags).await?;
         }
-        let payload = serde_json::Value::Null;
-        lock::enqueue(txn, caller, FlowKind::UpdateLoadBalancer, id, payload).await
+        let kind = FlowKind::UpdateLoadBalancer;
+        lock::enqueue_change(state, txn, caller, kind, id, Vec::new()).await
     });
     state.db.nudge();
     done

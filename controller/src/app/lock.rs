@@ -1,10 +1,12 @@
 //! The state machine's lock: a load balancer leaves ACTIVE in the transaction that enqueues the
 //! flow, by compare-and-set, which every engine does without `SELECT … FOR UPDATE`.
 
-use super::{Caller, Error};
+use super::{AppState, Caller, Error};
 use crate::db::entity::{listener, load_balancer, pool};
 use crate::db::now;
+use crate::db::query::before::Before;
 use crate::db::query::flow::{self, Action, FlowKind, Item, NewFlow, Resource, Tree};
+use crate::db::query::{graph, list};
 use krater_model::LoadBalancerId;
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
@@ -151,15 +153,45 @@ pub const fn item(resource: Resource, id: String, action: Action) -> Item {
     }
 }
 
-/// Enqueues the flow of a change of children.
+/// Enqueues the flow of a change of children. To be called last in `txn`, which holds the load balancer.
 pub async fn enqueue_tree(
-    db: &impl ConnectionTrait,
+    state: &AppState,
+    txn: &impl ConnectionTrait,
     caller: &Caller,
     load_balancer: &str,
     items: Vec<Item>,
 ) -> Result<(), Error> {
-    let payload = serde_json::json!(Tree { items });
-    enqueue(db, caller, FlowKind::UpdateTree, load_balancer, payload).await
+    let kind = FlowKind::UpdateTree;
+    enqueue_change(state, txn, caller, kind, load_balancer, items).await
+}
+
+/// Enqueues the flow of a change that can be undone: what `txn` changed goes with it as it was.
+pub async fn enqueue_change(
+    state: &AppState,
+    txn: &impl ConnectionTrait,
+    caller: &Caller,
+    kind: FlowKind,
+    load_balancer: &str,
+    items: Vec<Item>,
+) -> Result<(), Error> {
+    // Other connections see what is committed. Since `txn` took the load balancer when it was not held,
+    // nobody else changed its rows meanwhile: that is how they were before `txn`.
+    let committed = state.db.read();
+    let missing = || Error::not_found(LOAD_BALANCER, load_balancer);
+    let old = graph::load(committed, load_balancer).await?;
+    let old = old.ok_or_else(missing)?;
+    let new = graph::load(txn, load_balancer).await?.ok_or_else(missing)?;
+    let mut before = Before::of(&old, &new);
+    let mut tagged = vec![load_balancer.to_owned()];
+    let known = items.iter().filter(|item| item.action != Action::Create);
+    tagged.extend(known.map(|item| item.id.clone()));
+    let (was, is) = (
+        list::tags(committed, &tagged).await?,
+        list::tags(txn, &tagged).await?,
+    );
+    before.note_tags(&tagged, was, is);
+    let payload = serde_json::json!(Tree { items, before });
+    enqueue(txn, caller, kind, load_balancer, payload).await
 }
 
 /// Enqueues a flow that holds a load balancer.

@@ -149,7 +149,7 @@ pub async fn create(
         pool::touch(txn, &pool, &mut items).await?;
         let monitored = is_monitored(txn, pool_id).await?;
         let id = insert(txn, &pool, new, monitored, &mut items).await?;
-        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await?;
+        lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await?;
         Ok(id)
     });
     state.db.nudge();
@@ -260,7 +260,7 @@ pub async fn update(
         if let Some(tags) = &change.tags {
             list::set_tags(txn, id, tags).await?;
         }
-        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await
+        lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await
     });
     state.db.nudge();
     done
@@ -279,7 +279,7 @@ pub async fn delete(
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
         mark_deleted(txn, row, &mut items).await?;
-        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await
+        lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await
     });
     state.db.nudge();
     done
@@ -361,7 +361,7 @@ pub async fn replace(
         for new in created {
             insert(txn, &pool, new, monitored, &mut items).await?;
         }
-        lock::enqueue_tree(txn, caller, &pool.load_balancer_id, items).await
+        lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await
     });
     state.db.nudge();
     done

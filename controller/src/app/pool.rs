@@ -212,7 +212,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
             row.default_pool_id = Set(Some(id.clone()));
             row.update(txn).await?;
         }
-        lock::enqueue_tree(txn, caller, &lb.id, items).await?;
+        lock::enqueue_tree(state, txn, caller, &lb.id, items).await?;
         Ok(id)
     });
     state.db.nudge();
@@ -314,7 +314,7 @@ pub async fn update(
         if let Some(tags) = &change.tags {
             list::set_tags(txn, id, tags).await?;
         }
-        lock::enqueue_tree(txn, caller, &lb, items).await
+        lock::enqueue_tree(state, txn, caller, &lb, items).await
     });
     state.db.nudge();
     done
@@ -342,7 +342,7 @@ pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), E
         new.provisioning_status = Set(PENDING_DELETE.to_owned());
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;
-        lock::enqueue_tree(txn, caller, &lb, items).await
+        lock::enqueue_tree(state, txn, caller, &lb, items).await
     });
     state.db.nudge();
     done

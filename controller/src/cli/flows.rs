@@ -2,7 +2,9 @@
 
 use super::{Endpoint, client};
 use crate::admin::FlowLine;
-use crate::flow::kinds;
+use crate::db::query::flow::FlowKind;
+use crate::flow::crash::Point;
+use crate::flow::kinds::{self, Step};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -25,11 +27,7 @@ pub struct Args {
 /// Runs `krater flows`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.steps {
-        let kinds = kinds::ALL.iter().map(|kind| {
-            let names: Vec<&str> = kinds::steps(*kind).iter().map(|step| step.name).collect();
-            json!({ "flow": kind.as_str(), "steps": names })
-        });
-        let kinds: Vec<_> = kinds.collect();
+        let kinds: Vec<_> = kinds::ALL.iter().map(|kind| points(*kind)).collect();
         if args.json {
             client::print_json(&kinds)?;
         } else {
@@ -51,6 +49,28 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         client::print(&client::coloured(&flow_table(&flows)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A flow with its steps, and the crash points on its way and on its way back, in the order in which it
+/// passes them when its last step fails.
+fn points(kind: FlowKind) -> serde_json::Value {
+    let steps = kinds::steps(kind);
+    let name = |step: &Step, point: Point| format!("{}:{}", step.name, point.as_str());
+    let forward = steps
+        .iter()
+        .flat_map(|step| Point::FORWARD.map(|point| name(step, point)));
+    let turn = steps.iter().map(|step| name(step, Point::TurnBack));
+    let back = steps
+        .iter()
+        .rev()
+        .flat_map(|step| Point::BACK.map(|point| name(step, point)));
+    json!({
+        "flow": kind.as_str(),
+        "steps": steps.iter().map(|step| step.name).collect::<Vec<_>>(),
+        "forward": forward.collect::<Vec<_>>(),
+        "turn": turn.collect::<Vec<_>>(),
+        "back": back.collect::<Vec<_>>(),
+    })
 }
 
 /// Aligned lines.

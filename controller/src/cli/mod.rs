@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 mod client;
+pub mod db;
 pub mod doctor;
 pub mod down;
 pub mod flows;
@@ -65,6 +66,8 @@ struct Cli {
 enum Command {
     /// Show a load balancer coming up, balancing, and surviving the death of its active amphora.
     Demo(crate::demo::Args),
+    /// Check, copy, restore or migrate the database.
+    Db(db::Args),
     /// Check whether this host can run Krater, and say what to do where it cannot.
     Doctor(doctor::Args),
     /// Stop the controller and end its amphorae.
@@ -91,6 +94,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => crate::demo::run(args),
+        Command::Db(args) => db::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Down(args) => down::run(args),
         Command::Net(args) => net::run(args),

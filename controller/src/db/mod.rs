@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 pub mod entity;
+pub mod maintenance;
 pub mod migration;
 pub mod query;
 
@@ -50,8 +51,8 @@ pub enum Error {
         /// Newest migration of this program.
         known: String,
     },
-    /// The backup before a migration failed, so the migration was not begun.
-    #[error("backup to {path} before the migration: free space or write permission missing?")]
+    /// A copy failed. Before a migration: the migration was not begun.
+    #[error("no copy of the database was written to {path}")]
     Backup {
         /// Where it would have been.
         path: PathBuf,

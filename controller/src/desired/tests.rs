@@ -1,6 +1,6 @@
 use super::*;
 use crate::db::entity::{address, load_balancer, network, port};
-use krater_model::Secret;
+use krater_model::Centiseconds;
 use uuid::Uuid;
 
 fn text(n: u128) -> String {
@@ -173,7 +173,7 @@ fn common() -> Common {
             interval: Millis::literal(1_000),
             key: Secret::new("k"),
         },
-        advert_interval: Centiseconds::new(10).unwrap(),
+        vrrp: Vrrp::default(),
         logging: Logging::default(),
     }
 }
@@ -181,6 +181,31 @@ fn common() -> Common {
 fn built(graph: &Graph) -> DesiredState {
     let (first, second) = (&graph.amphorae[0], &graph.amphorae[1]);
     build(graph, first, &[second], &common()).unwrap()
+}
+
+/// What upstream configures: version 2 with a password, the same on both amphorae, unicast.
+#[test]
+fn version_2_with_a_password() {
+    let graph = graph();
+    let mut common = common();
+    common.vrrp = Vrrp {
+        advert_centiseconds: Centiseconds::new(100).unwrap(),
+        version: VrrpVersion::V2,
+        auth: VrrpAuth::Pass,
+    };
+    let (first, second) = (&graph.amphorae[0], &graph.amphorae[1]);
+    let of = |own, peer| build(&graph, own, &[peer], &common).unwrap().vrrp.remove(0);
+    let (a, b) = (of(first, second), of(second, first));
+    assert_eq!((a.version, a.multicast), (VrrpVersion::V2, false));
+    let password = a.password.as_ref().unwrap().expose();
+    assert_eq!(password.len(), 7);
+    assert_eq!(a.password, b.password);
+    assert_ne!(
+        a.password,
+        Some(super::password(&common.heartbeat.key, "another"))
+    );
+    // The default has none.
+    assert_eq!(built(&graph).vrrp[0].password, None);
 }
 
 #[test]

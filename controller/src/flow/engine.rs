@@ -10,6 +10,7 @@ use crate::db::query::journal::{self, Lost, state};
 use crate::db::{Retriable, now};
 use crate::transaction;
 use sea_orm::DbErr;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +66,23 @@ impl Retriable for CommitError {
             Self::Sql(error) => error.retriable(),
             Self::Lost(error) => error.retriable(),
             Self::Step(_) => false,
+        }
+    }
+}
+
+/// Which way a step is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
+}
+
+impl Way {
+    /// Before the effect, after it, and before the commit.
+    const fn points(self) -> [Point; 3] {
+        match self {
+            Self::Forward => Point::FORWARD,
+            Self::Back => Point::BACK,
         }
     }
 }
@@ -197,7 +215,7 @@ impl Worker {
         let kind: FlowKind = row.kind.parse().map_err(damaged)?;
         let steps = kinds::steps(kind);
         let journaled = journal::steps(self.world.db.read(), &row.id).await?;
-        let outputs: HashMap<String, serde_json::Value> = journaled
+        let outputs: HashMap<String, Value> = journaled
             .iter()
             .filter_map(|step| Some((step.name.clone(), serde_json::from_str(&step.output).ok()?)))
             .collect();
@@ -215,12 +233,17 @@ impl Worker {
         }
         let mut position = usize::try_from(row.current_step).unwrap_or_default();
         if row.state != state::REVERTING {
-            while let Some(step) = steps.get(position) {
-                let next = steps.get(position + 1);
-                match self.forward(&mut context, *step, position, next).await? {
-                    Ok(()) => position += 1,
+            while let Some(step) = steps.get(position).copied() {
+                match self
+                    .attempt(&context, steps, position, Way::Forward)
+                    .await?
+                {
+                    Ok(output) => {
+                        context.outputs.insert(step.name.to_owned(), output);
+                        position += 1;
+                    }
                     Err(error) => {
-                        self.turn_back(&context, *step, position, &error).await?;
+                        self.turn_back(&context, step, position, &error).await?;
                         break;
                     }
                 }
@@ -240,47 +263,49 @@ impl Worker {
         self.undo(&context, steps, position).await
     }
 
-    /// One step with its retries. The inner error turns the flow back.
-    async fn forward(
+    /// One step, forward or back, with its retries. The inner error: it cannot be done.
+    async fn attempt(
         &self,
-        context: &mut Context,
-        step: Step,
+        context: &Context,
+        steps: &[Step],
         position: usize,
-        next: Option<&Step>,
-    ) -> Result<Result<(), StepError>, Interrupted> {
+        way: Way,
+    ) -> Result<Result<Value, StepError>, Interrupted> {
+        let Some(step) = steps.get(position) else {
+            return Ok(Ok(Value::Null));
+        };
         let crash = &self.world.crash;
-        crash.pass(context.kind, step.name, Point::Before).await;
+        let [before, ..] = way.points();
+        crash.pass(context.kind, step.name, before).await;
         let begun = Instant::now();
-        let deadline = begun + self.world.settings.step_budget;
+        let settings = &self.world.settings;
+        let deadline = begun
+            + match way {
+                Way::Forward => settings.step_budget,
+                Way::Back => settings.undo_budget,
+            };
         let mut pause = FIRST_BACK_OFF;
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match steps::run(context, step).await {
-                Ok(effect) => {
-                    crash.pass(context.kind, step.name, Point::After).await;
-                    match self.commit(context, step, position, next, &effect).await {
-                        Ok(output) => {
-                            tracing::debug!(
-                                flow = context.id,
-                                step = step.name,
-                                request_id = context.request_id,
-                                milliseconds = begun.elapsed().as_millis(),
-                                "step done"
-                            );
-                            context.outputs.insert(step.name.to_owned(), output);
-                            return Ok(Ok(()));
-                        }
-                        Err(CommitError::Sql(error)) => return Err(error.into()),
-                        Err(CommitError::Lost(error)) => return Err(error.into()),
-                        Err(CommitError::Step(error)) => error,
-                    }
+            let error = match self.once(context, steps, position, way).await? {
+                Ok(output) => {
+                    tracing::debug!(
+                        flow = context.id,
+                        step = step.name,
+                        ?way,
+                        request_id = context.request_id,
+                        milliseconds = begun.elapsed().as_millis(),
+                        "step done"
+                    );
+                    return Ok(Ok(output));
                 }
                 Err(error) => error,
             };
             tracing::warn!(
                 flow = context.id,
                 step = step.name,
+                ?way,
                 request_id = context.request_id,
                 error = error.text,
                 retryable = error.retryable,
@@ -291,33 +316,71 @@ impl Worker {
                 return Ok(Err(error));
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(self.world.settings.max_back_off);
+            pause = (pause * 2).min(settings.max_back_off);
+        }
+    }
+
+    async fn once(
+        &self,
+        context: &Context,
+        steps: &[Step],
+        position: usize,
+        way: Way,
+    ) -> Result<Result<Value, StepError>, Interrupted> {
+        let Some(step) = steps.get(position).copied() else {
+            return Ok(Ok(Value::Null));
+        };
+        let crash = &self.world.crash;
+        let effect = match way {
+            Way::Forward => steps::run(context, step).await,
+            Way::Back => steps::undo(context, step).await,
+        };
+        let effect = match effect {
+            Ok(_) if way == Way::Forward && crash.fails(context.kind, step.name) => {
+                return Ok(Err(StepError::permanent("injected fault")));
+            }
+            Ok(effect) => effect,
+            Err(error) => return Ok(Err(error)),
+        };
+        let [_, after, _] = way.points();
+        crash.pass(context.kind, step.name, after).await;
+        let done = match way {
+            Way::Forward => self.commit(context, steps, position, &effect).await,
+            Way::Back => {
+                self.commit_undo(context, step, position, &effect, true)
+                    .await
+            }
+        };
+        match done {
+            Ok(output) => Ok(Ok(output)),
+            Err(CommitError::Sql(error)) => Err(error.into()),
+            Err(CommitError::Lost(error)) => Err(error.into()),
+            Err(CommitError::Step(error)) => Ok(Err(error)),
         }
     }
 
     async fn commit(
         &self,
         context: &Context,
-        step: Step,
+        steps: &[Step],
         position: usize,
-        next: Option<&Step>,
-        effect: &serde_json::Value,
-    ) -> Result<serde_json::Value, CommitError> {
+        effect: &Value,
+    ) -> Result<Value, CommitError> {
+        let Some(step) = steps.get(position).copied() else {
+            return Ok(Value::Null);
+        };
         let (here, there) = (index(position), index(position + 1));
         let id = context.id.as_str();
         transaction!(self.world.db, |txn| {
             journal::fence(txn, id, &self.name).await?;
             let output = steps::commit(context, step, effect, txn).await?;
             journal::end_step(txn, id, here, "DONE", Some(&output), None).await?;
-            match next {
+            journal::advance(txn, id, &self.name, there, state::RUNNING, None).await?;
+            match steps.get(position + 1) {
                 Some(next) => {
                     journal::begin_step(txn, id, there, next.name, "RUNNING").await?;
-                    journal::advance(txn, id, &self.name, there, state::RUNNING, None).await?;
                 }
-                None => {
-                    journal::advance(txn, id, &self.name, there, state::RUNNING, None).await?;
-                    journal::end(txn, id, &self.name, state::SUCCEEDED).await?;
-                }
+                None => journal::end(txn, id, &self.name, state::SUCCEEDED).await?,
             }
             let crash = &self.world.crash;
             crash
@@ -345,97 +408,88 @@ impl Worker {
         );
         let done: Result<(), Lost> = transaction!(self.world.db, |txn| {
             journal::end_step(txn, id, here, "FAILED", None, Some(&error.text)).await?;
-            journal::advance(txn, id, &self.name, here, state::REVERTING, Some(&text)).await
+            journal::advance(txn, id, &self.name, here, state::REVERTING, Some(&text)).await?;
+            let crash = &self.world.crash;
+            crash.pass(context.kind, step.name, Point::TurnBack).await;
+            Ok(())
         });
         Ok(done?)
     }
 
-    /// Undoes the steps from `position` down to the first, then settles the statuses.
+    /// Undoes the steps from `position` down to the first, which settles the statuses.
     async fn undo(
         &self,
         context: &Context,
         steps: &[Step],
         position: usize,
     ) -> Result<(), Interrupted> {
-        let mut clean = true;
-        for position in (0..=position.min(steps.len().saturating_sub(1))).rev() {
-            let Some(step) = steps.get(position) else {
+        let last = steps.len().saturating_sub(1);
+        for position in (0..=position.min(last)).rev() {
+            let Some(step) = steps.get(position).copied() else {
                 continue;
             };
-            clean &= self.undo_step(context, *step, position).await?;
+            let Err(error) = self.attempt(context, steps, position, Way::Back).await? else {
+                continue;
+            };
+            tracing::error!(
+                flow = context.id,
+                step = step.name,
+                request_id = context.request_id,
+                error = error.text,
+                "step not undone; housekeeping removes what is left"
+            );
+            let given_up = self.commit_undo(context, step, position, &Value::Null, false);
+            match given_up.await {
+                Ok(_) => {}
+                Err(CommitError::Sql(error)) => return Err(error.into()),
+                Err(CommitError::Lost(error)) => return Err(error.into()),
+                Err(CommitError::Step(error)) => {
+                    return Err(Interrupted::Damaged {
+                        id: context.id.clone(),
+                        why: error.text,
+                    });
+                }
+            }
         }
-        let row = journal::find(self.world.db.read(), &context.id).await?;
-        let reason = row
-            .and_then(|row| row.error)
-            .unwrap_or_else(|| "unknown".into());
-        let end = if clean {
-            state::REVERTED
-        } else {
-            state::FAILED
-        };
-        let done: Result<(), CommitError> = transaction!(self.world.db, |txn| {
-            journal::fence(txn, &context.id, &self.name).await?;
-            steps::failed(context, &reason, txn).await?;
-            journal::end(txn, &context.id, &self.name, end).await?;
-            Ok(())
-        });
-        match done {
-            Ok(()) => Ok(()),
-            Err(CommitError::Sql(error)) => Err(error.into()),
-            Err(CommitError::Lost(error)) => Err(error.into()),
-            Err(CommitError::Step(error)) => Err(Interrupted::Damaged {
-                id: context.id.clone(),
-                why: error.text,
-            }),
-        }
+        Ok(())
     }
 
-    /// Whether the step left nothing behind.
-    async fn undo_step(
+    /// Says that a step is undone, or that it cannot be; after the first one the flow ends.
+    async fn commit_undo(
         &self,
         context: &Context,
         step: Step,
         position: usize,
-    ) -> Result<bool, Interrupted> {
+        effect: &Value,
+        clean: bool,
+    ) -> Result<Value, CommitError> {
         let id = context.id.as_str();
-        let deadline = Instant::now() + self.world.settings.undo_budget;
-        let mut pause = FIRST_BACK_OFF;
-        let clean = loop {
-            match steps::undo(context, step).await {
-                Ok(()) => break true,
-                Err(error) => {
-                    tracing::warn!(
-                        flow = id,
-                        step = step.name,
-                        error = error.text,
-                        "step not undone"
-                    );
-                    if !error.retryable || Instant::now() + pause >= deadline {
-                        break false;
-                    }
-                }
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(self.world.settings.max_back_off);
-        };
-        let (here, before) = (index(position), index(position.saturating_sub(1)));
         let outcome = if clean { "UNDONE" } else { "FAILED" };
-        let done: Result<(), CommitError> = transaction!(self.world.db, |txn| {
+        transaction!(self.world.db, |txn| {
             journal::fence(txn, id, &self.name).await?;
-            steps::undo_commit(context, step, txn).await?;
-            journal::end_step(txn, id, here, outcome, None, None).await?;
-            journal::advance(txn, id, &self.name, before, state::REVERTING, None).await?;
-            Ok(())
-        });
-        match done {
-            Ok(()) => Ok(clean),
-            Err(CommitError::Sql(error)) => Err(error.into()),
-            Err(CommitError::Lost(error)) => Err(error.into()),
-            Err(CommitError::Step(error)) => Err(Interrupted::Damaged {
-                id: id.to_owned(),
-                why: error.text,
-            }),
-        }
+            steps::undo_commit(context, step, effect, txn).await?;
+            journal::end_step(txn, id, index(position), outcome, None, None).await?;
+            if let Some(before) = position.checked_sub(1) {
+                let before = index(before);
+                journal::advance(txn, id, &self.name, before, state::REVERTING, None).await?;
+            } else {
+                let row = journal::find(txn, id).await?;
+                let reason = row.and_then(|row| row.error);
+                steps::failed(context, reason.as_deref().unwrap_or("unknown"), txn).await?;
+                let steps = journal::steps(txn, id).await?;
+                let end = if steps.iter().all(|step| step.state == "UNDONE") {
+                    state::REVERTED
+                } else {
+                    state::FAILED
+                };
+                journal::end(txn, id, &self.name, end).await?;
+            }
+            let crash = &self.world.crash;
+            crash
+                .pass(context.kind, step.name, Point::UndoUncommitted)
+                .await;
+            Ok(Value::Null)
+        })
     }
 
     /// Claims and runs flows one after another until none can be claimed. For tests.

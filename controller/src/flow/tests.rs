@@ -7,6 +7,7 @@ use super::engine::Worker;
 use super::{Settings, World, kinds};
 use crate::agent_client::{self, Address, AgentApi};
 use crate::config::Config;
+use crate::config::Vrrp;
 use crate::db::entity::{address, amphora, flow, listener, load_balancer, member, pool, port, tag};
 use crate::db::query::flow::{
     self as queue, Action, DeleteLoadBalancer, FlowKind, Item, NewFlow, OneAmphora, Resource, Tree,
@@ -22,7 +23,7 @@ use krater_model::control::{DataplaneStatus, RouterState, RouterStatus, VrrpStat
 use krater_model::state::{Heartbeat, Logging};
 use krater_model::wire::agent::{Info, StateApplied, StateView, Status};
 use krater_model::{
-    AmphoraId, Centiseconds, DesiredState, Epoch, LoadBalancerId, Millis, Revision, SCHEMA, Secret,
+    AmphoraId, DesiredState, Epoch, LoadBalancerId, Millis, Revision, SCHEMA, Secret,
 };
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
@@ -40,8 +41,8 @@ struct FakeAgents {
     states: Mutex<BTreeMap<AmphoraId, DesiredState>>,
     /// These do not answer.
     silent: Mutex<BTreeSet<AmphoraId>>,
-    /// These refuse every state.
-    refusing: Mutex<bool>,
+    /// This one refuses every state that is not what it has.
+    refusing: Mutex<Option<AmphoraId>>,
     certificates: Mutex<BTreeMap<AmphoraId, usize>>,
 }
 
@@ -113,12 +114,15 @@ impl AgentApi for FakeAgents {
                 code: code.into(),
                 message: code.into(),
             };
-            if *self.refusing.lock().unwrap() {
-                return Err(refuse(400, "bad-field"));
-            }
             let text = serde_json::to_vec(state).unwrap();
             let state = DesiredState::parse(&text).unwrap();
             let current = self.state_of(to.amphora);
+            let new = current
+                .as_ref()
+                .is_none_or(|current| current.load_balancers != state.load_balancers);
+            if new && *self.refusing.lock().unwrap() == Some(to.amphora) {
+                return Err(refuse(400, "bad-field"));
+            }
             match current {
                 Some(current) if state.revision() < current.revision() => {
                     return Err(refuse(409, "older-revision"));
@@ -217,10 +221,11 @@ impl AgentApi for FakeAgents {
     fn forget(&self, _: AmphoraId) {}
 }
 
-/// Dies at one point, once.
+/// Dies at one point, once; lets one step fail, always.
 #[derive(Debug, Default)]
 struct CrashOnce {
     at: Mutex<Option<(FlowKind, &'static str, Point)>>,
+    fail: Mutex<Option<(FlowKind, &'static str)>>,
     died: Notify,
 }
 
@@ -237,6 +242,13 @@ impl CrashPoints for CrashOnce {
             self.died.notify_one();
             std::future::pending::<()>().await;
         })
+    }
+
+    fn fails(&self, flow: FlowKind, step: &str) -> bool {
+        self.fail
+            .lock()
+            .unwrap()
+            .is_some_and(|at| at == (flow, step))
     }
 }
 
@@ -288,7 +300,7 @@ impl Rig {
                     interval: Millis::literal(1_000),
                     key: Secret::new("key"),
                 },
-                advert_interval: Centiseconds::new(10).unwrap(),
+                vrrp: Vrrp::default(),
                 logging: Logging::default(),
             },
             settings: Settings {
@@ -471,6 +483,7 @@ impl Rig {
                 item(Resource::Listener, listener_id),
                 item(Resource::Member, member_id),
             ],
+            ..Tree::default()
         }
     }
 
@@ -496,6 +509,36 @@ impl Rig {
             .await
             .unwrap();
         id.to_string()
+    }
+
+    /// A pair, and a flow that waits; the status with which it ends.
+    async fn start(&self, kind: FlowKind) -> &'static str {
+        self.create().await;
+        if kind == FlowKind::CreateLoadBalancer {
+            return "ACTIVE";
+        }
+        self.run().await;
+        let one = async || {
+            let row = self.amphorae().await.remove(0);
+            json!(OneAmphora { amphora_id: row.id })
+        };
+        let (status, payload) = match kind {
+            FlowKind::UpdateTree => (Some("PENDING_UPDATE"), json!(self.add_tree().await)),
+            FlowKind::DeleteLoadBalancer => {
+                let cascade = json!(DeleteLoadBalancer { cascade: true });
+                self.enqueue(kind, Some("PENDING_DELETE"), cascade).await;
+                return "DELETED";
+            }
+            FlowKind::FailoverAmphora => (Some("PENDING_UPDATE"), one().await),
+            FlowKind::RotateCertificate => (None, one().await),
+            FlowKind::DeleteAmphora => {
+                let id = self.stray().await;
+                (None, json!(OneAmphora { amphora_id: id }))
+            }
+            _ => (Some("PENDING_UPDATE"), Value::Null),
+        };
+        self.enqueue(kind, status, payload).await;
+        "ACTIVE"
     }
 
     async fn run(&self) {
@@ -548,6 +591,12 @@ impl Rig {
         let mut found: Vec<&str> = rows.iter().filter_map(|row| row.role.as_deref()).collect();
         found.sort_unstable();
         assert_eq!(found, roles);
+        self.agree(status).await;
+    }
+
+    /// See [`Self::check`]; whatever amphorae there are.
+    async fn agree(&self, status: &str) {
+        let rows = self.amphorae().await;
         let exist = self.compute.amphorae();
         let ids: BTreeSet<String> = exist.keys().map(ToString::to_string).collect();
         let known: BTreeSet<String> = rows.iter().map(|row| row.id.clone()).collect();
@@ -599,6 +648,8 @@ impl Rig {
         );
     }
 }
+
+mod undo;
 
 const PAIR: [&str; 2] = ["BACKUP", "MASTER"];
 
@@ -735,45 +786,9 @@ async fn killed_at_every_step_of_every_flow() {
     let mut killed = 0;
     for kind in kinds::ALL {
         for step in kinds::steps(kind) {
-            for point in Point::ALL {
+            for point in Point::FORWARD {
                 let rig = Rig::new(&template, "ACTIVE_STANDBY").await;
-                rig.create().await;
-                if kind != FlowKind::CreateLoadBalancer {
-                    rig.run().await;
-                }
-                let mut end = "ACTIVE";
-                let one = async || {
-                    let row = rig.amphorae().await.remove(0);
-                    json!(OneAmphora { amphora_id: row.id })
-                };
-                match kind {
-                    FlowKind::CreateLoadBalancer => {}
-                    FlowKind::UpdateTree => {
-                        let tree = rig.add_tree().await;
-                        rig.enqueue(kind, Some("PENDING_UPDATE"), json!(tree)).await;
-                    }
-                    FlowKind::DeleteLoadBalancer => {
-                        end = "DELETED";
-                        let cascade = json!(DeleteLoadBalancer { cascade: true });
-                        rig.enqueue(kind, Some("PENDING_DELETE"), cascade).await;
-                    }
-                    FlowKind::FailoverAmphora => {
-                        let payload = one().await;
-                        rig.enqueue(kind, Some("PENDING_UPDATE"), payload).await;
-                    }
-                    FlowKind::RotateCertificate => {
-                        let payload = one().await;
-                        rig.enqueue(kind, None, payload).await;
-                    }
-                    FlowKind::DeleteAmphora => {
-                        let id = rig.stray().await;
-                        let payload = json!(OneAmphora { amphora_id: id });
-                        rig.enqueue(kind, None, payload).await;
-                    }
-                    FlowKind::UpdateLoadBalancer | FlowKind::FailoverLoadBalancer => {
-                        rig.enqueue(kind, Some("PENDING_UPDATE"), Value::Null).await;
-                    }
-                }
+                let end = rig.start(kind).await;
                 let died = rig.run_killed(kind, step.name, point).await;
                 assert!(died, "{kind:?}:{}:{point:?} was not passed", step.name);
                 killed += 1;
@@ -815,36 +830,6 @@ async fn a_passing_fault_is_tried_again() {
     rig.create().await;
     rig.run().await;
     rig.check("ACTIVE", &PAIR).await;
-}
-
-#[tokio::test]
-async fn a_refused_state_is_an_error_with_its_field() {
-    let (_dir, template) = templated().await;
-    let rig = Rig::new(&template, "ACTIVE_STANDBY").await;
-    rig.create().await;
-    rig.run().await;
-    *rig.agents.refusing.lock().unwrap() = true;
-    let mut tree = rig.add_tree().await;
-    tree.items[0].action = Action::Touch;
-    rig.enqueue(FlowKind::UpdateTree, Some("PENDING_UPDATE"), json!(tree))
-        .await;
-    rig.run().await;
-    let balancer = rig.balancer().await;
-    assert_eq!(balancer.provisioning_status, "ERROR");
-    assert!(balancer.error_reason.unwrap().contains("bad-field"));
-    let graph = graph::load(rig.db().read(), &rig.lb.to_string())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(graph.listeners[0].provisioning_status, "ERROR");
-    assert_eq!(graph.pools[0].provisioning_status, "ACTIVE", "only touched");
-    let ended = flow::Entity::find()
-        .filter(flow::Column::Kind.eq("UpdateTree"))
-        .one(rig.db().read())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(ended.state, journal::state::REVERTED);
 }
 
 #[tokio::test]

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
+mod db_command;
 mod graph;
 mod hostile;
 mod lists;
 mod members;
 mod net_command;
 mod persistence;
+mod print_config;
 mod quota;
 mod shapes;
 mod state_machine;

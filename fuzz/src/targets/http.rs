@@ -116,7 +116,8 @@ pub(super) fn response(data: &[u8]) {
         (Method::Get, true),
     ] {
         let mut head = ResponseHead::default();
-        if head.parse(data, start, end, method, upgrade).is_err() {
+        let offered: &[u8] = if upgrade { b"websocket," } else { b"" };
+        if head.parse(data, start, end, method, offered).is_err() {
             continue;
         }
         same_in_pieces(data, (start, end));
@@ -140,7 +141,7 @@ pub(super) fn response(data: &[u8]) {
                 "the client sees one head"
             );
             let mut again = ResponseHead::default();
-            match again.parse(&out, 0, out.len(), method, upgrade) {
+            match again.parse(&out, 0, out.len(), method, offered) {
                 Ok(()) => {
                     assert_eq!(again.framing, head.framing, "the client sees the same body");
                     assert_eq!(again.status, head.status);

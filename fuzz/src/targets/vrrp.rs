@@ -9,13 +9,24 @@ use std::sync::LazyLock;
 const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
 
-static ROUTER: LazyLock<Option<Router>> = LazyLock::new(|| {
-    let plain: VirtualRouter = serde_json::from_value(serde_json::json!({
+/// One of each version.
+static ROUTERS: LazyLock<Vec<Router>> = LazyLock::new(|| {
+    let v3 = serde_json::json!({
         "vrid": 1, "interface": "eth1", "priority": 100, "advert_interval": 10,
         "source": OURS, "peers": [PEER], "addresses": ["203.0.113.12/24"],
-    }))
-    .ok()?;
-    Router::new(plain).ok()
+    });
+    let mut v2 = v3.clone();
+    for (key, value) in [
+        ("version", 2.into()),
+        ("advert_interval", 100.into()),
+        ("password", "abcdefg".into()),
+    ] {
+        v2[key] = value;
+    }
+    let plain = [v3, v2]
+        .into_iter()
+        .filter_map(|json| serde_json::from_value::<VirtualRouter>(json).ok());
+    plain.filter_map(|plain| Router::new(plain).ok()).collect()
 });
 
 /// A datagram from the peer. What passes the ladder must not pass with any one bit changed.
@@ -24,9 +35,13 @@ pub(super) fn packet(data: &[u8]) {
         let listed = packet.addresses(PEER).take(300).count();
         assert!(listed <= 255, "no more addresses than a count byte can say");
     }
-    let Some(router) = ROUTER.as_ref() else {
-        panic!("the router of this target is valid")
-    };
+    assert_eq!(ROUTERS.len(), 2, "the routers of this target are valid");
+    for router in ROUTERS.iter() {
+        judged(router, data);
+    }
+}
+
+fn judged(router: &Router, data: &[u8]) {
     let now = Time::from_micros(1_000_000);
     fn datagram(message: &[u8], received: Time) -> Datagram<'_> {
         Datagram {

@@ -177,7 +177,7 @@ fn virtual_router(state: &DesiredState, router: &VirtualRouter) -> Checked {
     if router.peers.contains(&router.source) {
         return Err(FieldError::new("peers", "must not contain source"));
     }
-    Ok(())
+    router.check_protocol()
 }
 
 fn load_balancer(lb: &LoadBalancer, certificates: &HashSet<&CertificateId>) -> Checked {

@@ -25,7 +25,7 @@ pub mod timers;
 
 pub use machine::{Event, Machine};
 pub use output::{Belongings, Fault, Faults, Notice, Output, Reason};
-pub use packet::{Advert, ChecksumForm, Packet};
+pub use packet::{Advert, Authentication, ChecksumForm, Packet, Version};
 pub use receive::{Datagram, DropReason, Heard};
 pub use router::Router;
 pub use time::{Span, Time};

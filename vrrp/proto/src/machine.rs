@@ -26,6 +26,8 @@ use std::sync::Arc;
 /// How often in a row a Backup that wakes up late listens again before it takes over all the same:
 /// a machine that is always late must not leave the address without an owner.
 const MAX_RELISTENS: u8 = 3;
+/// Priority of the address owner.
+const OWNER: u8 = 255;
 
 /// What happens to a machine.
 #[derive(Debug, Clone)]
@@ -77,6 +79,8 @@ struct Backup {
     /// Who resigned since.
     resigned: Option<IpAddr>,
     relistens: u8,
+    /// When a worse Active may be preempted; none before one was heard.
+    preempt_at: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -213,8 +217,10 @@ impl Machine {
         if !self.faults.is_empty() {
             let reason = Reason::Faulty(self.faults);
             self.enter(now, old, Phase::Initialize, reason);
-        } else if self.router.peers().is_empty() {
+        } else if self.router.is_alone() {
             self.become_active(now, old, Reason::Alone);
+        } else if self.router.is_owner() {
+            self.become_active(now, old, Reason::Owner);
         } else {
             let learned = timers::interval(self.router.interval());
             let backup = Backup {
@@ -224,6 +230,7 @@ impl Machine {
                 active: None,
                 resigned: None,
                 relistens: 0,
+                preempt_at: None,
             };
             self.enter(now, old, Phase::Backup(backup), Reason::Listening);
         }
@@ -256,9 +263,9 @@ impl Machine {
     }
 
     fn backup_heard(&mut self, heard: Heard) {
-        let own = self.router.priority().value();
-        let only_peer = self.router.peers() == [heard.source];
-        let own_skew = |learned| timers::skew(own, learned);
+        let router = Arc::clone(&self.router);
+        let own = router.priority().value();
+        let only_peer = router.peers() == [heard.source];
         let Phase::Backup(backup) = &mut self.phase else {
             return;
         };
@@ -269,15 +276,22 @@ impl Machine {
                 let wait = if only_peer {
                     Span::ZERO
                 } else {
-                    own_skew(backup.learned)
+                    router.skew(backup.learned)
                 };
+                backup.preempt_at = None;
                 backup.deadline = backup.deadline.min(heard.received + wait);
             }
             return;
         }
-        if self.router.preempts() && heard.priority < own {
-            // Discarded (section 6.4.2): the timer runs on and we take over.
-            return;
+        if router.preempts() && heard.priority < own {
+            let delay = router.preempt_delay();
+            let at = *backup.preempt_at.get_or_insert(heard.received + delay);
+            if heard.received >= at {
+                // Discarded (section 6.4.2): the timer runs on and we take over.
+                return;
+            }
+        } else {
+            backup.preempt_at = None;
         }
         let learned = timers::interval(heard.interval);
         if learned != backup.learned {
@@ -298,11 +312,11 @@ impl Machine {
         backup.resigned = None;
         backup.relistens = 0;
         backup.heard = backup.heard.max(heard.received);
-        backup.deadline = backup.heard + timers::active_down(own, learned);
+        backup.deadline = backup.heard + router.active_down(learned);
     }
 
     fn backup_timeout(&mut self, now: Time) {
-        let own = self.router.priority().value();
+        let router = Arc::clone(&self.router);
         let Phase::Backup(backup) = &mut self.phase else {
             return;
         };
@@ -312,7 +326,7 @@ impl Machine {
         let late = now - backup.deadline;
         if late > backup.learned && backup.relistens < MAX_RELISTENS {
             backup.relistens += 1;
-            backup.deadline = now + backup.learned + timers::skew(own, backup.learned);
+            backup.deadline = now + backup.learned + router.skew(backup.learned);
             self.outputs
                 .push_back(Output::Notice(Notice::Stalled { late }));
             return;
@@ -331,7 +345,7 @@ impl Machine {
         let interval = timers::interval(self.router.interval());
         let active = Active {
             sent: now,
-            next: (!self.router.peers().is_empty()).then(|| now + interval),
+            next: (!self.router.is_alone()).then(|| now + interval),
             listening: None,
             announcer: Announcer::new(self.router.announce(), now),
         };
@@ -343,9 +357,16 @@ impl Machine {
     fn active_heard(&mut self, now: Time, heard: Heard) {
         let wins = self.outranks_us(&heard);
         let preempts = self.router.preempts();
+        let owners = heard.priority == OWNER && self.router.is_owner();
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
+        if owners {
+            // Erratum 8298: not discarded; the election decides, and the operator is told.
+            self.outputs.push_back(Output::Notice(Notice::TwoOwners {
+                source: heard.source,
+            }));
+        }
         if heard.priority == 0 {
             // Somebody answered for the address until now (a duplicate that ends): say whose it is.
             active.announcer.request(now);
@@ -390,6 +411,7 @@ impl Machine {
             active: Some(heard.source),
             resigned: None,
             relistens: 0,
+            preempt_at: None,
         };
         self.enter(now, RouterState::Active, Phase::Backup(backup), reason);
     }
@@ -421,7 +443,7 @@ impl Machine {
     /// An advert now, and the next one an interval later.
     fn speak(&mut self, now: Time) {
         let interval = timers::interval(self.router.interval());
-        let has_peers = !self.router.peers().is_empty();
+        let has_peers = !self.router.is_alone();
         let priority = self.router.priority().value();
         if let Phase::Active(active) = &mut self.phase {
             active.sent = now;
@@ -435,7 +457,7 @@ impl Machine {
     /// speaks: for one interval, in which a living Active is heard.
     fn notice_own_stall(&mut self, now: Time) {
         let interval = timers::interval(self.router.interval());
-        let own = self.router.priority().value();
+        let skew = self.router.skew(interval);
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
@@ -443,7 +465,7 @@ impl Machine {
         // No peer's Active_Down_Interval is shorter than three intervals.
         if active.next.is_some() && active.listening.is_none() && silence > interval.times(3) {
             active.listening = Some(Listening {
-                until: now + interval + timers::skew(own, interval),
+                until: now + interval + skew,
                 silence,
             });
             self.outputs
@@ -467,7 +489,7 @@ impl Machine {
         if old == router {
             return;
         }
-        let alone = router.peers().is_empty();
+        let alone = router.is_alone();
         let interval = timers::interval(router.interval());
         match &mut self.phase {
             Phase::Initialize => {}
@@ -475,18 +497,14 @@ impl Machine {
                 self.become_active(now, RouterState::Backup, Reason::Alone);
             }
             Phase::Backup(backup) => {
-                if backup
-                    .active
-                    .is_some_and(|active| !router.peers().contains(&active))
-                {
+                if backup.active.is_some_and(|active| !router.admits(active)) {
                     backup.active = None;
                 }
                 if backup.active.is_none() {
                     backup.learned = interval;
                 }
                 if backup.resigned.is_none() {
-                    let own = router.priority().value();
-                    let deadline = backup.heard + timers::active_down(own, backup.learned);
+                    let deadline = backup.heard + router.active_down(backup.learned);
                     // A shorter interval must not make silence of what was not silence yet.
                     backup.deadline = deadline.max(now + backup.learned);
                 }
@@ -496,7 +514,7 @@ impl Machine {
                 let (gone, new) = (before.without(&after), after.without(&before));
                 let speak = old.priority() != router.priority()
                     || old.interval() != router.interval()
-                    || old.peers() != router.peers()
+                    || old.destinations() != router.destinations()
                     || old.source() != router.source()
                     || old.advertised() != router.advertised();
                 active.announcer.configure(router.announce(), now);
@@ -527,7 +545,7 @@ impl Machine {
     }
 
     fn send(&mut self, priority: u8) {
-        if !self.router.peers().is_empty() {
+        if !self.router.is_alone() {
             self.outputs.push_back(Output::SendAdvert { priority });
         }
     }
@@ -539,7 +557,7 @@ impl Machine {
     }
 
     fn active_down(&self, learned: Span) -> Span {
-        timers::active_down(self.router.priority().value(), learned)
+        self.router.active_down(learned)
     }
 
     fn enter(&mut self, now: Time, old: RouterState, phase: Phase, reason: Reason) {

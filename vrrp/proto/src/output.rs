@@ -155,6 +155,8 @@ pub enum Reason {
     Listening,
     /// No peers are configured.
     Alone,
+    /// We own the addresses.
+    Owner,
     /// Nothing heard from the Active for so long.
     Silence(Span),
     /// The Active resigned with priority 0.
@@ -185,6 +187,7 @@ impl fmt::Display for Reason {
             Self::Created => f.write_str("created"),
             Self::Listening => f.write_str("listening for an Active"),
             Self::Alone => f.write_str("no peers configured"),
+            Self::Owner => f.write_str("owner of the addresses"),
             Self::Silence(span) => write!(f, "no advertisement for {span}"),
             Self::Resigned(by) => write!(f, "{by} resigned"),
             Self::Outranked { by, priority } => {
@@ -208,6 +211,11 @@ pub enum Notice {
         source: IpAddr,
         /// With what priority.
         priority: u8,
+    },
+    /// We are the owner (priority 255), and so is another router: one of the two is configured wrong.
+    TwoOwners {
+        /// Who.
+        source: IpAddr,
     },
     /// We woke up so much too late and listen before we speak.
     Stalled {
@@ -234,6 +242,10 @@ impl fmt::Display for Notice {
             Self::RivalActive { source, priority } => {
                 write!(f, "{source} is Active too, with losing priority {priority}")
             }
+            Self::TwoOwners { source } => write!(
+                f,
+                "{source} claims to own the addresses too: only one router may have priority 255"
+            ),
             Self::Stalled { late } => write!(f, "woke up {late} late: listening first"),
             Self::IntervalLearned { source, interval } => {
                 write!(f, "{source} advertises every {interval}: adopted")

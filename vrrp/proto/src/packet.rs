@@ -1,12 +1,16 @@
-//! The VRRPv3 advertisement (RFC 9568 section 5): a checked view of bytes, and its meaning.
+//! The advertisement of VRRPv3 (RFC 9568 section 5) and VRRPv2 (RFC 3768 section 5.3, with the
+//! authentication of RFC 2338): a checked view of bytes, and its meaning.
 //!
 //! ```text
-//! byte 0      1     2         3      4..6                   6..8      8..
-//!      ver|ty vrid  priority  count  res 4 | interval 12 cs checksum  addresses (4 or 16 bytes each)
+//! byte    0      1     2         3      4          5         6..8      8..
+//! v3      ver|ty vrid  priority  count  res 4 | interval 12  checksum  addresses (4 or 16 bytes each)
+//! v2      ver|ty vrid  priority  count  auth type  seconds   checksum  addresses (4 bytes), 8 of auth
 //! ```
 
+use krater_model::state::MAX_PASSWORD;
 use krater_model::{Centiseconds, Vrid};
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes before the addresses.
 pub const HEADER: usize = 8;
@@ -14,8 +18,16 @@ pub const HEADER: usize = 8;
 pub const PROTOCOL: u8 = 112;
 /// The only message type.
 pub const ADVERTISEMENT: u8 = 1;
-/// The version that this codec encodes.
-pub const VERSION: u8 = 3;
+/// RFC 9568.
+pub const V3: u8 = 3;
+/// RFC 3768.
+pub const V2: u8 = 2;
+/// The group of IPv4 routers (RFC 9568 section 5.1.1.2).
+pub const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+/// The group of IPv6 routers (RFC 9568 section 5.1.2.2).
+pub const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
+/// Authentication type of a simple text password (RFC 2338 section 5.3.6).
+const AUTH_PASS: u8 = 1;
 /// The longest message: 255 IPv6 addresses.
 pub const MAX_MESSAGE: usize = HEADER + 255 * 16;
 
@@ -26,6 +38,8 @@ mod field {
     pub(super) const PRIORITY: usize = 2;
     pub(super) const COUNT: usize = 3;
     pub(super) const INTERVAL: usize = 4;
+    pub(super) const AUTH_TYPE: usize = 4;
+    pub(super) const SECONDS: usize = 5;
     pub(super) const CHECKSUM: Range<usize> = 6..8;
 }
 
@@ -71,23 +85,58 @@ impl<'a> Packet<'a> {
             self.header[field::INTERVAL + 1],
         ])
     }
+    /// The sender's interval by the rules of the packet's version; none when it is 0 or longer than
+    /// any that can be configured.
+    pub fn advert_interval(&self) -> Option<Centiseconds> {
+        let centiseconds = match self.version() {
+            V2 => u64::from(self.header[field::SECONDS]) * 100,
+            _ => self.interval().into(),
+        };
+        Centiseconds::new(centiseconds).ok()
+    }
+    /// Whether authentication type and data of VRRPv2 are these. Takes as long for any data.
+    pub fn authenticates(&self, expected: Authentication) -> bool {
+        let data: [u8; MAX_PASSWORD] = self.bytes.last_chunk().copied().unwrap_or_default();
+        let (kind, wanted) = expected.fields();
+        // RFC 3768 section 5.3.10: without authentication the data is ignored.
+        let mask = if expected.0.is_some() { 0xff } else { 0 };
+        let differing = wanted
+            .iter()
+            .zip(data)
+            .fold(0, |all, (a, b)| all | ((a ^ b) & mask));
+        self.header[field::AUTH_TYPE] == kind && std::hint::black_box(differing) == 0
+    }
     /// Whether the length is exactly what the count says, in the family of `source`.
     pub fn length_matches(&self, source: IpAddr) -> bool {
-        self.bytes.len() == HEADER + usize::from(self.count()) * address_size(source)
+        let addresses = usize::from(self.count()) * address_size(source);
+        self.bytes.len() == HEADER + addresses + self.trailer()
     }
     /// The addresses, in the family of `source`; a tail that is no whole address is left out.
     pub fn addresses(&self, source: IpAddr) -> impl Iterator<Item = IpAddr> + use<'a> {
+        let end = self.bytes.len().saturating_sub(self.trailer());
         self.bytes
-            .get(HEADER..)
+            .get(HEADER..end)
             .unwrap_or_default()
             .chunks_exact(address_size(source))
             .filter_map(address)
     }
-    /// In which form the checksum is right; none when it is wrong.
+    /// Bytes after the addresses.
+    const fn trailer(&self) -> usize {
+        if self.version() == V2 {
+            MAX_PASSWORD
+        } else {
+            0
+        }
+    }
+    /// In which form the checksum is right; none when it is wrong. VRRPv2 has only the one without a
+    /// pseudo-header.
     pub fn checksum_form(&self, source: IpAddr, destination: IpAddr) -> Option<ChecksumForm> {
         let rfc = ChecksumForm::Rfc9568;
-        let forms = [rfc, ChecksumForm::PseudoHeader];
-        forms.into_iter().find(|form| {
+        let forms: &[_] = match self.version() {
+            V2 => &[rfc],
+            _ => &[rfc, ChecksumForm::PseudoHeader],
+        };
+        forms.iter().copied().find(|form| {
             fold(sum(self.bytes, form.start(source, destination, self.bytes))) == 0xffff
         })
     }
@@ -114,9 +163,48 @@ impl ChecksumForm {
     }
 }
 
+/// What proves a VRRPv2 sender: nothing, or a password padded with zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Authentication(Option<[u8; MAX_PASSWORD]>);
+
+impl Authentication {
+    /// With this password; bytes beyond the eighth do not exist on the wire.
+    pub fn password(text: &str) -> Self {
+        let mut data = [0; MAX_PASSWORD];
+        for (place, byte) in data.iter_mut().zip(text.bytes()) {
+            *place = byte;
+        }
+        Self(Some(data))
+    }
+
+    fn fields(self) -> (u8, [u8; MAX_PASSWORD]) {
+        match self.0 {
+            Some(data) => (AUTH_PASS, data),
+            None => (0, [0; MAX_PASSWORD]),
+        }
+    }
+}
+
+impl fmt::Debug for Authentication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "PASS …" } else { "none" })
+    }
+}
+
+/// The version of a message, with what only that version has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// RFC 9568.
+    V3,
+    /// RFC 3768, IPv4 only.
+    V2(Authentication),
+}
+
 /// What an advertisement says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advert<'a> {
+    /// Version of the message.
+    pub version: Version,
     /// Virtual router.
     pub vrid: Vrid,
     /// Priority; 0 resigns.
@@ -137,14 +225,20 @@ impl Advert<'_> {
             .get(..usize::from(u8::MAX))
             .unwrap_or(self.addresses);
         let count = u8::try_from(addresses.len()).unwrap_or(u8::MAX);
-        let [high, low] = self.interval.value().to_be_bytes();
+        let (version, [fourth, fifth]) = match self.version {
+            Version::V3 => (V3, self.interval.value().to_be_bytes()),
+            Version::V2(authentication) => {
+                let seconds = u8::try_from(self.interval.value() / 100).unwrap_or(u8::MAX);
+                (V2, [authentication.fields().0, seconds])
+            }
+        };
         out.extend_from_slice(&[
-            VERSION << 4 | ADVERTISEMENT,
+            version << 4 | ADVERTISEMENT,
             self.vrid.value(),
             self.priority,
             count,
-            high,
-            low,
+            fourth,
+            fifth,
             0,
             0,
         ]);
@@ -154,7 +248,14 @@ impl Advert<'_> {
                 IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
             }
         }
-        let checksum = !fold(sum(out, form.start(source, destination, out)));
+        let start = match self.version {
+            Version::V3 => form.start(source, destination, out),
+            Version::V2(authentication) => {
+                out.extend_from_slice(&authentication.fields().1);
+                0
+            }
+        };
+        let checksum = !fold(sum(out, start));
         if let Some(place) = out.get_mut(field::CHECKSUM) {
             place.copy_from_slice(&checksum.to_be_bytes());
         }

@@ -3,11 +3,11 @@
 //! A packet that is refused touches no timer and no state; it is counted under the first rung that
 //! it fails.
 
-use crate::packet::{ADVERTISEMENT, ChecksumForm, Packet, VERSION};
+use crate::packet::{ADVERTISEMENT, ChecksumForm, Packet, V2, V3, Version};
 use crate::router::Router;
 use crate::time::{Span, Time};
 use crate::timers;
-use krater_model::Centiseconds;
+use krater_model::{Centiseconds, VrrpVersion};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -70,9 +70,13 @@ pub enum DropReason {
     Empty,
     /// Our own address as source: looped back, or somebody else has our address.
     OwnAddress,
+    /// Multicast where unicast is configured, or the other way round.
+    Cast,
     /// Not a configured peer.
     Peer,
-    /// Interval 0.
+    /// VRRPv2: another authentication type or another password.
+    Authentication,
+    /// Interval 0, or in VRRPv2 another than ours.
     Interval,
     /// Waited in our queue for longer than one interval.
     Stale,
@@ -80,7 +84,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Short,
         Self::Version,
         Self::Type,
@@ -91,7 +95,9 @@ impl DropReason {
         Self::HopLimit,
         Self::Empty,
         Self::OwnAddress,
+        Self::Cast,
         Self::Peer,
+        Self::Authentication,
         Self::Interval,
         Self::Stale,
     ];
@@ -109,7 +115,9 @@ impl DropReason {
             Self::HopLimit => "hop-limit",
             Self::Empty => "empty",
             Self::OwnAddress => "own-address",
+            Self::Cast => "cast",
             Self::Peer => "peer",
+            Self::Authentication => "authentication",
             Self::Interval => "interval",
             Self::Stale => "stale",
         }
@@ -125,7 +133,7 @@ impl fmt::Display for DropReason {
 /// The rungs that need no configuration. Answers the packet and its virtual router identifier.
 pub fn header<'a>(datagram: &Datagram<'a>) -> Result<Packet<'a>, DropReason> {
     let packet = Packet::new(datagram.message).ok_or(DropReason::Short)?;
-    if !matches!(packet.version(), 2 | 3) {
+    if !matches!(packet.version(), V2 | V3) {
         return Err(DropReason::Version);
     }
     if packet.kind() != ADVERTISEMENT {
@@ -148,20 +156,33 @@ pub fn check(router: &Router, datagram: &Datagram<'_>, now: Time) -> Result<Hear
         packet.vrid() != router.vrid().value() || !same_family,
         DropReason::Vrid,
     )?;
-    refuse_if(packet.version() != VERSION, DropReason::OtherVersion)?;
+    refuse_if(
+        packet.version() != router.version().value(),
+        DropReason::OtherVersion,
+    )?;
     refuse_if(!packet.length_matches(source), DropReason::Length)?;
     let form = packet
         .checksum_form(source, destination)
         .ok_or(DropReason::Checksum)?;
     refuse_if(
-        datagram.hop_limit < Router::MIN_HOP_LIMIT,
+        datagram.hop_limit < router.min_hop_limit(),
         DropReason::HopLimit,
     )?;
     refuse_if(packet.count() == 0, DropReason::Empty)?;
     // Before the peer check, which it could never pass: it deserves a name of its own.
     refuse_if(source == router.source(), DropReason::OwnAddress)?;
-    refuse_if(!router.peers().contains(&source), DropReason::Peer)?;
-    let interval = Centiseconds::new(packet.interval().into()).map_err(|_| DropReason::Interval)?;
+    refuse_if(
+        destination.is_multicast() != router.is_multicast(),
+        DropReason::Cast,
+    )?;
+    refuse_if(!router.admits(source), DropReason::Peer)?;
+    if let Version::V2(expected) = router.wire_version() {
+        refuse_if(!packet.authenticates(expected), DropReason::Authentication)?;
+    }
+    let interval = packet.advert_interval().ok_or(DropReason::Interval)?;
+    let v2 = router.version() == VrrpVersion::V2;
+    // RFC 3768 section 7.1: discarded; RFC 9568: adopted.
+    refuse_if(v2 && interval != router.interval(), DropReason::Interval)?;
     let stale_after = timers::interval(interval).max(MIN_STALE_AGE);
     refuse_if(now - datagram.received > stale_after, DropReason::Stale)?;
     Ok(Heard {

@@ -1,9 +1,12 @@
 //! Configuration of one virtual router, checked once.
 
 use crate::output::Belongings;
+use crate::packet::{Advert, Authentication, ChecksumForm, GROUP_V4, GROUP_V6, Version};
+use crate::time::Span;
+use crate::timers;
 use ipnet::IpNet;
-use krater_model::state::{Announce, VirtualRouter};
-use krater_model::{Centiseconds, FieldError, Priority, Vrid};
+use krater_model::state::{Announce, VirtualRouter, VrrpChecksum};
+use krater_model::{Centiseconds, FieldError, Priority, Vrid, VrrpVersion};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -19,15 +22,14 @@ pub const MAX_ROUTES: usize = 1_024;
 pub struct Router {
     plain: VirtualRouter,
     advertised: Vec<IpAddr>,
+    destinations: Vec<IpAddr>,
 }
 
 impl Router {
-    /// The least TTL or hop limit that is accepted (RFC 9568 section 7.1).
-    pub const MIN_HOP_LIMIT: u8 = 255;
-
     /// Checks what the types of the document cannot say.
     pub fn new(plain: VirtualRouter) -> Result<Self, FieldError> {
         let refuse = |field: &str, why: String| Err(FieldError::new(field, why));
+        plain.check_protocol()?;
         let v4 = plain.source.is_ipv4();
         let usable = |address: &IpAddr| !address.is_unspecified() && !address.is_multicast();
         if !usable(&plain.source) {
@@ -59,7 +61,7 @@ impl Router {
             } else if *peer == plain.source {
                 "is our own source address"
             } else if !usable(peer) {
-                "is no unicast address (multicast is not supported yet)"
+                "is no unicast address: for the multicast group say multicast = true"
             } else if !seen.insert(*peer) {
                 "is there twice"
             } else {
@@ -89,7 +91,16 @@ impl Router {
             }
         }
         let advertised = plain.addresses.iter().map(IpNet::addr).collect();
-        Ok(Self { plain, advertised })
+        let destinations = match plain.multicast {
+            true if v4 => vec![GROUP_V4.into()],
+            true => vec![GROUP_V6.into()],
+            false => plain.peers.clone(),
+        };
+        Ok(Self {
+            plain,
+            advertised,
+            destinations,
+        })
     }
 
     /// As it was written.
@@ -108,13 +119,86 @@ impl Router {
     pub fn interval(&self) -> Centiseconds {
         self.plain.advert_interval
     }
-    /// Whether we take the VIP from a living Active of lower priority.
+    /// Whether we take the VIP from a living Active of lower priority. An owner always does.
     pub fn preempts(&self) -> bool {
-        self.plain.preempt
+        self.plain.preempt || self.is_owner()
     }
     /// Own address; its family is the router's.
     pub fn source(&self) -> IpAddr {
         self.plain.source
+    }
+    /// How long we let a living Active of lower priority be.
+    pub fn preempt_delay(&self) -> Span {
+        self.plain.preempt_delay.duration().into()
+    }
+    /// Whether we own the addresses (priority 255): then they are ours from the start.
+    pub fn is_owner(&self) -> bool {
+        self.plain.priority == Priority::OWNER
+    }
+    /// Protocol version.
+    pub fn version(&self) -> VrrpVersion {
+        self.plain.version
+    }
+    /// The version as messages need it.
+    pub fn wire_version(&self) -> Version {
+        if self.plain.version == VrrpVersion::V3 {
+            return Version::V3;
+        }
+        let password = self.plain.password.as_ref();
+        Version::V2(password.map_or_else(Authentication::default, |password| {
+            Authentication::password(password.expose())
+        }))
+    }
+    /// An advertisement of ours with this priority.
+    pub fn advert(&self, priority: u8) -> Advert<'_> {
+        Advert {
+            version: self.wire_version(),
+            vrid: self.vrid(),
+            priority,
+            interval: self.interval(),
+            addresses: self.advertised(),
+        }
+    }
+    /// The checksum to send to somebody who was heard with the older one, or not.
+    pub fn checksum(&self, older: bool) -> ChecksumForm {
+        match self.plain.checksum {
+            VrrpChecksum::Learn if older => ChecksumForm::PseudoHeader,
+            VrrpChecksum::Learn | VrrpChecksum::Rfc9568 => ChecksumForm::Rfc9568,
+            VrrpChecksum::PseudoHeader => ChecksumForm::PseudoHeader,
+        }
+    }
+    /// Skew_Time: of the Active's interval, and in VRRPv2 of a second (RFC 3768 section 6.1).
+    pub fn skew(&self, learned: Span) -> Span {
+        let of = if self.plain.version == VrrpVersion::V2 {
+            Span::from_millis(1_000)
+        } else {
+            learned
+        };
+        timers::skew(self.plain.priority.value(), of)
+    }
+    /// Active_Down_Interval.
+    pub fn active_down(&self, learned: Span) -> Span {
+        learned.times(3) + self.skew(learned)
+    }
+    /// The least TTL or hop limit that is accepted.
+    pub fn min_hop_limit(&self) -> u8 {
+        self.plain.min_hop_limit.value()
+    }
+    /// Whether we speak to the multicast group.
+    pub fn is_multicast(&self) -> bool {
+        self.plain.multicast
+    }
+    /// Whether there is nobody to speak to, and so nobody to wait for.
+    pub fn is_alone(&self) -> bool {
+        self.destinations.is_empty()
+    }
+    /// Where adverts go: the peers, or the group.
+    pub fn destinations(&self) -> &[IpAddr] {
+        &self.destinations
+    }
+    /// Whether adverts of `source` count.
+    pub fn admits(&self, source: IpAddr) -> bool {
+        self.plain.multicast || self.plain.peers.contains(&source)
     }
     /// Unicast peers.
     pub fn peers(&self) -> &[IpAddr] {

@@ -14,11 +14,6 @@ pub fn skew(priority: u8, active_interval: Span) -> Span {
     Span::from_micros((256 - u64::from(priority)) * active_interval.micros() / 256)
 }
 
-/// Active_Down_Interval: three intervals of the Active and the skew.
-pub fn active_down(priority: u8, active_interval: Span) -> Span {
-    active_interval.times(3) + skew(priority, active_interval)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,12 +23,10 @@ mod tests {
         let cs = |value| interval(Centiseconds::new(value).unwrap());
         // (256 - 100) / 256 × 1 s = 609.375 ms
         assert_eq!(skew(100, cs(100)).micros(), 609_375);
-        assert_eq!(active_down(100, cs(100)).micros(), 3_609_375);
         // The fastest interval keeps a skew that tells priorities apart.
         assert_eq!(skew(100, cs(1)).micros(), 6_093);
         assert_eq!(skew(90, cs(1)).micros(), 6_484);
         assert_eq!(skew(254, cs(1)).micros(), 78);
-        assert_eq!(active_down(90, cs(10)).micros(), 364_843);
-        assert_eq!(active_down(1, cs(4095)).micros(), 122_850_000 + 40_790_039);
+        assert_eq!(skew(1, cs(4095)).micros(), 40_790_039);
     }
 }

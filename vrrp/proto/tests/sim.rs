@@ -13,7 +13,7 @@
 use krater_model::control::RouterState;
 use krater_vrrp_proto::output::{Fault, Faults};
 use krater_vrrp_proto::{
-    Advert, ChecksumForm, Datagram, Event, Machine, Output, Reason, Router, Span, Time, receive,
+    ChecksumForm, Datagram, Event, Machine, Output, Reason, Router, Span, Time, receive,
 };
 use serde_json::json;
 use std::net::IpAddr;
@@ -277,13 +277,7 @@ impl World {
             }
             let router = &self.hosts[from].router;
             let mut bytes = Vec::new();
-            Advert {
-                vrid: router.vrid(),
-                priority,
-                interval: router.interval(),
-                addresses: router.advertised(),
-            }
-            .emit(
+            router.advert(priority).emit(
                 address(from),
                 address(to),
                 ChecksumForm::Rfc9568,

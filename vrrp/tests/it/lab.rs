@@ -70,7 +70,7 @@ fn remove(dir: &Path) {
 /// A bridge with two routers and a client.
 pub(crate) struct Lab {
     pub(crate) dir: PathBuf,
-    switch: NetNs,
+    pub(crate) switch: NetNs,
     pub(crate) a: Node,
     pub(crate) b: Node,
     pub(crate) client: NetNs,
@@ -105,7 +105,11 @@ impl Lab {
                 .unwrap();
             let netlink = NetlinkSocket::open_in(&ns).unwrap();
             let index = netlink.link_by_name("eth1").unwrap().unwrap().index;
-            for net in [format!("192.0.2.{host}/24"), format!("2001:db8::{host}/64")] {
+            for net in [
+                format!("192.0.2.{host}/24"),
+                format!("2001:db8::{host}/64"),
+                format!("fe80::{host}/64"),
+            ] {
                 let address = Address {
                     link: index,
                     net: net.parse().unwrap(),

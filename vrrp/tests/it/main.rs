@@ -11,6 +11,7 @@
     reason = "a test, which clippy does not see without the standard harness"
 )]
 
+mod capture;
 mod dataplane;
 mod faults;
 mod interop;

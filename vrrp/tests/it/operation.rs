@@ -52,7 +52,7 @@ fn control_socket() {
         (status, refusal.field)
     };
     let mut wrong = lab.config(6, 1, 100);
-    wrong["routers"][0]["priority"] = json!(255);
+    wrong["routers"][0]["priority"] = json!(256);
     assert_eq!(field(put(&wrong)), (400, "routers[0].priority".into()));
     wrong = lab.config(6, 1, 100);
     wrong["routers"][0]["peers"] = json!(["192.0.2.1"]);

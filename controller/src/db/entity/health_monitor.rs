@@ -1,9 +1,10 @@
 //! A health monitor; at most one of a pool.
 
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// A health monitor; at most one of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "health_monitor")]
 pub struct Model {
     /// Identifier.

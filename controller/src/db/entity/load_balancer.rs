@@ -1,9 +1,10 @@
 //! A load balancer. Deleted ones stay as DELETED rows until housekeeping.
 
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// A load balancer. Deleted ones stay as DELETED rows until housekeeping.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "load_balancer")]
 pub struct Model {
     /// Identifier.

@@ -1,9 +1,10 @@
 //! Stickiness of a pool; no row: none.
 
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// Stickiness of a pool; no row: none.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "session_persistence")]
 pub struct Model {
     /// Its pool.

@@ -1,6 +1,7 @@
 //! The queue of flows. A flow is enqueued in the transaction that makes its objects PENDING, so
 //! that neither exists without the other.
 
+use super::before::Before;
 use crate::db::{entity::flow, now};
 use krater_model::{FlowId, LoadBalancerId};
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ConnectionTrait, DbErr};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub enum FlowKind {
     /// Boot, plug, configure; payload [`Tree`] of the children of a single-call create.
     CreateLoadBalancer,
-    /// Push the new state; payload null.
+    /// Push the new state; payload [`Tree`] of no children, or null when only an amphora missed a state.
     UpdateLoadBalancer,
     /// Payload [`DeleteLoadBalancer`].
     DeleteLoadBalancer,
@@ -105,11 +106,15 @@ pub struct Item {
     pub action: Action,
 }
 
-/// Payload of [`FlowKind::UpdateTree`] and [`FlowKind::CreateLoadBalancer`].
+/// Payload of [`FlowKind::UpdateTree`], [`FlowKind::UpdateLoadBalancer`] and
+/// [`FlowKind::CreateLoadBalancer`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tree {
     /// The children, in no particular order.
     pub items: Vec<Item>,
+    /// The rows that the change alters, as they were.
+    #[serde(default)]
+    pub before: Before,
 }
 
 /// Payload of [`FlowKind::DeleteLoadBalancer`].

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use krater_model::AmphoraId;
 use krater_model::control::RouterState;
 use sea_orm::ActiveValue::Set;
-use sea_orm::{ActiveModelTrait, DatabaseTransaction};
+use sea_orm::{ActiveModelTrait, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,6 +53,10 @@ pub(super) async fn commit(
     txn: &DatabaseTransaction,
 ) -> Result<Value, StepError> {
     let graph = context.graph(txn).await?;
+    if graph.amphorae.is_empty() {
+        // Nothing of it was ever in force, or nothing is: what its creation left in ERROR is tried again.
+        super::settle::revive(&graph, txn).await?;
+    }
     let facts: BTreeMap<String, (bool, bool)> =
         serde_json::from_value(effect.clone()).unwrap_or_default();
     let made = context.replacement(0).come;
@@ -171,14 +175,14 @@ pub(super) async fn undo_commit(
 ) -> Result<(), StepError> {
     let replacement = context.replacement(round);
     let come = replacement.come.iter().map(|(id, _)| id.to_string());
-    let mut gone: Vec<String> = come.collect();
+    super::settle::forget(txn, &come.collect::<Vec<_>>()).await?;
+    // Those that were ended are forgotten already.
     let leave: Vec<String> = replacement.leave.iter().map(ToString::to_string).collect();
-    let fence = if round == 0 { "fence" } else { "fence-second" };
-    if context.outputs.get(fence).is_some_and(Value::is_array) {
-        gone.extend(leave); // They were ended already and do not come back.
-    } else {
-        super::set_status(txn, leave, "ALLOCATED").await?;
-    }
-    super::settle::forget(txn, &gone).await?;
+    amphora::Entity::update_many()
+        .col_expr(amphora::Column::Status, "ALLOCATED".into())
+        .filter(amphora::Column::Id.is_in(leave))
+        .filter(amphora::Column::Status.eq("PENDING_DELETE"))
+        .exec(txn)
+        .await?;
     Ok(())
 }

@@ -102,9 +102,29 @@ pub(super) async fn booted(effect: &Value, txn: &DatabaseTransaction) -> Result<
     Ok(())
 }
 
-pub(super) async fn unboot(context: &Context, round: usize) -> Result<(), StepError> {
+pub(super) async fn unboot(context: &Context, round: usize) -> Result<Value, StepError> {
     let come = context.replacement(round).come;
-    end(context, come.into_iter().map(|(id, _)| id)).await
+    end(context, come.into_iter().map(|(id, _)| id)).await?;
+    Ok(Value::Null)
+}
+
+/// Those that were ended, or are too damaged to serve.
+pub(super) async fn gone(context: &Context, ids: Vec<AmphoraId>) -> Result<Vec<String>, StepError> {
+    let exist = context.world.compute.list().await?;
+    let lost = |id: &&AmphoraId| {
+        !exist
+            .iter()
+            .any(|found| found.amphora == **id && found.intact)
+    };
+    Ok(ids.iter().filter(lost).map(ToString::to_string).collect())
+}
+
+/// All amphorae of the load balancer.
+pub(super) async fn all(context: &Context) -> Result<Vec<AmphoraId>, StepError> {
+    let rows = graph::amphorae(context.world.db.read(), context.load_balancer()?).await?;
+    rows.iter()
+        .map(|row| parse("amphora id", &row.id))
+        .collect()
 }
 
 async fn end(context: &Context, ids: impl Iterator<Item = AmphoraId>) -> Result<(), StepError> {
@@ -271,11 +291,7 @@ pub(super) async fn end_one(context: &Context) -> Result<Value, StepError> {
 }
 
 pub(super) async fn stop(context: &Context) -> Result<Value, StepError> {
-    let rows = graph::amphorae(context.world.db.read(), context.load_balancer()?).await?;
-    let ids = rows
-        .iter()
-        .map(|row| parse::<AmphoraId>("amphora id", &row.id))
-        .collect::<Result<Vec<_>, _>>()?;
+    let ids = all(context).await?;
     end(context, ids.into_iter()).await?;
     Ok(Value::Null)
 }

@@ -19,7 +19,7 @@ use krater_model::{AmphoraId, FieldError, report};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -95,6 +95,17 @@ impl Context {
             .ok_or_else(|| StepError::permanent(format!("load balancer {id} does not exist")))
     }
 
+    /// Whether a round is over: who left has gone, who came serves. Its steps are not undone any more, for
+    /// that would end amphorae that serve.
+    fn is_settled(&self, round: usize) -> bool {
+        let name = if round == 0 {
+            "retire"
+        } else {
+            "retire-second"
+        };
+        self.outputs.get(name) == Some(&Value::Bool(true))
+    }
+
     /// The plan of a round; empty in flows that do not replace amphorae.
     fn replacement(&self, round: usize) -> Replacement {
         let name = if round == 0 {
@@ -121,6 +132,10 @@ pub struct Replacement {
 impl Replacement {
     fn leaves(&self, id: &str) -> bool {
         self.leave.iter().any(|leave| leave.to_string() == id)
+    }
+
+    fn comes(&self, id: &str) -> bool {
+        self.come.iter().any(|(come, _)| come.to_string() == id)
     }
 }
 
@@ -208,7 +223,8 @@ pub async fn run(context: &Context, step: Step) -> Result<Value, StepError> {
         Action::Fence => amphorae::fence(context, step.round).await,
         Action::Push => push::run(context, step.round).await,
         Action::Ready => amphorae::ready(context, step.round).await,
-        Action::Retire | Action::Remove => Ok(Value::Null),
+        Action::Retire => Ok(json!(true)),
+        Action::Remove => Ok(Value::Null),
         Action::Finish => settle::unplug(context).await,
         Action::Stop => amphorae::stop(context).await,
         Action::Certificate => certificate::run(context).await,
@@ -238,21 +254,47 @@ pub async fn commit(
 }
 
 /// Takes effects back. Harmless when there were none.
-pub async fn undo(context: &Context, step: Step) -> Result<(), StepError> {
+pub async fn undo(context: &Context, step: Step) -> Result<Value, StepError> {
+    if context.is_settled(step.round) {
+        return Ok(Value::Null);
+    }
     match step.action {
         Action::Boot => amphorae::unboot(context, step.round).await,
-        _ => Ok(()),
+        Action::Push => push::undo(context, step.round).await,
+        Action::Fence => {
+            let gone = amphorae::gone(context, context.replacement(step.round).leave).await?;
+            let restored = push::restore(context, step.round, &gone).await?;
+            Ok(json!({ "gone": gone, "restored": restored }))
+        }
+        Action::Stop => {
+            let ids = amphorae::all(context).await?;
+            Ok(json!({ "gone": amphorae::gone(context, ids).await? }))
+        }
+        _ => Ok(Value::Null),
     }
 }
 
-/// Takes rows back, in the transaction that says "undone".
+/// Takes rows back, in the transaction that says "undone". `effect` is what `undo` gave, null when it
+/// could not.
 pub async fn undo_commit(
     context: &Context,
     step: Step,
+    effect: &Value,
     txn: &DatabaseTransaction,
 ) -> Result<(), StepError> {
+    if context.is_settled(step.round) {
+        return Ok(());
+    }
     match step.action {
         Action::Allocate => allocate::undo_commit(context, step.round, txn).await,
+        Action::Push => push::undo_commit(context, effect, txn).await,
+        // Ended amphorae do not come back.
+        Action::Fence | Action::Stop => {
+            let gone: Vec<String> =
+                serde_json::from_value(effect["gone"].clone()).unwrap_or_default();
+            settle::forget(txn, &gone).await?;
+            push::undo_commit(context, &effect["restored"], txn).await
+        }
         Action::Certificate => certificate::undo_commit(context, txn).await,
         // It can be deleted again.
         Action::End => Ok(set_status(txn, vec![amphorae::only_one(context)?], "ERROR").await?),

@@ -1,6 +1,6 @@
 //! `Push`: composes the desired states, plugs NICs, and pushes to all amphorae at once.
 
-use super::{Context, StepError, address, parse};
+use super::{Context, Replacement, StepError, address, parse, settle};
 use crate::agent_client;
 use crate::db::entity::{amphora, port};
 use crate::db::query::graph::{self, AMPHORA_PORT, Graph};
@@ -90,7 +90,62 @@ impl From<Compose> for StepError {
 }
 
 pub(super) async fn run(context: &Context, round: usize) -> Result<Value, StepError> {
-    let targets = compose(context, round).await?;
+    let replacement = context.replacement(round);
+    let stays = |id: &str| !replacement.leaves(id);
+    let targets = compose(context, &replacement, stays, false).await?;
+    if targets.is_empty() {
+        let text = "no-amphora: there is none to push to";
+        return Err(StepError::permanent(text));
+    }
+    Ok(json!(send(context, &targets).await?))
+}
+
+/// Brings the amphorae back to the rows that were before the change: to those that neither come nor leave
+/// in this round.
+pub(super) async fn undo(context: &Context, round: usize) -> Result<Value, StepError> {
+    let leave = context.replacement(round).leave;
+    let leave: Vec<String> = leave.iter().map(ToString::to_string).collect();
+    restore(context, round, &leave).await
+}
+
+/// To all but those that come in this round, and those that are `gone`.
+pub(super) async fn restore(
+    context: &Context,
+    round: usize,
+    gone: &[String],
+) -> Result<Value, StepError> {
+    let world = &context.world;
+    let restored: Result<(), Compose> = transaction!(world.db, |txn| {
+        journal::fence(txn, &context.id, &context.worker).await?;
+        Ok(settle::put_back(context, txn).await?)
+    });
+    restored?;
+    let replacement = context.replacement(round);
+    let stays = |id: &str| !replacement.comes(id) && !gone.iter().any(|gone| gone == id);
+    let targets = compose(context, &Replacement::default(), stays, true).await?;
+    if targets.is_empty() {
+        return Ok(Value::Null);
+    }
+    let pushed = send(context, &targets).await?;
+    let mut effect = settle::unplug(context).await?;
+    effect["pushed"] = json!(pushed);
+    Ok(effect)
+}
+
+pub(super) async fn undo_commit(
+    context: &Context,
+    effect: &Value,
+    txn: &DatabaseTransaction,
+) -> Result<(), StepError> {
+    if !effect.is_object() {
+        return Ok(());
+    }
+    settle::release(&context.graph(txn).await?, effect, txn).await?;
+    commit(&effect["pushed"], txn).await
+}
+
+/// Plugs and pushes; at least one must take it, and those that are required.
+async fn send(context: &Context, targets: &[Target]) -> Result<Pushed, StepError> {
     let world = &context.world;
     let mut pushed = Pushed::default();
     let plugs = targets.iter().flat_map(|target| {
@@ -137,7 +192,7 @@ pub(super) async fn run(context: &Context, round: usize) -> Result<Value, StepEr
     }
     match first {
         Some(error) if pushed.applied.is_empty() => Err(error),
-        _ => Ok(json!(pushed)),
+        _ => Ok(pushed),
     }
 }
 
@@ -192,20 +247,22 @@ async fn epoch(db: &impl ConnectionTrait) -> Result<Epoch, DbErr> {
 }
 
 /// Allocates ports and generations in one transaction that proves that this worker holds the flow.
-async fn compose(context: &Context, round: usize) -> Result<Vec<Target>, StepError> {
-    let replacement = context.replacement(round);
+/// `replug`: also NICs that are known to be plugged, because a step may have unplugged them.
+async fn compose(
+    context: &Context,
+    replacement: &Replacement,
+    stays: impl Fn(&str) -> bool,
+    replug: bool,
+) -> Result<Vec<Target>, StepError> {
     let composed: Result<Vec<Target>, Compose> = transaction!(context.world.db, |txn| {
         journal::fence(txn, &context.id, &context.worker).await?;
         let mut graph = context.graph(txn).await?;
         let staying: Vec<amphora::Model> = graph
             .amphorae
             .iter()
-            .filter(|row| !replacement.leaves(&row.id))
+            .filter(|row| stays(&row.id))
             .cloned()
             .collect();
-        if staying.is_empty() {
-            return Err(StepError::permanent("no-amphora: there is none to push to").into());
-        }
         let mut changed = false;
         for row in &staying {
             changed |= allocate_ports(&graph, row, txn).await?;
@@ -225,11 +282,8 @@ async fn compose(context: &Context, round: usize) -> Result<Vec<Target>, StepErr
                 desired::build(&graph, row, &peers, &common).map_err(StepError::from)?;
             revise(context, row, &mut state, txn).await?;
             targets.push(Target {
-                plug: to_plug(&graph, row)?,
-                required: replacement
-                    .come
-                    .iter()
-                    .any(|(id, _)| id.to_string() == row.id),
+                plug: to_plug(&graph, row, replug)?,
+                required: replacement.comes(&row.id),
                 row: row.clone(),
                 state,
             });
@@ -360,11 +414,15 @@ async fn allocate_ports(
     Ok(changed)
 }
 
-/// NICs whose ports are not known to be plugged.
-fn to_plug(graph: &Graph, row: &amphora::Model) -> Result<Vec<Nic>, StepError> {
+/// NICs that are needed and whose ports are not known to be plugged, or all that are needed.
+fn to_plug(graph: &Graph, row: &amphora::Model, all: bool) -> Result<Vec<Nic>, StepError> {
+    let needed = desired::needed_subnets(graph);
     let mut nics = Vec::new();
     let mine = graph.nics.iter().filter(|nic| nic.port.device_id == row.id);
-    for nic in mine.filter(|nic| !nic.port.admin_state_up) {
+    for nic in mine.filter(|nic| all || !nic.port.admin_state_up) {
+        if all && !needed.iter().any(|(id, _)| *id == nic.port.network_id) {
+            continue;
+        }
         let network = graph.networks.iter().find(|n| n.id == nic.port.network_id);
         let mtu = network
             .and_then(|n| u16::try_from(n.mtu).ok())

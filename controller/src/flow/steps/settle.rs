@@ -8,7 +8,7 @@ use crate::db::entity::{
     listener_statistics, load_balancer, member, pool, port, tag,
 };
 use crate::db::now;
-use crate::db::query::flow::{Action, FlowKind, Resource, Tree};
+use crate::db::query::flow::{FlowKind, Tree};
 use crate::db::query::graph::{Graph, Nic};
 use crate::db::query::network;
 use crate::desired;
@@ -47,12 +47,7 @@ pub(super) async fn finish(
     txn: &DatabaseTransaction,
 ) -> Result<(), StepError> {
     let graph = context.graph(txn).await?;
-    let ports: Vec<String> =
-        serde_json::from_value(effect["unplugged"].clone()).unwrap_or_default();
-    for id in ports {
-        network::delete_port(txn, &id).await?;
-    }
-    free_addresses(&graph, txn).await?;
+    release(&graph, effect, txn).await?;
     settle_children(&graph, txn).await?;
     let ids = graph.amphorae.iter().map(|row| row.id.clone()).collect();
     super::set_status(txn, ids, "ALLOCATED").await?;
@@ -78,8 +73,17 @@ pub(super) async fn finish(
     Ok(())
 }
 
-/// Addresses in subnets that no member uses any more, on NICs that stay.
-async fn free_addresses(graph: &Graph, txn: &DatabaseTransaction) -> Result<(), DbErr> {
+/// Ports that `unplug` unplugged, and addresses in subnets that no member uses any more on NICs that stay.
+pub(super) async fn release(
+    graph: &Graph,
+    effect: &Value,
+    txn: &DatabaseTransaction,
+) -> Result<(), DbErr> {
+    let ports: Vec<String> =
+        serde_json::from_value(effect["unplugged"].clone()).unwrap_or_default();
+    for id in ports {
+        network::delete_port(txn, &id).await?;
+    }
     let needed = desired::needed_subnets(graph);
     for nic in &graph.nics {
         let Some((_, subnets)) = needed.iter().find(|(id, _)| *id == nic.port.network_id) else {
@@ -271,9 +275,30 @@ pub(super) async fn retire(
     round: usize,
     txn: &DatabaseTransaction,
 ) -> Result<(), StepError> {
-    let leave = context.replacement(round).leave;
-    let ids: Vec<String> = leave.iter().map(ToString::to_string).collect();
-    Ok(forget(txn, &ids).await?)
+    let replacement = context.replacement(round);
+    let leave: Vec<String> = replacement.leave.iter().map(ToString::to_string).collect();
+    forget(txn, &leave).await?;
+    let come = replacement.come.iter().map(|(id, _)| id.to_string());
+    Ok(super::set_status(txn, come.collect(), "ALLOCATED").await?)
+}
+
+/// Children in ERROR are tried again.
+pub(super) async fn revive(graph: &Graph, txn: &DatabaseTransaction) -> Result<(), DbErr> {
+    macro_rules! again {
+        ($entity:ident, $rows:expr) => {
+            let ids = ids_in!($rows, ["ERROR"]);
+            if !ids.is_empty() {
+                set!(txn, $entity, ids, "PENDING_CREATE");
+            }
+        };
+    }
+    again!(listener, graph.listeners);
+    again!(pool, graph.pools);
+    again!(member, graph.members);
+    again!(health_monitor, graph.monitors);
+    again!(l7policy, graph.policies);
+    again!(l7rule, graph.rules);
+    Ok(())
 }
 
 /// The amphorae are ended; now nothing of the load balancer stays but its DELETED row.
@@ -335,7 +360,32 @@ pub(super) async fn remove(context: &Context, txn: &DatabaseTransaction) -> Resu
     Ok(())
 }
 
-/// ERROR with a reason. Parents that were only touched stay ACTIVE.
+/// Puts back what the change altered; what it made is in ERROR. Harmless when that was done.
+pub(super) async fn put_back(
+    context: &Context,
+    txn: &DatabaseTransaction,
+) -> Result<(), StepError> {
+    let tree: Tree = serde_json::from_value(context.payload.clone()).unwrap_or_default();
+    tree.before.restore(txn).await?;
+    let graph = context.graph(txn).await?;
+    macro_rules! fail {
+        ($entity:ident, $rows:expr) => {
+            let ids = ids_in!($rows, [CHANGING[0], CHANGING[1], GOING[0]]);
+            if !ids.is_empty() {
+                set!(txn, $entity, ids, "ERROR");
+            }
+        };
+    }
+    fail!(listener, graph.listeners);
+    fail!(pool, graph.pools);
+    fail!(member, graph.members);
+    fail!(health_monitor, graph.monitors);
+    fail!(l7policy, graph.policies);
+    fail!(l7rule, graph.rules);
+    Ok(())
+}
+
+/// ERROR with a reason.
 pub(super) async fn failed(
     context: &Context,
     reason: &str,
@@ -344,36 +394,8 @@ pub(super) async fn failed(
     if context.load_balancer_id.is_none() {
         return Ok(());
     }
+    put_back(context, txn).await?;
     let graph = context.graph(txn).await?;
-    let tree: Tree = serde_json::from_value(context.payload.clone()).unwrap_or_default();
-    macro_rules! fail {
-        ($entity:ident, $resource:ident, $rows:expr) => {
-            let touched: Vec<&String> = tree
-                .items
-                .iter()
-                .filter(|i| i.resource == Resource::$resource && i.action == Action::Touch)
-                .map(|i| &i.id)
-                .collect();
-            let pending = ids_in!(
-                $rows,
-                ["PENDING_CREATE", "PENDING_UPDATE", "PENDING_DELETE"]
-            );
-            let (parents, own): (Vec<String>, Vec<String>) =
-                pending.into_iter().partition(|id| touched.contains(&id));
-            if !parents.is_empty() {
-                set!(txn, $entity, parents, "ACTIVE");
-            }
-            if !own.is_empty() {
-                set!(txn, $entity, own, "ERROR");
-            }
-        };
-    }
-    fail!(listener, Listener, graph.listeners);
-    fail!(pool, Pool, graph.pools);
-    fail!(member, Member, graph.members);
-    fail!(health_monitor, HealthMonitor, graph.monitors);
-    fail!(l7policy, L7Policy, graph.policies);
-    fail!(l7rule, L7Rule, graph.rules);
     let stranded: Vec<String> = graph
         .amphorae
         .iter()

@@ -31,7 +31,16 @@ enum State {
     },
     /// White space that must lead to `;`.
     BeforeSemicolon,
-    Extension,
+    /// Behind `;`: a name must come.
+    ExtensionStart,
+    ExtensionName,
+    /// White space behind a name, which may still have a value.
+    ExtensionNamed,
+    /// Behind `=`: a value must come.
+    ExtensionValueStart,
+    ExtensionValue,
+    /// Behind a quoted value or white space: only `;` or the end can follow.
+    ExtensionEnd,
     Quoted,
     QuotedPair,
     SizeLf,
@@ -135,20 +144,34 @@ impl Chunked {
                 State::Size { digits: digits + 1 }
             }
             (State::Size { digits: 0 }, _) => return Err(Fault::ChunkSize),
-            (State::Size { .. } | State::Extension, b'\r') => State::SizeLf,
-            (State::Size { .. }, b';') => self.extension_byte(State::Extension)?,
+            (
+                State::Size { .. }
+                | State::ExtensionName
+                | State::ExtensionNamed
+                | State::ExtensionValue
+                | State::ExtensionEnd,
+                b'\r',
+            ) => State::SizeLf,
+            (State::Size { .. }, b';') => self.extension_byte(State::ExtensionStart)?,
             (State::Size { .. } | State::BeforeSemicolon, b' ' | b'\t') => {
                 self.extension_byte(State::BeforeSemicolon)?
             }
             (State::Size { .. }, _) => return Err(Fault::ChunkSize),
-            (State::BeforeSemicolon, b';') => self.extension_byte(State::Extension)?,
+            (State::BeforeSemicolon, b';') => self.extension_byte(State::ExtensionStart)?,
             (State::BeforeSemicolon, _) => return Err(Fault::ChunkSize),
-            (State::Extension, b'"') => self.extension_byte(State::Quoted)?,
-            (State::Extension, b) if is_token(b) || matches!(b, b';' | b'=' | b' ' | b'\t') => {
-                self.extension_byte(State::Extension)?
+            (
+                State::ExtensionStart
+                | State::ExtensionName
+                | State::ExtensionNamed
+                | State::ExtensionValueStart
+                | State::ExtensionValue
+                | State::ExtensionEnd,
+                b,
+            ) => {
+                let next = self.extension(b)?;
+                self.extension_byte(next)?
             }
-            (State::Extension, _) => return Err(Fault::ChunkExtension),
-            (State::Quoted, b'"') => self.extension_byte(State::Extension)?,
+            (State::Quoted, b'"') => self.extension_byte(State::ExtensionEnd)?,
             (State::Quoted, b'\\') => self.extension_byte(State::QuotedPair)?,
             (State::Quoted | State::QuotedPair, b) if b == b'\t' || (b >= 0x20 && b != 0x7f) => {
                 self.extension_byte(State::Quoted)?
@@ -193,6 +216,31 @@ impl Chunked {
             (State::Data | State::Done, _) => self.state,
         };
         Ok(())
+    }
+
+    /// `*( BWS ";" BWS name [ BWS "=" BWS value ] )` (RFC 9112 section 7.1.1).
+    fn extension(&self, byte: u8) -> Result<State, Fault> {
+        Ok(match (self.state, byte) {
+            (State::ExtensionStart | State::ExtensionValueStart, b' ' | b'\t') => self.state,
+            (State::ExtensionStart | State::ExtensionName, b) if is_token(b) => {
+                State::ExtensionName
+            }
+            (State::ExtensionName | State::ExtensionNamed, b' ' | b'\t') => State::ExtensionNamed,
+            (State::ExtensionName | State::ExtensionNamed, b'=') => State::ExtensionValueStart,
+            (State::ExtensionValueStart, b'"') => State::Quoted,
+            (State::ExtensionValueStart | State::ExtensionValue, b) if is_token(b) => {
+                State::ExtensionValue
+            }
+            (State::ExtensionValue | State::ExtensionEnd, b' ' | b'\t') => State::ExtensionEnd,
+            (
+                State::ExtensionName
+                | State::ExtensionNamed
+                | State::ExtensionValue
+                | State::ExtensionEnd,
+                b';',
+            ) => State::ExtensionStart,
+            _ => return Err(Fault::ChunkExtension),
+        })
     }
 
     fn extension_byte(&mut self, next: State) -> Result<State, Fault> {

@@ -47,6 +47,8 @@ pub enum Fault {
     BothFramings,
     /// Transfer-Encoding in an HTTP/1.0 message (RFC 9112 section 6.1).
     TransferEncodingInHttp10,
+    /// A Transfer-Encoding that is no list of codings (RFC 9112 sections 6.1 and 7).
+    TransferCodingSyntax,
     /// A transfer coding other than chunked (RFC 9112 section 6.1).
     TransferCodingUnknown,
     /// Codings in an order that leaves the length open (RFC 9112 section 6.3).
@@ -67,6 +69,10 @@ pub enum Fault {
     StatusLine,
     /// 101 without a request for it (RFC 9110 section 15.2.2).
     UnexpectedUpgrade,
+    /// A WebSocket without a usable key (RFC 6455 section 4.2.1).
+    WebSocketKey,
+    /// A WebSocket accepted with another key (RFC 6455 section 4.2.2).
+    WebSocketAccept,
     /// The peer closed in the middle of a message (RFC 9112 section 8).
     Truncated,
 }
@@ -107,6 +113,7 @@ impl Fault {
             Self::ContentLengthSeveral => "several Content-Lengths",
             Self::BothFramings => "Content-Length and Transfer-Encoding",
             Self::TransferEncodingInHttp10 => "Transfer-Encoding in HTTP/1.0",
+            Self::TransferCodingSyntax => "invalid Transfer-Encoding",
             Self::TransferCodingUnknown => "unknown transfer coding",
             Self::TransferCodingOrder => "chunked is not the last transfer coding",
             Self::ChunkSize => "invalid chunk size",
@@ -117,6 +124,8 @@ impl Fault {
             Self::TrailersTooLarge => "trailers too large",
             Self::StatusLine => "invalid status line",
             Self::UnexpectedUpgrade => "101 that nobody asked for",
+            Self::WebSocketKey => "invalid Sec-WebSocket-Key",
+            Self::WebSocketAccept => "Sec-WebSocket-Accept does not match the key",
             Self::Truncated => "message cut short",
         }
     }

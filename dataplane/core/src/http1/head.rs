@@ -230,6 +230,7 @@ impl Scanner {
             return Ok(Scan::Partial); // half of the empty line
         }
         let mut from = self.seen;
+        self.line_begins_well(buffer, from)?;
         while let Some(at) = memchr(b'\n', buffer.get(from..).unwrap_or_default()) {
             let lf = from + at;
             if lf == self.line || buffer[lf - 1] != b'\r' {
@@ -249,9 +250,7 @@ impl Scanner {
             }
             from = lf + 1;
             self.line = from;
-            if matches!(buffer.get(from), Some(b' ' | b'\t')) {
-                return Err(Fault::ObsoleteFold);
-            }
+            self.line_begins_well(buffer, from)?;
         }
         // Garbage is refused before the deadline: what is new of the unfinished line is looked at.
         let fresh = buffer.get(from.max(self.seen)..).unwrap_or_default();
@@ -261,18 +260,24 @@ impl Scanner {
         {
             return Err(Fault::ControlByte);
         }
-        if from == self.line && matches!(buffer.get(from), Some(b' ' | b'\t')) {
-            return Err(if from == self.skipped {
-                Fault::RequestLine
-            } else {
-                Fault::ObsoleteFold
-            });
-        }
         self.seen = buffer.len();
         if buffer.len() >= MAX_HEAD {
             return Err(Fault::HeadTooLarge);
         }
         Ok(Scan::Partial)
+    }
+
+    /// No line begins with white space. Its first byte may come in another piece than the end of the
+    /// line before.
+    fn line_begins_well(&self, buffer: &[u8], from: usize) -> Result<(), Fault> {
+        if from != self.line || !matches!(buffer.get(from), Some(b' ' | b'\t')) {
+            return Ok(());
+        }
+        Err(if from == self.skipped {
+            Fault::RequestLine
+        } else {
+            Fault::ObsoleteFold
+        })
     }
 }
 
@@ -366,6 +371,8 @@ pub(super) fn connection_options(fields: &mut [Field], buffer: &[u8]) -> Connect
 pub(super) struct FramingFields {
     pub length: Option<u64>,
     pub chunked: bool,
+    /// No field says the length plainly: they were lists, and are dropped.
+    pub reduced: bool,
 }
 
 /// Reads Content-Length and Transfer-Encoding. `same_length_ok`: repeated equal Content-Lengths
@@ -378,19 +385,29 @@ pub(super) fn framing_fields(
 ) -> Result<FramingFields, Fault> {
     let mut found = FramingFields::default();
     let mut coded = false;
+    let mut kept = false;
     for field in fields {
         let value = field.value.of_buffer(buffer);
         match field.known {
             Known::ContentLength => {
-                if !same_length_ok && memchr(b',', value).is_some() {
+                let several = memchr(b',', value).is_some();
+                if !same_length_ok && several {
                     return Err(Fault::ContentLengthSeveral);
                 }
-                let length = content_length(value)?;
-                match found.length {
-                    None => found.length = Some(length),
-                    Some(same) if same_length_ok && same == length => field.drop = true,
-                    Some(_) => return Err(Fault::ContentLengthSeveral),
+                for element in value.split(|b| *b == b',') {
+                    let length = content_length(match several {
+                        true => element.trim_ascii(),
+                        false => element,
+                    })?;
+                    match found.length {
+                        None => found.length = Some(length),
+                        Some(same) if same_length_ok && same == length => {}
+                        Some(_) => return Err(Fault::ContentLengthSeveral),
+                    }
                 }
+                // One plain field passes.
+                field.drop = several || kept;
+                kept |= !several;
             }
             Known::TransferEncoding => {
                 coded = true;
@@ -401,12 +418,12 @@ pub(super) fn framing_fields(
                         return Err(Fault::TransferCodingOrder);
                     }
                     if !coding.eq_ignore_ascii_case(b"chunked") {
-                        return Err(Fault::TransferCodingUnknown);
+                        return Err(unknown_coding(coding));
                     }
                     found.chunked = true;
                 }
                 if !any {
-                    return Err(Fault::TransferCodingUnknown);
+                    return Err(Fault::TransferCodingSyntax);
                 }
             }
             _ => {}
@@ -418,7 +435,21 @@ pub(super) fn framing_fields(
     if coded && found.length.is_some() {
         return Err(Fault::BothFramings);
     }
+    found.reduced = found.length.is_some() && !kept;
     Ok(found)
+}
+
+/// A coding that is not chunked: unknown when it is one at all (RFC 9112 section 7).
+fn unknown_coding(coding: &[u8]) -> Fault {
+    let name = coding.split(|b| *b == b';').next().unwrap_or_default();
+    let name = name.trim_ascii();
+    if name.is_empty()
+        || !name.iter().all(|b| is_token(*b))
+        || name.eq_ignore_ascii_case(b"chunked")
+    {
+        return Fault::TransferCodingSyntax; // chunked has no parameters
+    }
+    Fault::TransferCodingUnknown
 }
 
 /// `1*DIGIT`, below 2^63.

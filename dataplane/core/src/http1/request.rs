@@ -75,7 +75,7 @@ pub struct RequestHead {
     pub method_span: Span,
     /// Form of the target.
     pub form: TargetForm,
-    /// What goes to the member: path and query, or `*`. Empty for `http://host` (sent as `/`).
+    /// What goes to the member: path and query, or `*`. Empty for `http://host` (sent as `/`, or `*` with OPTIONS).
     pub target: Span,
     /// Path alone.
     pub path: Span,
@@ -97,6 +97,10 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// The client wants to switch protocols, and may.
     pub upgrade: bool,
+    /// To one of these, as a list; empty without [`Self::upgrade`].
+    pub offered: Vec<u8>,
+    /// The key of a WebSocket's handshake; empty without one.
+    pub websocket_key: Vec<u8>,
 }
 
 impl RequestHead {
@@ -151,6 +155,30 @@ impl RequestHead {
         };
         // A body before the switch would have to be relayed first; nobody does this.
         self.upgrade &= self.framing == Framing::None;
+        self.handshake(buffer)
+    }
+
+    /// Keeps what the answer to an upgrade must match: the head itself is gone by then.
+    fn handshake(&mut self, buffer: &[u8]) -> Result<(), Fault> {
+        self.offered.clear();
+        self.websocket_key.clear();
+        if !self.upgrade {
+            return Ok(());
+        }
+        let mut websocket = false;
+        for field in self.fields.iter().filter(|f| f.known == Known::Upgrade) {
+            for protocol in list(field.value.of_buffer(buffer)) {
+                websocket |= protocol.eq_ignore_ascii_case(b"websocket");
+                self.offered.extend_from_slice(protocol);
+                self.offered.push(b',');
+            }
+        }
+        if websocket {
+            let key = only(&self.fields, b"sec-websocket-key", buffer)
+                .filter(|key| valid_key(key))
+                .ok_or(Fault::WebSocketKey)?;
+            self.websocket_key.extend_from_slice(key);
+        }
         Ok(())
     }
 
@@ -163,6 +191,8 @@ impl RequestHead {
     pub fn target_text<'a>(&self, buffer: &'a [u8]) -> &'a [u8] {
         let text = self.target.of_buffer(buffer);
         match self.form {
+            // RFC 9112 section 3.2.4: about the server as a whole.
+            TargetForm::Absolute if text.is_empty() && self.method == Method::Options => b"*",
             TargetForm::Absolute if text.is_empty() => b"/",
             _ => text,
         }
@@ -263,11 +293,12 @@ impl RequestHead {
         self.expect_continue = false;
         let mut wanted = false;
         let mut allowed = true;
-        for field in &self.fields {
+        for field in &mut self.fields {
             let value = field.value.of_buffer(buffer);
             match field.known {
-                // RFC 9110 section 10.1.1: ignored from HTTP/1.0.
-                Known::Expect if self.version == Version::Http11 => {
+                // RFC 9110 section 10.1.1: ignored from HTTP/1.0, and not made one of HTTP/1.1.
+                Known::Expect if self.version == Version::Http10 => field.drop = true,
+                Known::Expect => {
                     self.expect_continue |= value.eq_ignore_ascii_case(b"100-continue");
                 }
                 Known::Upgrade => {
@@ -284,6 +315,21 @@ impl RequestHead {
         // RFC 9110 section 7.8: Upgrade needs the connection option, and HTTP/1.1.
         self.upgrade = upgrade && wanted && allowed && self.version == Version::Http11;
     }
+}
+
+/// The value of the only field with this name.
+pub(super) fn only<'a>(fields: &[Field], name: &[u8], buffer: &'a [u8]) -> Option<&'a [u8]> {
+    let mut named = fields
+        .iter()
+        .filter(|field| field.name.of_buffer(buffer).eq_ignore_ascii_case(name));
+    let value = named.next()?.value.of_buffer(buffer);
+    named.next().is_none().then_some(value)
+}
+
+/// Sixteen bytes in base64 (RFC 6455 section 4.2.1).
+fn valid_key(key: &[u8]) -> bool {
+    let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    key.len() == 24 && key.ends_with(b"==") && key.iter().take(22).all(digit)
 }
 
 /// `uri-host [":" port]` (RFC 9110 section 7.2). Empty is valid (RFC 9112 section 3.2).

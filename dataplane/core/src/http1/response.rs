@@ -3,9 +3,10 @@
 use super::fault::Fault;
 use super::framing::Framing;
 use super::head::{
-    Field, Known, MAX_FIELDS, Span, Version, connection_options, fault_of, framing_fields, spans,
+    Field, Known, MAX_FIELDS, Span, Version, connection_options, fault_of, framing_fields, list,
+    spans,
 };
-use super::request::Method;
+use super::request::{Method, only};
 
 /// A response head, as spans of the buffer it was parsed from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// The member keeps the connection open afterwards.
     pub keep_alive: bool,
+    /// A Content-Length that was a list of one number; the field must be written anew.
+    pub reduced_length: Option<u64>,
 }
 
 impl ResponseHead {
@@ -39,14 +42,14 @@ impl ResponseHead {
     }
 
     /// Parses the head in `start..end` of `buffer`: the answer to a request with `method`, which
-    /// asked for an upgrade or not.
+    /// offered to switch to one of these protocols (see [`super::RequestHead::offered`]).
     pub fn parse(
         &mut self,
         buffer: &[u8],
         start: usize,
         end: usize,
         method: Method,
-        upgrade: bool,
+        offered: &[u8],
     ) -> Result<(), Fault> {
         let head = buffer.get(start..end).ok_or(Fault::HeadTooLarge)?;
         let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
@@ -91,8 +94,11 @@ impl ResponseHead {
             Version::Http10 => options.keep_alive && !options.close,
         };
         let found = framing_fields(&mut self.fields, buffer, self.version, true)?;
+        self.reduced_length = found.length.filter(|_| found.reduced);
         self.framing = match status {
-            101 if !upgrade => return Err(Fault::UnexpectedUpgrade),
+            101 if !(options.upgrade && self.switches_to_one_of(offered, buffer)) => {
+                return Err(Fault::UnexpectedUpgrade);
+            }
             101 => {
                 self.strip_framing();
                 Framing::Tunnel
@@ -110,12 +116,32 @@ impl ResponseHead {
         Ok(())
     }
 
+    /// Whether 101 names protocols, and only ones that were offered (RFC 9110 section 7.8).
+    fn switches_to_one_of(&self, offered: &[u8], buffer: &[u8]) -> bool {
+        let mut any = false;
+        for field in self.fields.iter().filter(|f| f.known == Known::Upgrade) {
+            for protocol in list(field.value.of_buffer(buffer)) {
+                any = true;
+                if !list(offered).any(|offer| offer.eq_ignore_ascii_case(protocol)) {
+                    return false;
+                }
+            }
+        }
+        any
+    }
+
+    /// The value of the only field with this name.
+    pub fn only<'a>(&self, name: &[u8], buffer: &'a [u8]) -> Option<&'a [u8]> {
+        only(&self.fields, name, buffer)
+    }
+
     /// An interim response: another head follows.
     pub const fn interim(&self) -> bool {
         self.status < 200 && self.status != 101
     }
 
     fn strip_framing(&mut self) {
+        self.reduced_length = None;
         for field in &mut self.fields {
             field.drop |= field.known == Known::ContentLength;
         }

@@ -281,6 +281,9 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buffer: &[u8], how: &ToC
                 && field.known == Known::SetCookie
                 && is_ours(field.value.of_buffer(buffer))
     });
+    if let Some(length) = head.reduced_length {
+        put(out, format_args!("Content-Length: {length}\r\n"));
+    }
     if let StickyCookie::Insert(member) = how.cookie {
         put(
             out,

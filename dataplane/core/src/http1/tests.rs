@@ -174,6 +174,43 @@ fn limits_hold_at_their_edges() {
 }
 
 #[test]
+fn a_fold_is_seen_when_its_line_comes_alone() {
+    let pieces: [&[u8]; 2] = [b"GET / HTTP/1.1\r\nHost: a\r\n", b" b\r\n\r\n"];
+    assert_eq!(read(&pieces), Verdict::Refused(Fault::ObsoleteFold));
+    let pieces: [&[u8]; 2] = [b"\r\n", b" GET / HTTP/1.1\r\nHost: a\r\n\r\n"];
+    assert_eq!(read(&pieces), Verdict::Refused(Fault::RequestLine));
+}
+
+/// Of RFC 6455 section 1.3.
+const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+#[test]
+fn a_websocket_needs_one_good_key() {
+    let refused = |keys: &str| {
+        let raw = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{keys}\r\n"
+        );
+        let result = RequestHead::default().parse(raw.as_bytes(), 0, raw.len());
+        assert!(
+            matches!(result, Ok(()) | Err(Fault::WebSocketKey)),
+            "{result:?}"
+        );
+        result.is_err()
+    };
+    assert!(!refused(KEY));
+    assert!(refused(""));
+    assert!(refused(&KEY.repeat(2)));
+    for bad in [
+        "dGhlIHNhbXBsZSBub25jZQ=",
+        "dGhlIHNhbXBsZSBub25j",
+        "dGhl-HNhbXBsZSBub25jZQ==",
+        "",
+    ] {
+        assert!(refused(&format!("Sec-WebSocket-Key: {bad}\r\n")), "{bad}");
+    }
+}
+
+#[test]
 fn keep_alive_and_upgrade() {
     // (version and fields, keep-alive, upgrade)
     let cases = [
@@ -216,7 +253,7 @@ fn keep_alive_and_upgrade() {
         ),
     ];
     for (text, keep_alive, upgrade) in cases {
-        let raw = format!("GET / HTTP/{text}Host: a\r\n\r\n");
+        let raw = format!("GET / HTTP/{text}Host: a\r\n{KEY}\r\n");
         let head = parse(raw.as_bytes());
         assert_eq!(
             (head.keep_alive, head.upgrade),
@@ -354,7 +391,7 @@ fn responses_on_their_way_out() {
         Strict-Transport-Security: max-age=1\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n";
     let raw = [&b"HTTP/1.1"[..], &raw[8..]].concat();
     let mut head = ResponseHead::default();
-    head.parse(&raw, 0, raw.len(), Method::Get, false).unwrap();
+    head.parse(&raw, 0, raw.len(), Method::Get, b"").unwrap();
     let mut out = Vec::new();
     let hsts = Hsts {
         max_age: 60,
@@ -494,9 +531,10 @@ mod properties {
         /// Responses never panic either.
         #[test]
         fn responses_never_panic(raw in http_like(), upgrade in any::<bool>()) {
+            let offered: &[u8] = if upgrade { b"websocket," } else { b"" };
             if let Ok(Scan::Complete { start, end }) = Scanner::default().scan(&raw) {
                 let mut head = ResponseHead::default();
-                if head.parse(&raw, start, end, Method::Get, upgrade).is_ok() {
+                if head.parse(&raw, start, end, Method::Get, offered).is_ok() {
                     let how = rewrite::ToClient {
                         version: Version::Http11,
                         close: true,

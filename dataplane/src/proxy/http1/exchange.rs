@@ -4,7 +4,7 @@ use super::answer::{self, Frame};
 use super::member::{self, Upstream};
 use super::scratch::{Parts, Scratch};
 use super::transfer::{Transfer, TransferError, Waits};
-use super::{After, Session, log};
+use super::{After, Session, log, websocket};
 use crate::io::{IdleTimeouts, tunnel};
 use crate::runtime::{ListenerView, PoolView};
 use crate::upstream::pool::Wanted;
@@ -29,7 +29,6 @@ struct Asked {
     version: Version,
     framing: Framing,
     keep_alive: bool,
-    upgrade: bool,
     client_data: Duration,
     member_data: Duration,
     hsts: Option<Hsts>,
@@ -68,7 +67,6 @@ pub(super) async fn run(session: &mut Session, scratch: &mut Scratch) -> After {
         version: request.version,
         framing: request.framing,
         keep_alive: request.keep_alive && !session.worker.shared.is_draining(),
-        upgrade: request.upgrade,
         client_data: view.conf.timeouts.client_data.duration(),
         member_data: view.conf.timeouts.member_data.duration(),
         hsts: view.conf.tls.as_ref().and_then(|tls| tls.hsts),
@@ -233,9 +231,15 @@ async fn response_head(
     for _ in 0..MAX_INTERIM {
         let end = next_head(session, asked, upstream, up).await?;
         let bytes = upstream.inbox.bytes();
-        let response = &mut scratch.response;
+        let Parts {
+            request,
+            response,
+            down,
+            ..
+        } = &mut *scratch;
         response
-            .parse(bytes, end.0, end.1, asked.method, asked.upgrade)
+            .parse(bytes, end.0, end.1, asked.method, &request.offered)
+            .and_then(|()| websocket::check(request, response, bytes))
             .map_err(|fault| Unheard::Refuse(Refusal::Response(fault)))?;
         if !response.interim() {
             return Ok(());
@@ -248,8 +252,8 @@ async fn response_head(
                 hsts: None,
                 cookie: StickyCookie::Untouched,
             };
-            scratch.down.clear();
-            rewrite::response(&mut scratch.down, response, bytes, &how);
+            down.clear();
+            rewrite::response(down, response, bytes, &how);
         }
         upstream.inbox.consume(end.1);
         if asked.version == Version::Http11

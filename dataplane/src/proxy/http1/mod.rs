@@ -17,6 +17,7 @@ mod log;
 mod member;
 mod scratch;
 mod transfer;
+mod websocket;
 
 use crate::io::Conn;
 use crate::runtime::ListenerRuntime;

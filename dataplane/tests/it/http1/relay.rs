@@ -285,13 +285,13 @@ fn websockets_pass_with_half_close() {
         assert_eq!(request.field("upgrade"), Some("websocket"));
         assert_eq!(request.field("connection"), Some("upgrade"));
         // The first frame rides with the head.
-        connection.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi");
+        connection.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nhi");
         let all = connection.rest();
         connection.send(&all);
     });
     let plane = Plane::with(&[member.address]);
     let mut client = plane.client();
-    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n");
+    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
     let answer = client.response().unwrap();
     assert_eq!(
         (answer.status(), answer.field("upgrade")),
@@ -311,7 +311,7 @@ fn an_upgrade_that_is_refused_is_a_response() {
     let mut client = plane.client();
     for _ in 0..2 {
         client.send(
-            "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         );
         assert_eq!(client.response().unwrap().text(), "no");
     }

@@ -6,7 +6,8 @@ fn parse(raw: &str, method: Method, upgrade: bool) -> Result<ResponseHead, Fault
     let mut head = ResponseHead::default();
     match Scanner::default().scan(raw.as_bytes())? {
         Scan::Complete { start, end } => {
-            head.parse(raw.as_bytes(), start, end, method, upgrade)?;
+            let offered: &[u8] = if upgrade { b"websocket," } else { b"" };
+            head.parse(raw.as_bytes(), start, end, method, offered)?;
             Ok(head)
         }
         Scan::Partial => Err(Fault::Truncated),
@@ -110,7 +111,7 @@ fn framing_of_responses() {
             "rule 1",
         ),
         (
-            "1.1 101 Switching\r\nUpgrade: websocket\r\n",
+            "1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n",
             get,
             true,
             Tunnel,
@@ -145,6 +146,62 @@ fn framing_of_responses() {
 }
 
 #[test]
+fn only_what_was_offered_is_switched_to() {
+    let fields = [
+        "Connection: upgrade\r\nUpgrade: websocket\r\n",
+        "Upgrade: websocket\r\n",
+        "Connection: upgrade\r\n",
+        "Connection: upgrade\r\nUpgrade:\r\n",
+        "Connection: upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+    ];
+    for (i, fields) in fields.into_iter().enumerate() {
+        let raw = format!("HTTP/1.1 101 X\r\n{fields}\r\n");
+        let result = parse(&raw, Method::Get, true).map(|head| head.framing);
+        match i {
+            0 => assert_eq!(result, Ok(Framing::Tunnel)),
+            _ => assert_eq!(result, Err(Fault::UnexpectedUpgrade), "{fields}"),
+        }
+    }
+}
+
+/// RFC 9110 section 8.6: one number goes on, in one field.
+#[test]
+fn equal_lengths_are_reduced() {
+    let cases = [
+        "Content-Length: 3\r\n",
+        "Content-Length: 3, 3\r\n",
+        "Content-Length: 3,3 ,\t3\r\n",
+        "Content-Length: 3\r\nContent-Length: 3\r\n",
+        "Content-Length: 3, 3\r\nContent-Length: 3\r\n",
+        "Content-Length: 3\r\nContent-Length: 3, 3\r\n",
+    ];
+    for method in [Method::Get, Method::Head] {
+        for fields in cases {
+            let raw = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            let head = parse(&raw, method, false).unwrap();
+            let how = rewrite::ToClient {
+                version: Version::Http11,
+                close: false,
+                unchunk: false,
+                hsts: None,
+            };
+            let mut out = Vec::new();
+            rewrite::response(&mut out, &head, raw.as_bytes(), &how);
+            let out = String::from_utf8(out).unwrap();
+            assert_eq!(
+                out, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+                "{fields}"
+            );
+        }
+    }
+    for fields in ["3,", ",3", "3,,3", "3, 4", ","] {
+        let raw = format!("HTTP/1.1 200 OK\r\nContent-Length: {fields}\r\n\r\n");
+        assert!(parse(&raw, Method::Get, false).is_err(), "{fields}");
+    }
+}
+
+#[test]
 fn hostile_responses() {
     let cases = [
         (
@@ -158,8 +215,8 @@ fn hostile_responses() {
             "RFC 9112 6.3",
         ),
         (
-            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
-            Fault::ContentLength,
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
+            Fault::ContentLengthSeveral,
             "RFC 9110 8.6",
         ),
         (

@@ -1,0 +1,125 @@
+//! The two proxies, each with one listener per lane and one member behind it.
+
+use crate::kit;
+use crate::member::Member;
+use krater_model::state::{InsertHeader, ListenerProtocol};
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+/// A listener and the member behind it. One case at a time.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) address: SocketAddr,
+    pub(crate) member: Member,
+}
+
+/// Krater's data plane in this process.
+pub(crate) struct Krater {
+    pub(crate) lanes: Vec<Lane>,
+    _dataplane: kit::Dataplane,
+}
+
+impl Krater {
+    pub(crate) fn start(lanes: usize) -> Self {
+        let dataplane = kit::Dataplane::start(2);
+        let mut load_balancers = Vec::new();
+        let lanes = (0..lanes)
+            .map(|_| {
+                let member = Member::start();
+                let mut setup = kit::Setup::new(ListenerProtocol::Http, &[member.address]);
+                setup.listener().insert_headers = vec![InsertHeader::XForwardedFor];
+                let address = setup.address();
+                load_balancers.push(setup.lb);
+                Lane { address, member }
+            })
+            .collect();
+        dataplane.apply(load_balancers);
+        Self {
+            lanes,
+            _dataplane: dataplane,
+        }
+    }
+}
+
+/// Debian's HAProxy 2.6 with what Octavia's template makes of the same listeners.
+pub(crate) struct HaProxy {
+    pub(crate) lanes: Vec<Lane>,
+    child: Child,
+    /// The shell that started it ends it when this closes, even when the test is killed.
+    input: Option<ChildStdin>,
+    _folder: tempfile::TempDir,
+}
+
+impl HaProxy {
+    pub(crate) fn start(lanes: usize) -> Self {
+        let mut text = String::from(
+            "global\n nbthread 2\n maxconn 2000\n\
+             defaults\n retries 3\n option redispatch\n option splice-request\n option splice-response\n \
+             option http-keep-alive\n",
+        );
+        let lanes: Vec<Lane> = (0..lanes)
+            .map(|n| {
+                let free = TcpListener::bind((kit::vip(), 0)).unwrap();
+                let address = free.local_addr().unwrap();
+                let member = Member::start();
+                write!(
+                    text,
+                    "frontend f{n}\n maxconn 1000\n bind {address}\n mode http\n default_backend b{n}\n \
+                     timeout client 50000\n\
+                     backend b{n}\n mode http\n http-reuse safe\n balance roundrobin\n option forwardfor\n \
+                     fullconn 1000\n option allbackups\n timeout connect 5000\n timeout server 50000\n \
+                     server s {} weight 1\n",
+                    member.address
+                )
+                .unwrap();
+                Lane { address, member }
+            })
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("haproxy.cfg");
+        std::fs::write(&file, text).unwrap();
+        let (program, libraries) = peer("usr/sbin/haproxy");
+        let mut child = Command::new("sh")
+            .args(["-c", "\"$@\" & read -r end; kill $!; wait", "sh"])
+            .arg(program)
+            .args(["-db", "-q", "-f"])
+            .arg(file)
+            .env("LD_LIBRARY_PATH", libraries)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take();
+        for lane in &lanes {
+            kit::until("HAProxy", || TcpStream::connect(lane.address).ok());
+        }
+        Self {
+            lanes,
+            child,
+            input,
+            _folder: folder,
+        }
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        self.input = None;
+        let _gone = self.child.wait();
+    }
+}
+
+/// A program that `cargo xtask setup` has fetched, and where its libraries are: `peers/tree` in the
+/// target folder, in which this test runs from `<profile>/deps`.
+pub(crate) fn peer(program: &str) -> (PathBuf, PathBuf) {
+    let own = std::env::current_exe().unwrap();
+    let root = own.ancestors().nth(3).unwrap().join("peers/tree");
+    let file = root.join(program);
+    assert!(
+        file.exists(),
+        "no {}: run `cargo xtask setup`",
+        file.display()
+    );
+    (file, root.join("usr/lib/x86_64-linux-gnu"))
+}

@@ -1,0 +1,165 @@
+//! Virtual routers: what vrrp is told, and the rules between its fields.
+
+use super::{Route, Rule, yes};
+use crate::error::FieldError;
+use crate::secret::Secret;
+use crate::units::*;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Bytes of a version 2 password (RFC 2338 section 5.3.10).
+pub const MAX_PASSWORD: usize = 8;
+
+/// A virtual router (RFC 9568) of one address family on one interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VirtualRouter {
+    /// Its identifier on the wire.
+    pub vrid: Vrid,
+    /// Name of an interface with role `vip`.
+    pub interface: String,
+    /// Protocol version: 3 (RFC 9568), or 2 (RFC 3768) as upstream configures it for IPv4.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub version: VrrpVersion,
+    /// Password of version 2 (`auth_type PASS`), 1 to 8 bytes. It goes over the wire in clear: it tells
+    /// neighbours apart and keeps nobody out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// Which checksum version 3 sends over IPv4.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub checksum: VrrpChecksum,
+    /// Priority among the amphorae: 100 for role MASTER, 90 for BACKUP. 255 is the address owner, who
+    /// takes the VIP as soon as it starts.
+    pub priority: Priority,
+    /// Own advertisement interval; version 2 has whole seconds only.
+    pub advert_interval: Centiseconds,
+    /// Whether a higher priority takes the VIP from a living Active. Octavia: never.
+    #[serde(default)]
+    pub preempt: bool,
+    /// How long a better router lets a living Active be before it takes over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub preempt_delay: Millis,
+    /// Source address of advertisements: the amphora's own address on `interface`.
+    pub source: IpAddr,
+    /// Unicast peers. Empty in SINGLE topology: vrrp then becomes Active by itself at once.
+    #[serde(default)]
+    pub peers: Vec<IpAddr>,
+    /// Speak to whoever is in the multicast group of VRRP instead of to `peers`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub multicast: bool,
+    /// The least hop limit of a peer's advertisements. 255 keeps out what crossed a router (RFC 9568
+    /// section 7.1); keepalived sends IPv6 unicast with 64.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_hop_limit: HopLimit,
+    /// Whether the Active accepts packets to the VIP (Accept_Mode). A load balancer always does.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub accept: bool,
+    /// VIPs with prefix length, in the family of `source`; the first is advertised first.
+    pub addresses: Vec<IpNet>,
+    /// VIPs of the other family, moved but not advertised.
+    #[serde(default)]
+    pub excluded_addresses: Vec<IpNet>,
+    /// Routes that follow the VIP.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Rules that follow the VIP.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+    /// The VIP is held only while the data plane is healthy.
+    #[serde(default = "yes")]
+    pub track_dataplane: bool,
+    /// Gratuitous ARP / unsolicited NA behaviour.
+    #[serde(default)]
+    pub announce: Announce,
+}
+
+impl VirtualRouter {
+    /// The rules of the protocol's versions and modes that span fields.
+    pub fn check_protocol(&self) -> Result<(), FieldError> {
+        let refuse = |field: &str, why: &str| Err(FieldError::new(field, why));
+        let v2 = self.version == VrrpVersion::V2;
+        if v2 && self.source.is_ipv6() {
+            return refuse("version", "2 knows IPv4 only: use 3");
+        }
+        if v2 && !self.advert_interval.value().is_multiple_of(100) {
+            return refuse(
+                "advert_interval",
+                "version 2 counts whole seconds: use a multiple of 100 centiseconds",
+            );
+        }
+        if v2 && self.checksum != VrrpChecksum::Learn {
+            return refuse("checksum", "version 2 has one form only: leave it out");
+        }
+        if let Some(password) = &self.password {
+            let length = password.expose().len();
+            if !v2 {
+                return refuse("password", "version 3 has none: use version 2");
+            }
+            if length == 0 || length > MAX_PASSWORD || password.expose().contains('\0') {
+                return refuse("password", "use 1 to 8 bytes, none of them zero");
+            }
+        }
+        if self.multicast && !self.peers.is_empty() {
+            return refuse(
+                "peers",
+                "multicast finds its peers by itself: leave them out",
+            );
+        }
+        if self.multicast && self.min_hop_limit != HopLimit::MAX {
+            return refuse("min_hop_limit", "multicast never crosses a router: use 255");
+        }
+        if self.preempt_delay != Millis::default() && !self.preempt {
+            return refuse("preempt_delay", "has no effect without preempt");
+        }
+        if !self.accept {
+            return refuse("accept", "not supported yet: false");
+        }
+        Ok(())
+    }
+}
+
+/// For fields that an older reader does not know: written only when they say something.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_true(value: &bool) -> bool {
+    *value
+}
+
+/// Which checksum VRRPv3 sends over IPv4. Both are accepted always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VrrpChecksum {
+    /// What the peer sends; RFC 9568's until it was heard.
+    #[default]
+    Learn,
+    /// Over the message alone (RFC 9568 section 5.2.8).
+    Rfc9568,
+    /// With a pseudo-header, as keepalived and FRR do by default.
+    PseudoHeader,
+}
+
+/// How a takeover is announced (keepalived's `garp_master_*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announce {
+    /// Frames per VIP in the burst at takeover.
+    pub repeat: u8,
+    /// A second burst this much later; 0 is none.
+    pub delay: Millis,
+    /// Refresh interval while Active; 0 is none.
+    pub refresh: Millis,
+}
+
+impl Default for Announce {
+    fn default() -> Self {
+        Self {
+            repeat: 3,
+            delay: Millis::literal(1_000),
+            refresh: Millis::literal(5_000),
+        }
+    }
+}
