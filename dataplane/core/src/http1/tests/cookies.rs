@@ -19,7 +19,7 @@ fn to_member(cookies: &str) -> String {
 fn to_client(fields: &str, cookie: StickyCookie) -> String {
     let raw = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");
     let mut head = ResponseHead::default();
-    head.parse(raw.as_bytes(), 0, raw.len(), Method::Get, false)
+    head.parse(raw.as_bytes(), 0, raw.len(), Method::Get, b"")
         .unwrap();
     let mut out = Vec::new();
     let how = rewrite::ToClient {
@@ -78,7 +78,7 @@ fn the_inserted_cookie_is_ours_alone() {
 fn the_last_set_cookie_of_a_name_is_learned() {
     let raw = b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=1\r\nset-cookie: sid=2; Path=/\r\nSet-Cookie: x=3\r\n\r\n";
     let mut head = ResponseHead::default();
-    head.parse(raw, 0, raw.len(), Method::Get, false).unwrap();
+    head.parse(raw, 0, raw.len(), Method::Get, b"").unwrap();
     assert_eq!(head.set_cookie(raw, "sid"), Some(&b"2"[..]));
     assert_eq!(head.set_cookie(raw, "Sid"), None);
 }

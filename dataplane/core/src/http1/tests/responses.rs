@@ -185,6 +185,7 @@ fn equal_lengths_are_reduced() {
                 close: false,
                 unchunk: false,
                 hsts: None,
+                cookie: rewrite::StickyCookie::Untouched,
             };
             let mut out = Vec::new();
             rewrite::response(&mut out, &head, raw.as_bytes(), &how);
