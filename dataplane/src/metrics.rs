@@ -196,6 +196,12 @@ impl State {
         )?;
         counters(
             encoder,
+            "proxy_header_errors",
+            "Connections of front ends without a proper PROXY header",
+            plain(events.bad_fronts.load(Relaxed)),
+        )?;
+        counters(
+            encoder,
             "failed_handshakes",
             "TLS handshakes that failed",
             plain(events.failed_handshakes.load(Relaxed)),

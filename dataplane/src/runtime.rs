@@ -72,6 +72,8 @@ pub struct Events {
     pub refused_clients: AtomicU64,
     /// Connections refused because their client had as many as it may.
     pub limited_clients: AtomicU64,
+    /// Connections of front ends without a proper PROXY header.
+    pub bad_fronts: AtomicU64,
     /// Times that accepting paused for want of descriptors or memory.
     pub accept_failures: AtomicU64,
     /// Snapshots refused.
@@ -199,6 +201,10 @@ impl Shared {
 
     pub(crate) fn count_limited_client(&self) {
         self.events.limited_clients.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_bad_front(&self) {
+        self.events.bad_fronts.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_refused_client(&self) {

@@ -351,29 +351,84 @@ fn admit(
     peer: SocketAddr,
     address: SocketAddr,
 ) {
-    if !view.conf.allows(peer.ip()) {
-        worker.shared.count_refused_client();
-        tracing::debug!(listener.id = %view.conf.id, client.addr = %peer, "not in allowed_cidrs");
-        return;
-    }
-    let client = match view.conf.connections_per_client {
-        None => None,
-        Some(limit) => {
-            let place = view.runtime.try_enter_client(peer.ip(), limit);
-            if place.is_none() {
-                worker.shared.count_limited_client();
-                tracing::debug!(listener.id = %view.conf.id, client.addr = %peer, "too many connections of its client");
-                return;
-            }
-            place
-        }
+    // Who a front end's client is shows later.
+    let front = view.conf.is_front(peer.ip());
+    let client = match front {
+        true => None,
+        false => match may_enter(worker, view, peer) {
+            Some(client) => client,
+            None => return,
+        },
     };
-    place.accepted();
-    let connection = match serve(Rc::clone(worker), Arc::clone(view), stream, peer, address) {
-        Ok(connection) => connection,
+    let tcp = match tokio::net::TcpStream::from_std(stream) {
+        Ok(tcp) => tcp,
         Err(error) => return worker.shared.count_accept_failure(&error),
     };
-    tokio::task::spawn_local(guard(Rc::clone(worker), (place, client), peer, connection));
+    let local = if address.ip().is_unspecified() {
+        match tcp.local_addr() {
+            Ok(local) => local,
+            Err(error) => return worker.shared.count_accept_failure(&error),
+        }
+    } else {
+        address // no call per connection for what is known
+    };
+    place.accepted();
+    let (worker, view) = (Rc::clone(worker), Arc::clone(view));
+    let connection = if front {
+        Box::pin(serve_front(Rc::clone(&worker), view, tcp, (peer, local)))
+    } else {
+        serve(Rc::clone(&worker), view, tcp, peer, local)
+    };
+    tokio::task::spawn_local(guard(worker, (place, client), peer, connection));
+}
+
+/// Whether `client` may connect; then its place, if the listener counts them. None: it may not.
+#[allow(
+    clippy::option_option,
+    reason = "may it, and is there a place to give back"
+)]
+fn may_enter(
+    worker: &WorkerShared,
+    view: &ListenerView,
+    client: SocketAddr,
+) -> Option<Option<ClientPlace>> {
+    if !view.conf.allows(client.ip()) {
+        worker.shared.count_refused_client();
+        tracing::debug!(listener.id = %view.conf.id, client.addr = %client, "not in allowed_cidrs");
+        return None;
+    }
+    let Some(limit) = view.conf.connections_per_client else {
+        return Some(None);
+    };
+    let place = view.runtime.try_enter_client(client.ip(), limit);
+    if place.is_none() {
+        worker.shared.count_limited_client();
+        tracing::debug!(listener.id = %view.conf.id, client.addr = %client, "too many connections of its client");
+    }
+    place.map(Some)
+}
+
+/// Serves a connection that a front end hands on: its header says for whom.
+async fn serve_front(
+    worker: Rc<WorkerShared>,
+    view: Arc<ListenerView>,
+    mut tcp: tokio::net::TcpStream,
+    (front, local): (SocketAddr, SocketAddr),
+) {
+    let named = match proxy::front::read(&mut tcp).await {
+        Ok(named) => named,
+        Err(error) => {
+            worker.shared.count_bad_front();
+            let reason = krater_model::report(&error);
+            tracing::debug!(listener.id = %view.conf.id, front.addr = %front, reason, "no client");
+            return;
+        }
+    };
+    let (client, local) = named.unwrap_or((front, local));
+    let Some(_place) = may_enter(&worker, &view, client) else {
+        return;
+    };
+    serve(worker, view, tcp, client, local).await;
 }
 
 /// Runs a connection to its end: its own, that of its listener, or a panic, which ends nothing else.
@@ -408,18 +463,12 @@ fn said(panic: &(dyn Any + Send)) -> &str {
 fn serve(
     worker: Rc<WorkerShared>,
     view: Arc<ListenerView>,
-    stream: std::net::TcpStream,
+    tcp: tokio::net::TcpStream,
     peer: SocketAddr,
-    address: SocketAddr,
-) -> io::Result<Pin<Box<dyn Future<Output = ()>>>> {
-    let local = if address.ip().is_unspecified() {
-        stream.local_addr()?
-    } else {
-        address // no call per connection for what is known
-    };
-    let tcp = tokio::net::TcpStream::from_std(stream)?;
+    local: SocketAddr,
+) -> Pin<Box<dyn Future<Output = ()>>> {
     let runtime = Arc::clone(&view.runtime);
-    Ok(match view.conf.protocol {
+    match view.conf.protocol {
         ListenerProtocol::Tcp | ListenerProtocol::Https if !view.speaks_http() => {
             let conn = Conn::client(tcp, peer, local, runtime);
             Box::pin(proxy::tcp::serve(conn, view, worker))
@@ -445,7 +494,7 @@ fn serve(
             drop(view);
             Box::pin(proxy::http1::serve(conn, runtime, worker)).await;
         }),
-    })
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod http;
 mod model;
+mod proxy;
 mod vrrp;
 
 /// Takes any bytes; panics when a promise is broken.
@@ -17,6 +18,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http1_response", http::response),
     ("http1_chunked", http::chunked),
     ("l7_program", http::l7_program),
+    ("proxy_header", proxy::header),
     ("vrrp_packet", vrrp::packet),
 ];
 

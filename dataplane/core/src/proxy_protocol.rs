@@ -1,5 +1,9 @@
-//! PROXY protocol headers, versions 1 and 2, as they are sent to members
+//! PROXY protocol headers, versions 1 and 2: as they are sent to members, and read ([`parse`])
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
+
+mod parse;
+
+pub use parse::{Addresses, Header, HeaderFault, MAX_HEADER, parse};
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

@@ -56,6 +56,8 @@ pub struct ListenerConf {
     pub timeouts: Timeouts,
     /// Client networks that may connect; empty: all.
     pub allowed: Vec<IpNet>,
+    /// Front ends that name their clients in a PROXY protocol header.
+    pub fronts: Vec<IpNet>,
     /// Headers added to requests.
     pub insert: InsertPlan,
     /// TLS towards clients; `hsts` inside.
@@ -72,6 +74,12 @@ impl ListenerConf {
     pub fn allows(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
         self.allowed.is_empty() || self.allowed.iter().any(|net| net.contains(&client))
+    }
+
+    /// Whether connections from `peer` begin with a PROXY protocol header.
+    pub fn is_front(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.fronts.iter().any(|net| net.contains(&peer))
     }
 
     /// Pools that the listener may send traffic to.
@@ -228,6 +236,7 @@ fn compile_listener(
         connections_per_client: source.options.connections_per_client,
         timeouts: source.timeouts,
         allowed: source.allowed_cidrs.clone(),
+        fronts: source.options.proxy_protocol_from.clone(),
         insert: InsertPlan::new(&source.insert_headers),
         tls: source.tls.clone(),
         default_pool: source.default_pool,

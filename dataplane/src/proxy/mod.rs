@@ -1,6 +1,7 @@
 //! One driver per protocol. Each takes an accepted connection to its end.
 
 mod budget;
+pub(crate) mod front;
 pub mod http1;
 pub mod tcp;
 

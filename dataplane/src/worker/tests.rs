@@ -136,7 +136,8 @@ fn the_futures_of_a_connection_stay_small() {
     let _context = runtime.enter();
     let stream = TcpStream::connect(address).unwrap();
     stream.set_nonblocking(true).unwrap();
-    let serving = serve(Rc::clone(&worker), view, stream, address, address).unwrap();
+    let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+    let serving = serve(Rc::clone(&worker), view, stream, address, address);
     let inner = size_of_val(&*serving);
     let outer = size_of_val(&guard(worker, (place, None), address, serving));
     assert!(inner <= 1_024 && outer <= 384, "{inner} and {outer} bytes");

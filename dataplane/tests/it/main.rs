@@ -9,6 +9,7 @@ mod kit;
 
 mod balance;
 mod control;
+mod front;
 mod health;
 mod http1;
 mod limits;

@@ -519,6 +519,32 @@ fn members_of_http_pools_are_told_of_their_client() {
         assert_eq!(&got[..want.len()], want);
         assert!(got[want.len()..].starts_with(b"GET / HTTP/1.1\r\n"));
     }
+    // With a certificate its name is told too.
+    let clients = Ca::new();
+    let client_ca = bundle(&clients.0.pem());
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "c.example");
+    let shown = params.signed_by(&key, &clients.0).unwrap();
+    let listener = setup.listener().tls.as_mut().unwrap();
+    listener.client_authentication = ClientAuthentication::Mandatory;
+    listener.client_ca = Some(client_ca.id.clone());
+    assert_eq!(put(&dataplane, &setup, &[certificate, client_ca]).0, 200);
+    let identity = Some((shown.der().clone(), key_der(&key)));
+    let config = Arc::new(client_config(ca.roots(), identity));
+    let (_, stream) = get(&setup, &config, "d.example").unwrap();
+    let told = Tls {
+        version: "TLSv1.3",
+        has_certificate: true,
+        common_name: Some("c.example"),
+    };
+    let (client, local) = (stream.sock.local_addr(), stream.sock.peer_addr());
+    let want = v2(client.unwrap(), local.unwrap(), Some(told));
+    let got = got.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(&got[..want.len()], want);
 }
 
 #[test]

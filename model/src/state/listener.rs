@@ -52,6 +52,10 @@ pub struct ListenerOptions {
     /// what one customer has. More are closed before a byte is read.
     #[serde(default)]
     pub connections_per_client: Option<u32>,
+    /// Networks of front ends whose connections begin with a PROXY protocol header, version 1 or 2, which
+    /// names the client. Without one they are closed; from elsewhere a header is not believed.
+    #[serde(default)]
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// Whether a part of a document says nothing, so that those who do not know it can read the rest.
