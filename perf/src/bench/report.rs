@@ -10,7 +10,11 @@ use std::collections::BTreeMap;
 pub(crate) struct Report {
     pub(crate) command: Vec<String>,
     pub(crate) suite: String,
-    /// Of the amphora binary, as it says itself.
+    /// Of the checkout that the run was started in; none outside of one.
+    pub(crate) commit: Option<String>,
+    /// Whether that checkout had changes that are not committed.
+    pub(crate) dirty: Option<bool>,
+    /// As the programs say themselves.
     pub(crate) versions: BTreeMap<String, String>,
     pub(crate) kernel: String,
     pub(crate) cpu: String,
@@ -104,6 +108,11 @@ impl Row {
                 (Some(a), Some(b)) => stats::ratios(&a, &b),
                 _ => None,
             };
+            if core.is_none() && own.iter().all(|cell| cell.memory.is_none()) {
+                doubts.push(format!(
+                    "{peer}: no ratio by core: others used the core while nothing was asked"
+                ));
+            }
             let mut counts = tree;
             if let Some(core) = core
                 && (core.median - tree.median).abs() > AGREE * tree.median
