@@ -25,6 +25,8 @@ use crate::{cpu, output};
 
 /// Share of the weaker side's capacity at which CPU per unit is taken.
 const SHARE: f64 = 0.6;
+/// The same for latency.
+const LATENCY_SHARE: f64 = 0.5;
 /// Above this share of a core client and server together are the bottleneck.
 const BOUND: f64 = 0.9;
 /// How long counters may take to settle.
@@ -380,7 +382,10 @@ impl Bench<'_> {
         if !(lowest.is_finite() && lowest > 0.0) {
             bail!("no load balancer answered anything");
         }
-        Ok(lowest * SHARE)
+        Ok(match work.unit {
+            Unit::Latency => lowest * LATENCY_SHARE,
+            _ => lowest * SHARE,
+        })
     }
 
     fn cell(
@@ -422,6 +427,7 @@ impl Bench<'_> {
         let (summary, origin_cpu) = self.checked(work, contender, &args)?;
         let per = |seconds: f64| per_unit(work.unit, &summary, seconds);
         let memory = work.unit == Unit::IdleConnection;
+        let latency = work.unit == Unit::Latency;
         #[allow(clippy::cast_precision_loss)]
         let connections = summary.total.connections.max(1) as f64;
         #[allow(clippy::cast_precision_loss)]
@@ -432,9 +438,10 @@ impl Bench<'_> {
             system: summary.watched.map(|w| per(w.system_seconds)),
             core: summary
                 .core_busy_seconds
-                .filter(|_| !memory)
+                .filter(|_| !memory && !latency)
                 .map(|busy| per((busy - idle * summary.seconds).max(0.0))),
             memory: summary.watched.filter(|_| memory).map(grown),
+            latency: latency.then_some(summary.p99_ms),
             generator_bound: summary.own_busy + origin_cpu / summary.seconds > BOUND,
             summary,
         })
