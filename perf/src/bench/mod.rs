@@ -1,8 +1,10 @@
 //! `run`: Krater and its peers in turn, on a topology of its own.
 
+pub(crate) mod compare;
 mod contender;
 mod helpers;
-mod report;
+pub(crate) mod report;
+mod results;
 mod stats;
 mod table;
 mod topology;
@@ -23,6 +25,8 @@ use crate::{cpu, output};
 
 /// Share of the weaker side's capacity at which CPU per unit is taken.
 const SHARE: f64 = 0.6;
+/// The same for latency.
+const LATENCY_SHARE: f64 = 0.5;
 /// Above this share of a core client and server together are the bottleneck.
 const BOUND: f64 = 0.9;
 /// How long counters may take to settle.
@@ -75,6 +79,10 @@ pub(crate) struct Args {
     /// Write everything, raw values of all pairs included, to this file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Folder that gets text and JSON of a full suite, named by commit; needs a clean checkout and an
+    /// amphora built from it
+    #[arg(long)]
+    results: Option<PathBuf>,
 }
 
 /// Pairs and seconds.
@@ -165,6 +173,8 @@ impl Args {
         };
         Ok(Programs {
             amphora: std::path::absolute(amphora)?,
+            old: None,
+            handicap: None,
             haproxy: peer("haproxy"),
             nginx: peer("nginx"),
             tree: tree.clone(),
@@ -180,51 +190,93 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
 fn measure(args: &Args) -> anyhow::Result<bool> {
     let (effort, who, programs) = (args.effort()?, args.who()?, args.programs()?);
     let works = workload::select(&args.work)?;
-    let mut versions = BTreeMap::new();
-    for who in &who {
-        versions.insert(who.name().to_owned(), programs.version(*who)?);
+    let versions = versions(&programs, &who)?;
+    let checkout = results::checkout();
+    if args.results.is_some() {
+        results::may_be_kept(args.suite == Suite::Full, checkout.as_ref(), &versions)?;
     }
-    let me = krater_net::process::ProcessId::of(std::process::id())?;
-    topology::clean_up_on_signals(me)?;
-    let topology = Topology::new(args.loopback)?;
-    let pems = (helpers::certificate(false)?, helpers::certificate(true)?);
-    let mut origin = Origin::start(&topology, &pems.0)?;
-    let mut report = Report {
-        command: std::env::args().collect(),
+    let report = Plan {
         suite: format!("{:?}", args.suite).to_lowercase(),
-        versions,
-        kernel: first_line("/proc/sys/kernel/osrelease"),
-        cpu: processor(),
-        cores: std::thread::available_parallelism()?.get(),
         loopback: args.loopback,
-        rows: Vec::new(),
-    };
-    let start = Instant::now();
-    for (done, work) in works.iter().enumerate() {
-        table::progress(work.name, done, works.len(), start.elapsed());
-        let pem = match work.service {
-            Service::TlsRsa => &pems.1,
-            _ => &pems.0,
-        };
-        let mut bench = Bench {
-            topology: &topology,
-            programs: &programs,
-            origin: &mut origin,
-            pem,
-            effort,
-        };
-        let row = bench
-            .row(work, &who)
-            .with_context(|| format!("workload {}", work.name))?;
-        report.rows.push(row);
+        effort,
+        who,
+        works,
+        programs,
+        versions,
+        checkout: checkout.clone(),
     }
-    table::progress("", works.len(), works.len(), start.elapsed());
-    output::text(&table::render(&report))?;
+    .measure()?;
+    let table = table::render(&report);
+    output::text(&table)?;
+    if let (Some(folder), Some(checkout)) = (&args.results, &checkout) {
+        results::keep(folder, checkout, &report, &table)?;
+    }
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
             .with_context(|| path.display().to_string())?;
     }
     Ok(true)
+}
+
+/// A run that is decided upon.
+struct Plan {
+    suite: String,
+    loopback: bool,
+    effort: Effort,
+    who: Vec<Who>,
+    works: Vec<Workload>,
+    programs: Programs,
+    versions: BTreeMap<String, String>,
+    checkout: Option<results::Checkout>,
+}
+
+impl Plan {
+    fn measure(&self) -> anyhow::Result<Report> {
+        let me = krater_net::process::ProcessId::of(std::process::id())?;
+        topology::clean_up_on_signals(me)?;
+        let topology = Topology::new(self.loopback)?;
+        let pems = (helpers::certificate(false)?, helpers::certificate(true)?);
+        let mut origin = Origin::start(&topology, &pems.0)?;
+        let mut report = Report {
+            command: std::env::args().collect(),
+            suite: self.suite.clone(),
+            commit: self.checkout.as_ref().map(|c| c.commit.clone()),
+            dirty: self.checkout.as_ref().map(|c| c.dirty),
+            versions: self.versions.clone(),
+            kernel: first_line("/proc/sys/kernel/osrelease"),
+            cpu: processor(),
+            cores: std::thread::available_parallelism()?.get(),
+            loopback: self.loopback,
+            rows: Vec::new(),
+        };
+        let start = Instant::now();
+        for (done, work) in self.works.iter().enumerate() {
+            table::progress(work.name, done, self.works.len(), start.elapsed());
+            let pem = match work.service {
+                Service::TlsRsa => &pems.1,
+                _ => &pems.0,
+            };
+            let mut bench = Bench {
+                topology: &topology,
+                programs: &self.programs,
+                origin: &mut origin,
+                pem,
+                effort: self.effort,
+            };
+            let row = bench
+                .row(work, &self.who)
+                .with_context(|| format!("workload {}", work.name))?;
+            report.rows.push(row);
+        }
+        table::progress("", self.works.len(), self.works.len(), start.elapsed());
+        Ok(report)
+    }
+}
+
+fn versions(programs: &Programs, who: &[Who]) -> anyhow::Result<BTreeMap<String, String>> {
+    who.iter()
+        .map(|who| Ok((who.name().to_owned(), programs.version(*who)?)))
+        .collect()
 }
 
 fn first_line(path: &str) -> String {
@@ -330,7 +382,10 @@ impl Bench<'_> {
         if !(lowest.is_finite() && lowest > 0.0) {
             bail!("no load balancer answered anything");
         }
-        Ok(lowest * SHARE)
+        Ok(match work.unit {
+            Unit::Latency => lowest * LATENCY_SHARE,
+            _ => lowest * SHARE,
+        })
     }
 
     fn cell(
@@ -365,13 +420,14 @@ impl Bench<'_> {
         if let Some(rate) = rate {
             add("--rate", format!("{rate:.3}"));
         }
-        if let Some(pid) = contender.pid() {
+        for pid in contender.pids() {
             add("--pid", pid.to_string());
         }
         add("--core", core.to_string());
         let (summary, origin_cpu) = self.checked(work, contender, &args)?;
         let per = |seconds: f64| per_unit(work.unit, &summary, seconds);
         let memory = work.unit == Unit::IdleConnection;
+        let latency = work.unit == Unit::Latency;
         #[allow(clippy::cast_precision_loss)]
         let connections = summary.total.connections.max(1) as f64;
         #[allow(clippy::cast_precision_loss)]
@@ -382,9 +438,10 @@ impl Bench<'_> {
             system: summary.watched.map(|w| per(w.system_seconds)),
             core: summary
                 .core_busy_seconds
-                .filter(|_| !memory)
+                .filter(|_| !memory && !latency)
                 .map(|busy| per((busy - idle * summary.seconds).max(0.0))),
             memory: summary.watched.filter(|_| memory).map(grown),
+            latency: latency.then_some(summary.p99_ms),
             generator_bound: summary.own_busy + origin_cpu / summary.seconds > BOUND,
             summary,
         })
@@ -457,7 +514,7 @@ fn equal_work(
         // Above TLS the client counts what is inside; and HAProxy counts its own form of a message (HTX)
         // where it parses HTTP.
         let tls = matches!(work.service, Service::TlsEcdsa | Service::TlsRsa);
-        if !tls && (who == Who::Krater || !http) {
+        if !tls && (matches!(who, Who::Krater | Who::Old) || !http) {
             let (bytes_in, bytes_out) = (
                 b.bytes_in.saturating_sub(a.bytes_in),
                 b.bytes_out.saturating_sub(a.bytes_out),

@@ -10,7 +10,11 @@ use std::collections::BTreeMap;
 pub(crate) struct Report {
     pub(crate) command: Vec<String>,
     pub(crate) suite: String,
-    /// Of the amphora binary, as it says itself.
+    /// Of the checkout that the run was started in; none outside of one.
+    pub(crate) commit: Option<String>,
+    /// Whether that checkout had changes that are not committed.
+    pub(crate) dirty: Option<bool>,
+    /// As the programs say themselves.
     pub(crate) versions: BTreeMap<String, String>,
     pub(crate) kernel: String,
     pub(crate) cpu: String,
@@ -48,14 +52,18 @@ pub(crate) struct Cell {
     pub(crate) core: Option<f64>,
     /// Resident bytes per connection.
     pub(crate) memory: Option<f64>,
+    /// 99th percentile of latency in milliseconds, in a row about latency.
+    #[serde(default)]
+    pub(crate) latency: Option<f64>,
     pub(crate) generator_bound: bool,
     pub(crate) summary: Summary,
 }
 
 impl Cell {
-    /// The figure of the process tree.
+    /// The row's figure; of CPU: that of the process tree.
     pub(crate) fn tree(&self) -> Option<f64> {
-        self.memory.or_else(|| Some(self.user? + self.system?))
+        let figure = self.memory.or(self.latency);
+        figure.or_else(|| Some(self.user? + self.system?))
     }
 }
 
@@ -74,6 +82,10 @@ pub(crate) struct Ratio {
     pub(crate) verdict: String,
 }
 
+/// Who is no peer but what remains without a load balancer.
+pub(crate) const FLOOR: &str = "direct";
+/// By how much the control of a row about latency may differ between pairs.
+const CONTROL: f64 = 1.2;
 /// By how much tree and core may differ before the row says so.
 const AGREE: f64 = 0.10;
 
@@ -90,7 +102,8 @@ impl Row {
             return;
         };
         let mut doubts = Vec::new();
-        for (peer, cells) in self.cells.iter().filter(|(name, _)| *name != ours) {
+        let peers = |name: &String| *name != ours && name != FLOOR;
+        for (peer, cells) in self.cells.iter().filter(|(name, _)| peers(name)) {
             let (Some(a), Some(b)) = (figures(own, false), figures(cells, false)) else {
                 continue; // no process: a floor, not a peer
             };
@@ -104,6 +117,15 @@ impl Row {
                 (Some(a), Some(b)) => stats::ratios(&a, &b),
                 _ => None,
             };
+            if core.is_none()
+                && own
+                    .iter()
+                    .all(|c| c.memory.is_none() && c.latency.is_none())
+            {
+                doubts.push(format!(
+                    "{peer}: no ratio by core: others used the core while nothing was asked"
+                ));
+            }
             let mut counts = tree;
             if let Some(core) = core
                 && (core.median - tree.median).abs() > AGREE * tree.median
@@ -127,6 +149,7 @@ impl Row {
             });
         }
         self.doubts.extend(doubts);
+        self.control();
         for (name, cells) in &self.cells {
             if cells.iter().any(|c| c.generator_bound) {
                 self.doubts.push(format!(
@@ -144,6 +167,26 @@ impl Row {
                 if haproxy > 1 {
                     ratio.verdict = "(the other configuration is better)".into();
                 }
+            }
+        }
+    }
+
+    /// Latency is only believed while the way without a load balancer stays as fast as it was.
+    fn control(&mut self) {
+        let Some(cells) = self.cells.get(FLOOR) else {
+            return;
+        };
+        let values: Option<Vec<f64>> = cells.iter().map(|cell| cell.latency).collect();
+        let Some(spread) = values.as_deref().and_then(Spread::of) else {
+            return;
+        };
+        if spread.max > CONTROL * spread.min {
+            self.doubts.push(format!(
+                "the direct control moved between {:.3} and {:.3} ms: void",
+                spread.min, spread.max
+            ));
+            for ratio in &mut self.ratios {
+                ratio.verdict = "void".into();
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The aligned table, and the line of progress.
 #![allow(clippy::print_stderr, reason = "progress is for the screen")]
 
-use super::report::{Report, Row};
+use super::report::{FLOOR, Report, Row};
 use super::stats::Spread;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -102,9 +102,9 @@ fn figure(spread: Spread) -> String {
     }
 }
 
-/// What the kernel alone needs to route the same bytes.
+/// What is left without a load balancer: the kernel routes the same bytes.
 fn floor(row: &Row) -> Option<Spread> {
-    let cells = row.cells.get("direct")?;
-    let values: Option<Vec<f64>> = cells.iter().map(|c| c.core).collect();
+    let cells = row.cells.get(FLOOR)?;
+    let values: Option<Vec<f64>> = cells.iter().map(|c| c.latency.or(c.core)).collect();
     Spread::of(&values?)
 }

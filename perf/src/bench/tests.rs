@@ -84,6 +84,7 @@ fn cell(figure: f64) -> Cell {
         system: Some(figure / 2.0),
         core: Some(figure),
         memory: None,
+        latency: None,
         generator_bound: false,
         summary: summary(1),
     }
@@ -151,4 +152,24 @@ fn where_process_and_core_disagree_the_worse_counts_and_the_row_says_so() {
         "{:?}",
         row.doubts
     );
+}
+
+#[test]
+fn latency_is_void_when_the_control_moves() {
+    let judged = |control: [f64; 2]| {
+        let cells: [(&str, &[f64]); 3] = [
+            ("krater", &[1.0, 1.0]),
+            ("nginx", &[2.0, 2.0]),
+            ("direct", &control),
+        ];
+        let mut row = row(&cells);
+        for cell in row.cells.values_mut().flatten() {
+            cell.latency = cell.core.take();
+        }
+        row.judge("krater");
+        assert_eq!(row.ratios.len(), 1, "a control is no peer");
+        row.ratios[0].verdict.clone()
+    };
+    assert_eq!(judged([1.0, 1.15]), "goal met");
+    assert_eq!(judged([1.0, 1.3]), "void");
 }

@@ -23,6 +23,8 @@ pub(crate) enum Unit {
     Request,
     Connection,
     Gigabyte,
+    /// Not CPU but the 99th percentile of latency at half of the weakest side's capacity.
+    Latency,
     /// Not CPU but resident bytes per connection.
     IdleConnection,
 }
@@ -33,6 +35,7 @@ impl Unit {
             Self::Request => "CPU µs/request",
             Self::Connection => "CPU µs/connection",
             Self::Gigabyte => "CPU ms/GB",
+            Self::Latency => "p99 ms at 50 %",
             Self::IdleConnection => "RSS bytes/connection",
         }
     }
@@ -92,6 +95,7 @@ pub(crate) const ALL: &[Workload] = &[
     row("policies-10", Policies(10), "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Request, Some(0.85)),
     row("policies-100", Policies(100), "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Request, Some(0.85)),
     row("websocket-64", Http, "ws://{}/", &["--size", "64"], Unit::Request, Some(0.85)),
+    row("latency-1k", Http, "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Latency, None),
     row("http-slow", Http, "http://{}/bytes/1024", &["--pattern", "--slow", "4000", "--connections", "200"], Unit::Request, None),
     row("http-idle", Http, "http://{}/bytes/64", &["--idle", "--connections", "4000"], Unit::IdleConnection, Some(1.0)),
     row("tls-full-ecdsa", TlsEcdsa, "https://{}/bytes/1024", &["--pattern", "--close", "--connections", "16"], Unit::Connection, Some(0.52)),

@@ -18,7 +18,7 @@ fn every_workload_does_equal_work_everywhere_without_errors() {
     assert!(output.status.success(), "{text}");
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     let rows = report["rows"].as_array().unwrap();
-    assert!(rows.len() >= 26, "{}", rows.len());
+    assert!(rows.len() >= 27, "{}", rows.len());
     for row in rows {
         let cells = row["cells"].as_object().unwrap();
         for who in [
@@ -44,7 +44,9 @@ fn every_workload_does_equal_work_everywhere_without_errors() {
 }
 
 #[test]
-fn one_namespace_does_too() {
+fn one_namespace_does_too_and_becomes_a_page_without_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("a.json");
     let output = Command::new(PERF)
         .args([
             "run",
@@ -53,7 +55,9 @@ fn one_namespace_does_too() {
             "--loopback",
             "--work",
             "http-1k,tcp-pingpong",
+            "--json",
         ])
+        .arg(&json)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -63,6 +67,43 @@ fn one_namespace_does_too() {
         table.contains("tcp-pingpong") && table.contains("haproxy-tuned"),
         "{table}"
     );
+    let report = || {
+        Command::new(PERF)
+            .arg("report")
+            .arg(folder.path())
+            .output()
+            .unwrap()
+    };
+    assert!(report().status.success());
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    for word in [
+        "tcp-pingpong",
+        "<polyline",
+        "http-reuse always",
+        "haproxy-octavia",
+    ] {
+        assert!(page.contains(word), "{word}");
+    }
+    for word in ["<script", "src=", "href=", "url("] {
+        assert!(!page.contains(word), "{word}");
+    }
+    std::fs::write(&json, "{}").unwrap();
+    let broken = report();
+    assert_eq!(broken.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("a.json"));
+    std::fs::remove_file(&json).unwrap();
+    assert_eq!(report().status.code(), Some(2));
+}
+
+#[test]
+fn results_are_kept_of_a_full_suite_alone() {
+    let output = Command::new(PERF)
+        .args(["run", "--suite", "quick", "--results", "/nonexistent"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("--suite full"), "{text}");
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -165,4 +206,49 @@ fn wrong_names_and_programs_are_refused_by_name() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
         assert!(text.contains(word), "{args:?}: {text}");
     }
+}
+
+#[test]
+fn compare_runs_both_in_turn_and_refuses_what_is_no_program() {
+    let built = std::env::var_os("KRATER_BIN_DIR").map(PathBuf::from);
+    let beside = PathBuf::from(PERF).parent().unwrap().to_owned();
+    let amphora = built.unwrap_or(beside).join("amphora");
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let output = Command::new(PERF)
+        .arg("compare")
+        .args([&amphora, &amphora])
+        .args([
+            "--pairs",
+            "5",
+            "--seconds",
+            "0.2",
+            "--work",
+            "http-1k",
+            "--json",
+        ])
+        .arg(&json)
+        .output()
+        .unwrap();
+    // Whether a difference is seen is not for a test on a shared machine to say.
+    assert!(matches!(output.status.code(), Some(0 | 1)));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let row = &report["rows"][0];
+    for who in ["krater", "old"] {
+        assert_eq!(row["cells"][who].as_array().unwrap().len(), 5);
+    }
+    // So short a run may use too little to be seen: then the row says so, and gives no ratio.
+    let ratios = row["ratios"].as_array().unwrap();
+    let doubts = row["doubts"].to_string();
+    assert!(
+        ratios.iter().any(|r| r["peer"] == "old") || doubts.contains("too little"),
+        "{doubts}"
+    );
+    assert!(row["rate"].as_f64().unwrap() > 0.0);
+    let output = Command::new(PERF)
+        .args(["compare", "/no/a", "/no/b"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/a"));
 }

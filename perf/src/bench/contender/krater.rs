@@ -34,6 +34,7 @@ fn socket(folder: &Path) -> PathBuf {
 
 pub(super) fn start(
     task: &Task<'_>,
+    amphora: &Path,
     folder: &Path,
     address: SocketAddr,
 ) -> anyhow::Result<(Child, String)> {
@@ -42,7 +43,7 @@ pub(super) fn start(
     std::os::unix::fs::chown(&log, Some(DATAPLANE_UID), Some(DATAPLANE_UID))?;
     let _stale = fs::remove_file(socket(folder));
     // What the agent gives it: see agent/src/supervise/spawn.rs.
-    let mut command = Command::new(&task.programs.amphora);
+    let mut command = Command::new(amphora);
     command
         .env_clear()
         .arg("dataplane")

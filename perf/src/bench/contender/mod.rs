@@ -24,6 +24,8 @@ const STARTING: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Who {
     Krater,
+    /// Another amphora binary, for `compare`.
+    Old,
     /// With what Octavia's template renders.
     HaproxyOctavia,
     /// Hand-tuned.
@@ -37,6 +39,7 @@ impl Who {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Krater => "krater",
+            Self::Old => "old",
             Self::HaproxyOctavia => "haproxy-octavia",
             Self::HaproxyTuned => "haproxy-tuned",
             Self::Nginx => "nginx",
@@ -48,6 +51,7 @@ impl Who {
     const fn port(self) -> u16 {
         match self {
             Self::Krater => 8_001,
+            Self::Old => 8_005,
             Self::HaproxyOctavia => 8_002,
             Self::HaproxyTuned => 8_003,
             Self::Nginx => 8_004,
@@ -60,6 +64,10 @@ impl Who {
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) amphora: PathBuf,
+    /// For `compare`.
+    pub(crate) old: Option<PathBuf>,
+    /// For `self-test`: share of its own CPU time that Krater burns on top.
+    pub(crate) handicap: Option<f64>,
     pub(crate) haproxy: Option<PathBuf>,
     pub(crate) nginx: Option<PathBuf>,
     /// Folder of unpacked packages, for libraries and modules.
@@ -86,6 +94,7 @@ impl Programs {
     pub(crate) fn version(&self, who: Who) -> anyhow::Result<String> {
         let (mut command, what) = match who {
             Who::Krater => (Command::new(&self.amphora), "--version"),
+            Who::Old => (Command::new(self.need(who)?), "--version"),
             Who::HaproxyOctavia | Who::HaproxyTuned => (self.peer(self.need(who)?), "-v"),
             Who::Nginx => (self.peer(self.need(who)?), "-v"),
             Who::Direct => return Ok("kernel routing".into()),
@@ -100,6 +109,9 @@ impl Programs {
     }
 
     fn need(&self, who: Who) -> anyhow::Result<&Path> {
+        if who == Who::Old {
+            return self.old.as_deref().context("no other amphora was given");
+        }
         let (program, option, package) = match who {
             Who::Nginx => (&self.nginx, "nginx", "nginx"),
             _ => (&self.haproxy, "haproxy", "haproxy"),
@@ -175,6 +187,8 @@ pub(crate) struct Contender {
     pub(crate) who: Who,
     pub(crate) address: SocketAddr,
     child: Option<Child>,
+    /// See [`Programs::handicap`].
+    burner: Option<Child>,
     folder: PathBuf,
     /// Its whole configuration.
     pub(crate) configuration: String,
@@ -189,7 +203,8 @@ impl Contender {
         open_to_all(&task.topology.folder)?;
         let address = SocketAddr::new(task.topology.vip, who.port());
         let (child, configuration) = match who {
-            Who::Krater => krater::start(task, &folder, address)?,
+            Who::Krater => krater::start(task, &task.programs.amphora, &folder, address)?,
+            Who::Old => krater::start(task, task.programs.need(who)?, &folder, address)?,
             Who::HaproxyOctavia => haproxy::start(task, &folder, address, false)?,
             Who::HaproxyTuned => haproxy::start(task, &folder, address, true)?,
             Who::Nginx => nginx::start(task, &folder, address)?,
@@ -204,6 +219,7 @@ impl Contender {
                     who,
                     address: (to, port).into(),
                     child: None,
+                    burner: None,
                     folder,
                     configuration: "no load balancer: the kernel routes to the first member\n"
                         .into(),
@@ -214,10 +230,23 @@ impl Contender {
             who,
             address,
             child: Some(child),
+            burner: None,
             folder,
             configuration,
         };
         this.wait(task).with_context(|| who.name())?;
+        if let (Some(share), Who::Krater, Some(pid)) = (task.programs.handicap, who, this.pid()) {
+            let mut burn = Command::new("/proc/self/exe");
+            burn.args([
+                "burn",
+                "--pid",
+                &pid.to_string(),
+                "--share",
+                &share.to_string(),
+            ]);
+            burn.stdin(Stdio::null());
+            this.burner = Some(task.topology.spawn(Place::Balancer, burn)?);
+        }
         Ok(this)
     }
 
@@ -256,15 +285,24 @@ impl Contender {
         }
     }
 
-    /// The process whose tree is measured; none for `direct`.
+    /// Its process; none for `direct`.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// The processes whose trees are measured.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        [&self.child, &self.burner]
+            .into_iter()
+            .flatten()
+            .map(Child::id)
+            .collect()
     }
 
     /// What it counted so far; none when it has no counters.
     pub(crate) fn seen(&self) -> anyhow::Result<Option<Seen>> {
         match self.who {
-            Who::Krater => krater::seen(&self.folder).map(Some),
+            Who::Krater | Who::Old => krater::seen(&self.folder).map(Some),
             Who::HaproxyOctavia | Who::HaproxyTuned => haproxy::seen(&self.folder).map(Some),
             Who::Nginx | Who::Direct => Ok(None),
         }
@@ -273,6 +311,10 @@ impl Contender {
 
 impl Drop for Contender {
     fn drop(&mut self) {
+        if let Some(burner) = &mut self.burner {
+            let _gone = burner.kill();
+            let _reaped = burner.wait();
+        }
         if let Some(child) = &mut self.child {
             let family: Vec<_> = crate::cpu::tree(&[child.id()])
                 .into_iter()
@@ -330,6 +372,8 @@ mod tests {
     fn a_missing_peer_is_an_error_that_says_how_to_install_it() {
         let programs = Programs {
             amphora: "amphora".into(),
+            old: None,
+            handicap: None,
             haproxy: None,
             nginx: None,
             tree: "tree".into(),
