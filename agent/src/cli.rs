@@ -135,11 +135,37 @@ pub(crate) enum CtlCommand {
         #[arg(long, default_value_t = 100)]
         lines: usize,
     },
+    /// A member, as long as the data plane runs: snapshots do not change it back.
+    Member {
+        #[command(subcommand)]
+        command: MemberCommand,
+    },
     /// Set the log level of the data plane and vrrp (of the agent: PUT /2.0/log-level).
     LogLevel {
         /// error, warn, info, debug or trace.
         level: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// Take a member out of balancing, or bring it back.
+    Set {
+        /// Its id.
+        id: krater_model::MemberId,
+        /// drain: no new clients. maint: nothing at all. ready: neither. weight: another share of the load.
+        what: MemberSetting,
+        /// With weight: 0 to 256. None: what is configured.
+        weight: Option<u16>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MemberSetting {
+    Drain,
+    Maint,
+    Ready,
+    Weight,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

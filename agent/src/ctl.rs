@@ -1,7 +1,7 @@
 //! `amphora ctl`: asks the children over their control sockets.
 #![allow(clippy::print_stdout, reason = "the answer of a command")]
 
-use crate::cli::{CtlArgs, CtlCommand, LogProcess};
+use crate::cli::{CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting};
 use crate::control;
 use crate::server::logs;
 use crate::supervise::Kind;
@@ -71,6 +71,22 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
             let (text, _) = logs::tail(&path, (*lines).min(logs::MAX_LINES))
                 .with_context(|| format!("read {}", path.display()))?;
             String::from_utf8_lossy(&text).into_owned()
+        }
+        CtlCommand::Member {
+            command: MemberCommand::Set { id, what, weight },
+        } => {
+            let body = match what {
+                MemberSetting::Weight => serde_json::json!({ "weight": weight }),
+                _ if weight.is_some() => anyhow::bail!("a number is for weight alone"),
+                MemberSetting::Drain => serde_json::json!({ "state": "drain" }),
+                MemberSetting::Maint => serde_json::json!({ "state": "maint" }),
+                MemberSetting::Ready => serde_json::json!({ "state": "ready" }),
+            };
+            let (socket, path) = (Kind::Dataplane.socket(), format!("/members/{id}"));
+            control::request(socket, Method::PUT, &path, Some(&body), PATIENCE)
+                .await
+                .with_context(|| format!("set member {id}"))?;
+            String::new()
         }
         CtlCommand::LogLevel { level } => {
             let body = serde_json::json!({ "level": level });

@@ -223,6 +223,27 @@ fn the_command_line_answers() {
     assert!(ctl(&["log-level", "info"]).0);
     let (ok, text) = ctl(&["log-level", "loud"]);
     assert!(!ok && text.contains("use error, warn"), "{text}");
+    let (_, text) = ctl(&["status"]);
+    let member = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("member "))
+        .and_then(|line| line.split(' ').next())
+        .unwrap_or_else(|| panic!("no member in {text}"));
+    let drains = || ctl(&["status"]).1.contains("Drain set by amphora ctl");
+    for (what, drained) in [
+        (&["drain"][..], true),
+        (&["ready"], false),
+        (&["weight", "0"], true),
+        (&["weight"], false),
+    ] {
+        let (ok, text) = ctl(&[&["member", "set", member], what].concat());
+        assert!(ok && drains() == drained, "{what:?}: {text}");
+    }
+    let (ok, text) = ctl(&["member", "set", member, "drain", "7"]);
+    assert!(!ok && text.contains("for weight alone"), "{text}");
+    let nobody = "00000000-0000-4000-8000-000000009999";
+    let (ok, text) = ctl(&["member", "set", nobody, "drain"]);
+    assert!(!ok && text.contains("no member"), "{text}");
     let (ok, text) = amphora(&["ctl", "--run-dir", "/nonexistent", "status"]);
     assert!(!ok && text.contains("--run-dir /nonexistent"), "{text}");
 

@@ -6,7 +6,10 @@
 use crate::table::MemberConf;
 use krater_model::MemberId;
 use krater_model::control::MemberHealth;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
+
+/// In place of an operator's weight: the configured one counts.
+const CONFIGURED: u16 = u16::MAX;
 
 /// Health as the probes see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,18 @@ pub enum Probed {
     Down = 3,
 }
 
+/// What an operator wants of a member, besides what the configuration says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Wish {
+    /// Nothing.
+    Ready = 0,
+    /// No new clients; those that belong to it by persistence go on.
+    Drain = 1,
+    /// Nothing at all.
+    Maint = 2,
+}
+
 /// Counters and health of one member, on a cache line of its own: every connection writes them.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -33,6 +48,8 @@ pub struct MemberState {
     total: AtomicU64,
     failed: AtomicU64,
     credit: AtomicI64,
+    wish: AtomicU8,
+    weight: AtomicU16,
 }
 
 impl MemberState {
@@ -45,6 +62,8 @@ impl MemberState {
             total: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             credit: AtomicI64::new(0),
+            wish: AtomicU8::new(Wish::Ready as u8),
+            weight: AtomicU16::new(CONFIGURED),
         }
     }
 
@@ -61,6 +80,38 @@ impl MemberState {
     /// Called by the health machine's owner alone.
     pub fn set_probed(&self, probed: Probed) {
         self.probed.store(probed as u8, Relaxed);
+    }
+
+    /// What an operator wants. It outlives snapshots, as the state does.
+    pub fn wish(&self) -> Wish {
+        match self.wish.load(Relaxed) {
+            0 => Wish::Ready,
+            1 => Wish::Drain,
+            _ => Wish::Maint,
+        }
+    }
+
+    /// See [`Self::wish`].
+    pub fn set_wish(&self, wish: Wish) {
+        self.wish.store(wish as u8, Relaxed);
+    }
+
+    /// The operator's weight, or none: then the configured one counts.
+    pub fn set_weight(&self, weight: Option<u16>) {
+        self.weight.store(weight.unwrap_or(CONFIGURED), Relaxed);
+    }
+
+    /// Share of the load.
+    pub fn weight(&self, conf: &MemberConf) -> u16 {
+        match self.weight.load(Relaxed) {
+            CONFIGURED => conf.weight,
+            weight => weight,
+        }
+    }
+
+    /// Whether an operator has set something.
+    pub fn is_set(&self) -> bool {
+        self.wish() != Wish::Ready || self.weight.load(Relaxed) != CONFIGURED
     }
 
     /// Connections (or, in HTTP, requests in flight) now.
@@ -107,20 +158,20 @@ impl MemberState {
 
     /// Whether connections that belong to the member by persistence may go on to it.
     pub fn serves(&self, conf: &MemberConf) -> bool {
-        conf.enabled && self.probed() != Probed::Down
+        conf.enabled && self.wish() != Wish::Maint && self.probed() != Probed::Down
     }
 
     /// Whether new clients may be balanced to it.
     pub fn is_candidate(&self, conf: &MemberConf) -> bool {
-        conf.weight > 0 && self.serves(conf)
+        self.weight(conf) > 0 && self.wish() == Wish::Ready && self.serves(conf)
     }
 
     /// For status.
     pub fn health(&self, conf: &MemberConf) -> MemberHealth {
         match self.probed() {
-            _ if !conf.enabled => MemberHealth::Maint,
+            _ if !conf.enabled || self.wish() == Wish::Maint => MemberHealth::Maint,
             Probed::Down => MemberHealth::Down,
-            _ if conf.weight == 0 => MemberHealth::Drain,
+            _ if self.weight(conf) == 0 || self.wish() == Wish::Drain => MemberHealth::Drain,
             Probed::NoMonitor => MemberHealth::NoCheck,
             Probed::Checking => MemberHealth::Checking,
             Probed::Up => MemberHealth::Up,

@@ -7,6 +7,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use krater_dataplane_core::member::Wish;
+use krater_model::Weight;
 use krater_model::control::{MAX_BODY, Refusal};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -121,6 +123,13 @@ async fn answer(control: &Rc<Control>, request: Request<Incoming>) -> Answer {
             }
             Err(refused) => refused,
         },
+        (&Method::PUT, path) if path.starts_with("/members/") => {
+            let id = path.trim_start_matches("/members/").to_owned();
+            match parsed::<SetMember>(request).await {
+                Ok(set) => set_member(control, &id, set),
+                Err(refused) => refused,
+            }
+        }
         (method, path) => refuse(
             StatusCode::NOT_FOUND,
             "path",
@@ -139,6 +148,59 @@ struct LogLevel {
 #[serde(deny_unknown_fields)]
 struct Drain {
     deadline_ms: u64,
+}
+
+/// What an operator wants of a member. What is left out stays as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetMember {
+    #[serde(default)]
+    state: Option<Wanted>,
+    /// `null` gives the configured weight back.
+    #[serde(default, deserialize_with = "given")]
+    weight: Option<Option<Weight>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Wanted {
+    Ready,
+    Drain,
+    Maint,
+}
+
+/// Tells `null` from an absent field.
+#[allow(clippy::option_option, reason = "absent, null, given")]
+fn given<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<Weight>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+fn set_member(control: &Control, id: &str, set: SetMember) -> Answer {
+    let routes = control.shared.routes();
+    let mut members = routes.pools.values().flat_map(|pool| &pool.members);
+    let Some(member) = members.find(|member| member.conf.id.to_string() == id) else {
+        let why = format!("{id} is no member of the snapshot in force");
+        return refuse(StatusCode::NOT_FOUND, "member", why);
+    };
+    if let Some(state) = set.state {
+        member.state.set_wish(match state {
+            Wanted::Ready => Wish::Ready,
+            Wanted::Drain => Wish::Drain,
+            Wanted::Maint => Wish::Maint,
+        });
+    }
+    if let Some(weight) = set.weight {
+        member.state.set_weight(weight.map(|weight| weight.value()));
+    }
+    tracing::info!(
+        member.id = id,
+        state = ?member.state.wish(),
+        weight = member.state.weight(&member.conf),
+        "member set by an operator"
+    );
+    empty()
 }
 
 async fn apply(control: &Rc<Control>, body: Bytes) -> Answer {

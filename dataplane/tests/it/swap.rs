@@ -107,3 +107,53 @@ fn drain_serves_what_is_open_and_then_ends() {
     });
     assert!(goes_round(&mut open));
 }
+
+#[test]
+fn what_an_operator_sets_survives_snapshots() {
+    use krater_model::control::MemberHealth;
+    let dataplane = Dataplane::start(2);
+    let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b')]);
+    setup.apply(&dataplane);
+    let id = setup.pool().members[0].id;
+    let set = |body: &str| {
+        let path = format!("/members/{id}");
+        let (status, answer) = dataplane.request("PUT", &path, body.as_bytes());
+        (status, answer)
+    };
+    let count = |setup: &Setup| {
+        let names = (0..12).map(|_| byte(&mut setup.connect()));
+        names.filter(|name| *name == Some(b'a')).count()
+    };
+    assert_eq!(count(&setup), 6);
+    let mut before = setup.connect();
+    while byte(&mut before) != Some(b'a') {
+        before = setup.connect();
+    }
+    for (body, share, health) in [
+        (r#"{"state":"drain"}"#, 0, MemberHealth::Drain),
+        (r#"{"state":"maint"}"#, 0, MemberHealth::Maint),
+        (r#"{"state":"ready"}"#, 6, MemberHealth::NoCheck),
+        (r#"{"weight":3}"#, 9, MemberHealth::NoCheck),
+        (r#"{"weight":0}"#, 0, MemberHealth::Drain),
+        (r#"{"weight":null}"#, 6, MemberHealth::NoCheck),
+    ] {
+        assert_eq!(set(body).0, 204, "{body}");
+        assert_eq!(count(&setup), share, "{body}");
+        // Another snapshot, in which the pool is another one too.
+        setup.pool().name.push('x');
+        setup.apply(&dataplane);
+        assert_eq!(count(&setup), share, "{body} after a snapshot");
+        assert_eq!(dataplane.member(id).health, health, "{body}");
+    }
+    assert!(goes_round(&mut before), "what was open goes on");
+    for (body, status) in [
+        (r#"{"state":"sleep"}"#, 400),
+        (r#"{"weight":257}"#, 400),
+        (r#"{"weight":-1}"#, 400),
+        (r#"{"colour":1}"#, 400),
+    ] {
+        assert_eq!(set(body).0, status, "{body}");
+    }
+    let (status, answer) = dataplane.request("PUT", "/members/none", br#"{"state":"drain"}"#);
+    assert!(status == 404 && answer.contains("none"), "{answer}");
+}

@@ -9,7 +9,7 @@ pub fn choose<'a, C: Candidate + 'a>(
 ) -> Option<&'a C> {
     // a / b < c / d  <=>  a * d < c * b; weights are at most 256, so u128 cannot overflow.
     let load = |c: &C| u128::from(c.state().active()) + 1;
-    let weight = |c: &C| u128::from(c.conf().weight);
+    let weight = |c: &C| u128::from(c.weight());
     let least = candidates
         .clone()
         .min_by(|a, b| (load(a) * weight(b)).cmp(&(load(b) * weight(a))))?;

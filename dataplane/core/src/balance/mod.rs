@@ -22,6 +22,10 @@ pub trait Candidate {
     fn conf(&self) -> &MemberConf;
     /// Runtime state.
     fn state(&self) -> &MemberState;
+    /// Its share of the load now.
+    fn weight(&self) -> u16 {
+        self.state().weight(self.conf())
+    }
 }
 
 /// What a choice may depend on.

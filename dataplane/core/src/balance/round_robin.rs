@@ -11,7 +11,7 @@ pub fn choose<'a, C: Candidate + 'a>(
     let mut total = 0;
     let mut best: Option<(&C, i64)> = None;
     for candidate in candidates {
-        let weight = i64::from(candidate.conf().weight);
+        let weight = i64::from(candidate.weight());
         let credit = candidate.state().credit() + weight;
         candidate.state().set_credit(credit);
         total += weight;

@@ -22,7 +22,7 @@ pub fn choose<'a, C: Candidate + 'a>(
         let draw = mix(client ^ mix(high ^ mix(low)));
         // 52 bits are exact in an f64; half a step keeps the draw inside (0, 1).
         let unit = (exact(draw >> 12) + 0.5) / exact(1 << 52);
-        -f64::from(c.conf().weight) / unit.ln()
+        -f64::from(c.weight()) / unit.ln()
     };
     candidates
         .map(|c| (c, score(c)))
