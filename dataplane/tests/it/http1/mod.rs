@@ -2,6 +2,8 @@
 
 mod faults;
 mod kit;
+mod limits;
 mod policies;
 mod relay;
+mod slow;
 mod smuggling;
