@@ -11,6 +11,7 @@ mod control;
 mod health;
 mod http1;
 mod limits;
+mod peers;
 mod process;
 mod relay;
 mod swap;
