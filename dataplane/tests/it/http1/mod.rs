@@ -1,8 +1,8 @@
 //! The HTTP/1.1 proxy over loopback, between members and clients made by hand.
 
+mod bounds;
 mod faults;
 mod kit;
-mod limits;
 mod policies;
 mod relay;
 mod slow;
