@@ -228,11 +228,11 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buffer: &[u8], how: &ToC
     copy_lines(out, &head.fields, head.end, buffer, |field| {
         field.drop || set_hsts && field.known == Known::StrictTransportSecurity
     });
-    if head.framing == Framing::Chunked && !how.unchunk {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-    }
     if let Some(length) = head.reduced_length {
         put(out, format_args!("Content-Length: {length}\r\n"));
+    }
+    if head.framing == Framing::Chunked && !how.unchunk {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     if head.status == 101 {
         out.extend_from_slice(b"Connection: upgrade\r\n");

@@ -168,41 +168,33 @@ fn only_what_was_offered_is_switched_to() {
 /// RFC 9110 section 8.6: one number goes on, in one field.
 #[test]
 fn equal_lengths_are_reduced() {
-    // (fields, which of them goes on, the number that is written anew)
-    let cases: [(&str, &[bool], Option<u64>); 6] = [
-        ("Content-Length: 3\r\n", &[true], None),
-        ("Content-Length: 3, 3\r\n", &[false], Some(3)),
-        ("Content-Length: 3,3 ,\t3\r\n", &[false], Some(3)),
-        (
-            "Content-Length: 3\r\nContent-Length: 3\r\n",
-            &[true, false],
-            None,
-        ),
-        (
-            "Content-Length: 3, 3\r\nContent-Length: 3\r\n",
-            &[false, true],
-            None,
-        ),
-        (
-            "Content-Length: 3\r\nContent-Length: 3, 3\r\n",
-            &[true, false],
-            None,
-        ),
+    let cases = [
+        "Content-Length: 3\r\n",
+        "Content-Length: 3, 3\r\n",
+        "Content-Length: 3,3 ,\t3\r\n",
+        "Content-Length: 3\r\nContent-Length: 3\r\n",
+        "Content-Length: 3, 3\r\nContent-Length: 3\r\n",
+        "Content-Length: 3\r\nContent-Length: 3, 3\r\n",
     ];
     for method in [Method::Get, Method::Head] {
-        for (fields, kept, anew) in cases {
+        for fields in cases {
             let raw = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             let head = parse(&raw, method, false).unwrap();
-            let goes_on: Vec<bool> = head.fields.iter().map(|field| !field.drop).collect();
+            let how = rewrite::ToClient {
+                version: Version::Http11,
+                close: false,
+                unchunk: false,
+                hsts: None,
+            };
+            let mut out = Vec::new();
+            rewrite::response(&mut out, &head, raw.as_bytes(), &how);
+            let out = String::from_utf8(out).unwrap();
             assert_eq!(
-                (goes_on.as_slice(), head.reduced_length),
-                (kept, anew),
+                out, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
                 "{fields}"
             );
         }
     }
-    let raw = "HTTP/1.1 204 None\r\nContent-Length: 3, 3\r\n\r\n";
-    assert_eq!(parse(raw, Method::Get, false).unwrap().reduced_length, None);
     for fields in ["3,", ",3", "3,,3", "3, 4", ","] {
         let raw = format!("HTTP/1.1 200 OK\r\nContent-Length: {fields}\r\n\r\n");
         assert!(parse(&raw, Method::Get, false).is_err(), "{fields}");
