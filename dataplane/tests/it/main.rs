@@ -16,3 +16,4 @@ mod process;
 mod relay;
 mod swap;
 mod tls;
+mod workers;
