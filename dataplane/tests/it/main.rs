@@ -8,6 +8,7 @@
 mod kit;
 
 mod control;
+mod exact;
 mod health;
 mod http1;
 mod limits;
@@ -16,4 +17,3 @@ mod process;
 mod relay;
 mod swap;
 mod tls;
-mod workers;
