@@ -8,11 +8,11 @@
 mod kit;
 
 mod control;
-mod exact;
 mod health;
 mod http1;
 mod limits;
 mod peers;
+mod per_worker;
 mod process;
 mod relay;
 mod swap;
