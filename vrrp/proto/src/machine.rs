@@ -749,4 +749,6 @@ impl Machine {
 }
 
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod tests;

@@ -6,11 +6,11 @@ use krater_model::Centiseconds;
 use serde_json::{Value, json};
 
 const OWN: &str = "192.0.2.2";
-const PEER: &str = "192.0.2.1";
-const OTHER: &str = "192.0.2.3";
+pub(super) const PEER: &str = "192.0.2.1";
+pub(super) const OTHER: &str = "192.0.2.3";
 
 /// Own priority 90, interval 100 ms, one announcement.
-fn document(changes: Value) -> Arc<Router> {
+pub(super) fn document(changes: Value) -> Arc<Router> {
     let mut document = json!({
         "vrid": 1, "interface": "eth1", "priority": 90, "advert_interval": 10,
         "source": OWN, "peers": [PEER], "addresses": ["192.0.2.100/32"],
@@ -22,11 +22,11 @@ fn document(changes: Value) -> Arc<Router> {
     Arc::new(Router::new(serde_json::from_value(document).unwrap()).unwrap())
 }
 
-fn at(millis: u32) -> Time {
+pub(super) fn at(millis: u32) -> Time {
     Time::default() + Span::from_millis(millis)
 }
 
-fn heard(source: &str, priority: u8, received: Time) -> Heard {
+pub(super) fn heard(source: &str, priority: u8, received: Time) -> Heard {
     Heard {
         source: source.parse().unwrap(),
         priority,
@@ -38,7 +38,7 @@ fn heard(source: &str, priority: u8, received: Time) -> Heard {
 }
 
 /// What came out, as short words.
-fn outputs(machine: &mut Machine) -> Vec<String> {
+pub(super) fn outputs(machine: &mut Machine) -> Vec<String> {
     std::iter::from_fn(|| machine.poll_output())
         .map(|output| match output {
             Output::SendAdvert { priority } => format!("send {priority}"),
@@ -59,12 +59,12 @@ fn list(belongings: &Belongings) -> String {
     texts.collect()
 }
 
-fn fault(fault: Fault) -> Event {
+pub(super) fn fault(fault: Fault) -> Event {
     Event::Faults(Faults::NONE.with(fault))
 }
 
 /// A machine in a named state at 1,000 ms, nothing pending; its last event was at 1,000 ms.
-fn machine(state: &str, changes: Value) -> Machine {
+pub(super) fn machine(state: &str, changes: Value) -> Machine {
     let mut machine = Machine::new(document(changes), at(0));
     let start = at(1_000);
     match state {
