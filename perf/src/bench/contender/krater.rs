@@ -186,6 +186,7 @@ fn snapshot(task: &Task<'_>, address: SocketAddr) -> anyhow::Result<Snapshot> {
         connection_limit: None,
         timeouts: Timeouts::default(),
         allowed_cidrs: Vec::new(),
+        options: Default::default(),
         insert_headers: if task.is_http() {
             vec![InsertHeader::XForwardedFor]
         } else {
