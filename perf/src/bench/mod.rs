@@ -325,8 +325,21 @@ impl Bench<'_> {
             ratios: Vec::new(),
             configurations: BTreeMap::new(),
         };
+        let all = who;
+        let who: Vec<Who> = all
+            .iter()
+            .copied()
+            .filter(|w| w.does(work.service))
+            .collect();
+        for missing in all.iter().filter(|w| !who.contains(w)) {
+            let name = missing.name();
+            row.doubts.push(match missing {
+                Who::Krater | Who::Old => format!("{name}: not yet"),
+                _ => format!("{name}: cannot do this at all"),
+            });
+        }
         let mut living = Vec::new();
-        for who in who {
+        for who in &who {
             let contender = self.start(work, *who)?;
             let text = contender.configuration.clone();
             row.configurations.insert(who.name().into(), text);
@@ -334,7 +347,7 @@ impl Bench<'_> {
         }
         if fresh {
             living.clear();
-        } else if self.paced(work) {
+        } else if self.paced(work) && living.iter().any(|c| c.pid().is_some()) {
             row.rate = Some(self.rate(work, &living)?);
         }
         for _ in 0..self.effort.pairs {
@@ -486,6 +499,17 @@ fn equal_work(
 ) -> anyhow::Result<()> {
     let (a, b) = (&before.0, &after.0);
     let total = &client.total;
+    if work.service == Service::Udp {
+        // A datagram may be lost on either side of the server.
+        let served = b.requests.saturating_sub(a.requests);
+        let (least, most) = (total.requests, total.requests + total.lost);
+        if !(least..=most).contains(&served) {
+            bail!(
+                "unequal work: {served} datagrams at the server, {least} to {most} at the client"
+            );
+        }
+        return Ok(());
+    }
     let mut pairs = vec![
         (
             "body bytes at client and server",
@@ -494,7 +518,7 @@ fn equal_work(
         ),
         ("faults at the server", 0, b.bad.saturating_sub(a.bad)),
     ];
-    let http = !matches!(work.service, Service::Echo | Service::Bulk);
+    let http = work.service.is_http();
     let counted = work.service != Service::Echo;
     if counted {
         let served = b.requests.saturating_sub(a.requests);
@@ -573,7 +597,7 @@ fn idle(core: u32) -> anyhow::Result<f64> {
 
 /// What is on or off on both sides.
 fn notes(work: &Workload) -> Vec<String> {
-    let http = !matches!(work.service, Service::Echo | Service::Bulk);
+    let http = work.service.is_http();
     let mut notes = vec![
         "request log off, statistics on, time-outs 50 s, health checks every 5 s (nginx: none)"
             .into(),
