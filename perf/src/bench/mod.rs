@@ -29,6 +29,8 @@ const SHARE: f64 = 0.6;
 const LATENCY_SHARE: f64 = 0.5;
 /// Above this share of a core client and server together are the bottleneck.
 const BOUND: f64 = 0.9;
+/// Ticks of 10 ms let the core's time fall this far short of the process's; not further.
+const CREDIBLE: f64 = 0.9;
 /// How long counters may take to settle.
 const SETTLING: Duration = Duration::from_secs(5);
 
@@ -438,6 +440,9 @@ impl Bench<'_> {
         }
         add("--core", core.to_string());
         let (summary, origin_cpu) = self.checked(work, contender, &args)?;
+        if summary.requests == 0 {
+            bail!("nothing was answered within {seconds} s: give more --seconds");
+        }
         let per = |seconds: f64| per_unit(work.unit, &summary, seconds);
         let memory = work.unit == Unit::IdleConnection;
         let latency = work.unit == Unit::Latency;
@@ -446,13 +451,19 @@ impl Bench<'_> {
         #[allow(clippy::cast_precision_loss)]
         let grown =
             |w: crate::load::tally::Watched| (w.rss as f64 - w.rss_before as f64) / connections;
+        let process = summary
+            .watched
+            .map_or(0.0, |w| w.user_seconds + w.system_seconds);
         Ok(Cell {
             user: summary.watched.map(|w| per(w.user_seconds)),
             system: summary.watched.map(|w| per(w.system_seconds)),
             core: summary
                 .core_busy_seconds
                 .filter(|_| !memory && !latency)
-                .map(|busy| per((busy - idle * summary.seconds).max(0.0))),
+                .map(|busy| busy - idle * summary.seconds)
+                // A core cannot be busy for less than its process runs: others were on it before.
+                .filter(|busy| *busy >= process * CREDIBLE)
+                .map(|busy| per(busy.max(0.0))),
             memory: summary.watched.filter(|_| memory).map(grown),
             latency: latency.then_some(summary.p99_ms),
             generator_bound: summary.own_busy + origin_cpu / summary.seconds > BOUND,

@@ -114,7 +114,7 @@ pub(crate) const ALL: &[Workload] = &[
     row("tls-1m", TlsEcdsa, "https://{}/bytes/1048576", &["--pattern", "--length", "1048576", "--connections", "8"], Unit::Request, None),
     row("tcp-connect", Echo, "tcp://{}", &["--close"], Unit::Connection, Some(0.85)),
     row("tcp-pingpong", Echo, "tcp://{}", &["--size", "64"], Unit::Request, Some(0.85)),
-    row("tcp-bulk-1", Bulk, "tcp://{}", &["--bulk", "67108864", "--connections", "1"], Unit::Gigabyte, Some(0.65)),
+    row("tcp-bulk-1", Bulk, "tcp://{}", &["--bulk", "4194304", "--connections", "1"], Unit::Gigabyte, Some(0.65)),
     row("tcp-bulk-64", Bulk, "tcp://{}", &["--bulk", "4194304", "--connections", "64"], Unit::Gigabyte, Some(0.65)),
     row("udp-64", Udp, "udp://{}", &["--size", "64"], Unit::Request, None),
     row("udp-1400", Udp, "udp://{}", &["--size", "1400"], Unit::Request, None),
