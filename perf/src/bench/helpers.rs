@@ -35,6 +35,7 @@ impl Origin {
             ("--https", 9_443),
             ("--echo", 9_007),
             ("--bulk", 9_009),
+            ("--udp", 9_053),
         ] {
             command.args([option, &format!("0.0.0.0:{port}")]);
         }

@@ -29,6 +29,8 @@ const SHARE: f64 = 0.6;
 const LATENCY_SHARE: f64 = 0.5;
 /// Above this share of a core client and server together are the bottleneck.
 const BOUND: f64 = 0.9;
+/// Ticks of 10 ms let the core's time fall this far short of the process's; not further.
+const CREDIBLE: f64 = 0.9;
 /// How long counters may take to settle.
 const SETTLING: Duration = Duration::from_secs(5);
 
@@ -325,8 +327,21 @@ impl Bench<'_> {
             ratios: Vec::new(),
             configurations: BTreeMap::new(),
         };
+        let all = who;
+        let who: Vec<Who> = all
+            .iter()
+            .copied()
+            .filter(|w| w.does(work.service))
+            .collect();
+        for missing in all.iter().filter(|w| !who.contains(w)) {
+            let name = missing.name();
+            row.doubts.push(match missing {
+                Who::Krater | Who::Old => format!("{name}: not yet"),
+                _ => format!("{name}: cannot do this at all"),
+            });
+        }
         let mut living = Vec::new();
-        for who in who {
+        for who in &who {
             let contender = self.start(work, *who)?;
             let text = contender.configuration.clone();
             row.configurations.insert(who.name().into(), text);
@@ -334,7 +349,7 @@ impl Bench<'_> {
         }
         if fresh {
             living.clear();
-        } else if self.paced(work) {
+        } else if self.paced(work) && living.iter().any(|c| c.pid().is_some()) {
             row.rate = Some(self.rate(work, &living)?);
         }
         for _ in 0..self.effort.pairs {
@@ -425,6 +440,9 @@ impl Bench<'_> {
         }
         add("--core", core.to_string());
         let (summary, origin_cpu) = self.checked(work, contender, &args)?;
+        if summary.requests == 0 {
+            bail!("nothing was answered within {seconds} s: give more --seconds");
+        }
         let per = |seconds: f64| per_unit(work.unit, &summary, seconds);
         let memory = work.unit == Unit::IdleConnection;
         let latency = work.unit == Unit::Latency;
@@ -433,13 +451,19 @@ impl Bench<'_> {
         #[allow(clippy::cast_precision_loss)]
         let grown =
             |w: crate::load::tally::Watched| (w.rss as f64 - w.rss_before as f64) / connections;
+        let process = summary
+            .watched
+            .map_or(0.0, |w| w.user_seconds + w.system_seconds);
         Ok(Cell {
             user: summary.watched.map(|w| per(w.user_seconds)),
             system: summary.watched.map(|w| per(w.system_seconds)),
             core: summary
                 .core_busy_seconds
                 .filter(|_| !memory && !latency)
-                .map(|busy| per((busy - idle * summary.seconds).max(0.0))),
+                .map(|busy| busy - idle * summary.seconds)
+                // A core cannot be busy for less than its process runs: others were on it before.
+                .filter(|busy| *busy >= process * CREDIBLE)
+                .map(|busy| per(busy.max(0.0))),
             memory: summary.watched.filter(|_| memory).map(grown),
             latency: latency.then_some(summary.p99_ms),
             generator_bound: summary.own_busy + origin_cpu / summary.seconds > BOUND,
@@ -486,6 +510,17 @@ fn equal_work(
 ) -> anyhow::Result<()> {
     let (a, b) = (&before.0, &after.0);
     let total = &client.total;
+    if work.service == Service::Udp {
+        // A datagram may be lost on either side of the server.
+        let served = b.requests.saturating_sub(a.requests);
+        let (least, most) = (total.requests, total.requests + total.lost);
+        if !(least..=most).contains(&served) {
+            bail!(
+                "unequal work: {served} datagrams at the server, {least} to {most} at the client"
+            );
+        }
+        return Ok(());
+    }
     let mut pairs = vec![
         (
             "body bytes at client and server",
@@ -494,7 +529,7 @@ fn equal_work(
         ),
         ("faults at the server", 0, b.bad.saturating_sub(a.bad)),
     ];
-    let http = !matches!(work.service, Service::Echo | Service::Bulk);
+    let http = work.service.is_http();
     let counted = work.service != Service::Echo;
     if counted {
         let served = b.requests.saturating_sub(a.requests);
@@ -573,7 +608,7 @@ fn idle(core: u32) -> anyhow::Result<f64> {
 
 /// What is on or off on both sides.
 fn notes(work: &Workload) -> Vec<String> {
-    let http = !matches!(work.service, Service::Echo | Service::Bulk);
+    let http = work.service.is_http();
     let mut notes = vec![
         "request log off, statistics on, time-outs 50 s, health checks every 5 s (nginx: none)"
             .into(),

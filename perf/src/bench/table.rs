@@ -45,6 +45,16 @@ pub(crate) fn render(report: &Report) -> String {
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for row in &report.rows {
+        if !row.cells.contains_key("krater") {
+            for (who, cells) in &row.cells {
+                let values: Option<Vec<f64>> = cells.iter().map(|c| c.tree().or(c.core)).collect();
+                let value = values.and_then(|v| Spread::of(&v));
+                let mut line = vec![row.workload.clone(), row.unit.clone(), "not yet".into()];
+                line.extend([who.clone(), value.map_or_else(|| "–".into(), figure)]);
+                line.extend(["", "", "", "not yet"].map(str::to_owned));
+                rows.push(line);
+            }
+        }
         for (n, ratio) in row.ratios.iter().enumerate() {
             let first = |text: String| if n == 0 { text } else { String::new() };
             rows.push(vec![

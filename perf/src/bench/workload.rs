@@ -15,6 +15,15 @@ pub(crate) enum Service {
     Echo,
     /// TCP to the bulk port.
     Bulk,
+    /// UDP to the UDP port.
+    Udp,
+}
+
+impl Service {
+    /// Whether requests are parsed.
+    pub(crate) const fn is_http(self) -> bool {
+        !matches!(self, Self::Echo | Self::Bulk | Self::Udp)
+    }
 }
 
 /// What a figure is divided by.
@@ -58,7 +67,7 @@ pub(crate) struct Workload {
 /// Requests after which a smoke run ends.
 pub(crate) const SMOKE: &str = "40";
 
-use Service::{Bulk, Echo, Http, Policies, TlsEcdsa, TlsRsa};
+use Service::{Bulk, Echo, Http, Policies, TlsEcdsa, TlsRsa, Udp};
 
 const fn row(
     name: &'static str,
@@ -105,8 +114,10 @@ pub(crate) const ALL: &[Workload] = &[
     row("tls-1m", TlsEcdsa, "https://{}/bytes/1048576", &["--pattern", "--length", "1048576", "--connections", "8"], Unit::Request, None),
     row("tcp-connect", Echo, "tcp://{}", &["--close"], Unit::Connection, Some(0.85)),
     row("tcp-pingpong", Echo, "tcp://{}", &["--size", "64"], Unit::Request, Some(0.85)),
-    row("tcp-bulk-1", Bulk, "tcp://{}", &["--bulk", "67108864", "--connections", "1"], Unit::Gigabyte, Some(0.65)),
+    row("tcp-bulk-1", Bulk, "tcp://{}", &["--bulk", "4194304", "--connections", "1"], Unit::Gigabyte, Some(0.65)),
     row("tcp-bulk-64", Bulk, "tcp://{}", &["--bulk", "4194304", "--connections", "64"], Unit::Gigabyte, Some(0.65)),
+    row("udp-64", Udp, "udp://{}", &["--size", "64"], Unit::Request, None),
+    row("udp-1400", Udp, "udp://{}", &["--size", "1400"], Unit::Request, None),
     row("tcp-idle", Echo, "tcp://{}", &["--idle", "--connections", "4000"], Unit::IdleConnection, Some(1.0)),
 ];
 

@@ -16,9 +16,11 @@ fn every_workload_does_equal_work_everywhere_without_errors() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("not yet"), "{table}");
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     let rows = report["rows"].as_array().unwrap();
-    assert!(rows.len() >= 27, "{}", rows.len());
+    assert!(rows.len() >= 29, "{}", rows.len());
     for row in rows {
         let cells = row["cells"].as_object().unwrap();
         for who in [
@@ -29,6 +31,12 @@ fn every_workload_does_equal_work_everywhere_without_errors() {
             "direct",
         ] {
             let name = format!("{} {who}", row["workload"]);
+            // The one thing that Krater does not do yet, and HAProxy never.
+            if name.contains("udp") && !matches!(who, "nginx" | "direct") {
+                assert!(!cells.contains_key(who), "{name}");
+                assert!(row["doubts"].to_string().contains(who), "{name}");
+                continue;
+            }
             let summary = &cells[who][0]["summary"];
             assert_eq!(summary["errors"].as_u64(), Some(0), "{name}");
             assert!(

@@ -178,6 +178,7 @@ fn snapshot(task: &Task<'_>, address: SocketAddr) -> anyhow::Result<Snapshot> {
         name: String::new(),
         enabled: true,
         protocol: match task.service {
+            Service::Udp => bail!("not supported yet: UDP listeners"),
             Service::Echo | Service::Bulk => ListenerProtocol::Tcp,
             Service::TlsEcdsa | Service::TlsRsa => ListenerProtocol::TerminatedHttps,
             Service::Http | Service::Policies(_) => ListenerProtocol::Http,

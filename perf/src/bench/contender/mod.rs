@@ -12,7 +12,7 @@ use krater_net::process::ProcessId;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,6 +57,13 @@ impl Who {
             Self::Nginx => 8_004,
             Self::Direct => 0,
         }
+    }
+}
+
+impl Who {
+    /// Whether it does this at all. HAProxy balances no UDP; Krater not yet.
+    pub(crate) fn does(self, service: Service) -> bool {
+        service != Service::Udp || matches!(self, Self::Nginx | Self::Direct)
     }
 }
 
@@ -142,13 +149,14 @@ impl Task<'_> {
         let address = match self.service {
             Service::Echo => self.origin.echo,
             Service::Bulk => self.origin.bulk,
+            Service::Udp => self.origin.udp,
             _ => self.origin.http,
         };
         Ok(address.context("the origin does not serve this")?.port())
     }
 
     const fn is_http(&self) -> bool {
-        !matches!(self.service, Service::Echo | Service::Bulk)
+        self.service.is_http()
     }
 
     const fn is_tls(&self) -> bool {
@@ -265,7 +273,13 @@ impl Contender {
                 bail!("ended with {status}:\n{}", log(&self.folder));
             }
             let connect = move || TcpStream::connect_timeout(&address, Duration::from_secs(1));
-            served = served || task.topology.within(Place::Client, connect)?.is_ok();
+            served = served
+                || match task.service {
+                    Service::Udp => task
+                        .topology
+                        .within(Place::Client, move || echoes(address))?,
+                    _ => task.topology.within(Place::Client, connect)?.is_ok(),
+                };
             // Our own connection must be counted before the first measurement looks at the counters.
             let counted = || match self.seen() {
                 Ok(Some(seen)) => seen.connections > 0,
@@ -330,6 +344,18 @@ impl Drop for Contender {
             }
         }
     }
+}
+
+/// Whether a datagram comes back.
+fn echoes(address: SocketAddr) -> bool {
+    let exchange = || -> std::io::Result<usize> {
+        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        socket.connect(address)?;
+        socket.send(b"?")?;
+        socket.recv(&mut [0; 8])
+    };
+    exchange().is_ok()
 }
 
 /// Children that drop privileges must get at their files.

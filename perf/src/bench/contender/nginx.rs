@@ -2,6 +2,7 @@
 
 use super::{Task, logged};
 use crate::bench::topology::Place;
+use crate::bench::workload::Service;
 use anyhow::Context;
 use std::fmt::Write as _;
 use std::fs;
@@ -51,9 +52,13 @@ fn configuration(task: &Task<'_>, folder: &Path, address: SocketAddr) -> anyhow:
         write!(servers, "server {member}:{port}; ")?;
     }
     if !task.is_http() {
+        let listen = match task.service {
+            Service::Udp => "udp",
+            _ => "backlog=4096",
+        };
         writeln!(
             text,
-            "stream {{\n  upstream b0 {{ {servers}}}\n  server {{ listen {address} backlog=4096; \
+            "stream {{\n  upstream b0 {{ {servers}}}\n  server {{ listen {address} {listen}; \
              proxy_pass b0; proxy_connect_timeout 5s; proxy_timeout 50s; }}\n}}"
         )?;
         return Ok(text);
