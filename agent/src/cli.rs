@@ -124,8 +124,11 @@ pub(crate) enum CtlCommand {
     Status,
     /// Counters of listeners.
     Stats,
-    /// Virtual routers.
-    Vrrp,
+    /// Virtual routers: their state, their events, or a handover to the peer.
+    Vrrp {
+        #[command(subcommand)]
+        command: Option<VrrpCommand>,
+    },
     /// The end of a log.
     Logs {
         /// Whose.
@@ -166,6 +169,33 @@ pub(crate) enum MemberSetting {
     Maint,
     Ready,
     Weight,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VrrpCommand {
+    /// State of each virtual router (also without a subcommand).
+    Status,
+    /// Give the VIP to the peer: it takes over before this side lets go. Fails when none does.
+    Handover {
+        /// This virtual router only.
+        #[arg(long)]
+        vrid: Option<u8>,
+        /// On this interface only.
+        #[arg(long)]
+        interface: Option<String>,
+        /// Seconds in which a router that preempts does not take it back.
+        #[arg(long, default_value_t = 60)]
+        hold: u32,
+    },
+    /// What happened: one line, or with --json one object, for each event.
+    Events {
+        /// Events after the one with this number.
+        #[arg(long, default_value_t = 0)]
+        since: u64,
+        /// Go on until interrupted.
+        #[arg(long)]
+        follow: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

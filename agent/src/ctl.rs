@@ -1,18 +1,26 @@
 //! `amphora ctl`: asks the children over their control sockets.
 #![allow(clippy::print_stdout, reason = "the answer of a command")]
 
-use crate::cli::{CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting};
+use crate::cli::{CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting, VrrpCommand};
 use crate::control;
 use crate::server::logs;
 use crate::supervise::Kind;
 use anyhow::Context;
 use http::Method;
-use krater_model::control::{DataplaneStatus, ListenerState, VrrpStatus};
+use krater_model::control::{
+    DataplaneStatus, Handover, HandoverResult, ListenerState, RouterState, VrrpEvent, VrrpEvents,
+    VrrpStatus,
+};
+use krater_model::{Millis, Vrid};
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A peer waits three seconds at most before it takes over.
+const HANDOVER: Duration = Duration::from_secs(6);
+/// How long one question for events waits for an answer.
+const POLL: Duration = Duration::from_secs(20);
 
 /// Prints the answer.
 pub(crate) fn run(args: CtlArgs) -> anyhow::Result<()> {
@@ -54,13 +62,33 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                 false => stats(&dataplane),
             }
         }
-        CtlCommand::Vrrp => {
-            let vrrp = vrrp().await?;
-            match args.json {
-                true => pretty(&vrrp)?,
-                false => routers(&vrrp),
+        CtlCommand::Vrrp { command } => match command {
+            None | Some(VrrpCommand::Status) => {
+                let vrrp = vrrp().await?;
+                match args.json {
+                    true => pretty(&vrrp)?,
+                    false => routers(&vrrp),
+                }
             }
-        }
+            Some(VrrpCommand::Handover {
+                vrid,
+                interface,
+                hold,
+            }) => {
+                let vrid = vrid.map(|id| Vrid::new(id.into())).transpose();
+                let hold = Millis::new(u64::from(*hold) * 1_000);
+                let handover = Handover {
+                    vrid: vrid.map_err(anyhow::Error::msg)?,
+                    interface: interface.clone(),
+                    hold: Some(hold.map_err(anyhow::Error::msg)?),
+                };
+                hand_over(&handover, args.json).await?
+            }
+            Some(VrrpCommand::Events { since, follow }) => {
+                events(*since, *follow, args.json).await?;
+                String::new()
+            }
+        },
         CtlCommand::Logs { process, lines } => {
             let process = match process {
                 LogProcess::Agent => "agent",
@@ -109,6 +137,68 @@ async fn dataplane() -> anyhow::Result<DataplaneStatus> {
 async fn vrrp() -> anyhow::Result<VrrpStatus> {
     let status = control::get(Kind::Vrrp.socket(), "/status", PATIENCE).await;
     status.context("ask vrrp")
+}
+
+async fn hand_over(handover: &Handover, as_json: bool) -> anyhow::Result<String> {
+    let socket = Kind::Vrrp.socket();
+    let answer = control::json(socket, Method::POST, "/handover", Some(handover), HANDOVER).await;
+    let results: Vec<HandoverResult> = answer.context("hand over")?;
+    let stays = |result: &&HandoverResult| result.state == RouterState::Active;
+    if let Some(result) = results.iter().find(stays) {
+        let (vrid, interface) = (result.vrid, &result.interface);
+        anyhow::bail!("vrid {vrid} on {interface}: no peer took over; it stays Active here");
+    }
+    if as_json {
+        return pretty(&results);
+    }
+    let line = |r: &HandoverResult| format!("vrid {} on {}: {}\n", r.vrid, r.interface, r.reason);
+    Ok(results.iter().map(line).collect())
+}
+
+async fn events(mut since: u64, follow: bool, as_json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    let wait = if follow { POLL } else { Duration::ZERO };
+    loop {
+        let path = format!("/events?since={since}&wait_ms={}", wait.as_millis());
+        let answer = control::get(Kind::Vrrp.socket(), &path, PATIENCE + wait).await;
+        let page: VrrpEvents = answer.context("ask vrrp for events")?;
+        if page.lost > 0 && since > 0 {
+            writeln!(out, "{} events are not there any more", page.lost)?;
+        }
+        for event in &page.events {
+            if as_json {
+                writeln!(out, "{}", serde_json::to_string(event)?)?;
+            } else {
+                writeln!(out, "{}", event_line(event)?)?;
+            }
+        }
+        out.flush()?;
+        if page.events.is_empty() && !follow {
+            return Ok(());
+        }
+        since = page.next;
+    }
+}
+
+/// `7 1700000000.123 vrid 1 on eth1 state_changed from=backup to=active reason=…`
+fn event_line(event: &VrrpEvent) -> anyhow::Result<String> {
+    let (seconds, millis) = (event.unix_ms / 1_000, event.unix_ms % 1_000);
+    let (vrid, interface) = (event.vrid, &event.interface);
+    let mut line = format!(
+        "{} {seconds}.{millis:03} vrid {vrid} on {interface}",
+        event.sequence
+    );
+    if let serde_json::Value::Object(fields) = serde_json::to_value(&event.kind)? {
+        let name = fields.get("event").and_then(|name| name.as_str());
+        line += &format!(" {}", name.unwrap_or_default());
+        for (key, value) in fields.iter().filter(|(key, _)| *key != "event") {
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            line += &format!(" {key}={value}");
+        }
+    }
+    Ok(line)
 }
 
 fn pretty(value: &impl serde::Serialize) -> anyhow::Result<String> {
@@ -185,4 +275,21 @@ fn routers(vrrp: &VrrpStatus) -> String {
         );
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let event = serde_json::from_str(
+            "{\"sequence\":7,\"unix_ms\":1700000000005,\"vrid\":1,\"interface\":\"eth1\",\"event\":\"state_changed\",\
+             \"from\":\"backup\",\"to\":\"active\",\"reason\":\"192.0.2.1 resigned\"}",
+        );
+        assert_eq!(
+            event_line(&event.unwrap()).unwrap(),
+            "7 1700000000.005 vrid 1 on eth1 state_changed from=backup reason=192.0.2.1 resigned to=active"
+        );
+    }
 }

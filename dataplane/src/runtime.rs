@@ -33,6 +33,9 @@ use tokio::sync::Notify;
 
 pub use krater_dataplane_core::balance::Input as SelectInput;
 
+/// While descriptors are exhausted the log says so this often: each of the workers' attempts fails.
+const EXHAUSTION_LOG_PERIOD: Duration = Duration::from_secs(60);
+
 /// Process-global state, one per process, shared by all threads.
 #[derive(Debug)]
 pub struct Shared {
@@ -76,6 +79,8 @@ pub struct Events {
     pub bad_fronts: AtomicU64,
     /// Times that accepting paused for want of descriptors or memory.
     pub accept_failures: AtomicU64,
+    /// When that was last logged.
+    exhaustion_logged: Mutex<Option<Instant>>,
     /// Snapshots refused.
     pub refused_snapshots: AtomicU64,
     /// Snapshots applied.
@@ -211,14 +216,14 @@ impl Shared {
         self.events.refused_clients.fetch_add(1, Relaxed);
     }
 
-    /// Logged when it begins, counted always.
+    /// Logged when it begins and once a minute while it lasts, counted always.
     pub(crate) fn count_accept_failure(&self, error: &std::io::Error) {
-        if self
-            .events
-            .accept_failures
-            .fetch_add(1, Relaxed)
-            .is_multiple_of(256)
-        {
+        self.events.accept_failures.fetch_add(1, Relaxed);
+        let now = Instant::now();
+        let logged = self.events.exhaustion_logged.lock();
+        let mut logged = logged.unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|at| now.duration_since(at) >= EXHAUSTION_LOG_PERIOD) {
+            *logged = Some(now);
             tracing::error!(%error, "accepting pauses: raise the limit of open files");
         }
     }

@@ -2,6 +2,16 @@
 
 use krater_fuzz::{Mutator, TARGETS, corpus};
 
+#[path = "../../dataplane/tests/differential/table.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the differential tests' own"
+)]
+mod table;
+
 #[test]
 fn every_target_survives_its_corpus_and_a_short_search() {
     for (name, target) in TARGETS {
@@ -10,6 +20,33 @@ fn every_target_survives_its_corpus_and_a_short_search() {
         inputs.iter().for_each(|input| target(input));
         let mut mutator = Mutator::new(7);
         for _ in 0..300 {
+            target(&mutator.mutate(&inputs));
+        }
+    }
+}
+
+/// The requests and answers of the differential tests, and what becomes of them by a few mutations.
+#[test]
+fn the_differential_cases_are_survived_too() {
+    let cases = table::cases();
+    assert!(cases.len() > 200, "{} cases", cases.len());
+    let requests: Vec<Vec<u8>> = cases.iter().map(table::Case::sent).collect();
+    let replies = cases.iter().flat_map(|case| &case.replies);
+    let responses: Vec<Vec<u8>> = replies.map(|reply| reply.bytes.clone()).collect();
+    let body = |message: &Vec<u8>| {
+        let end = message.windows(4).position(|w| w == b"\r\n\r\n")?;
+        message.get(end + 4..).map(<[u8]>::to_vec)
+    };
+    let bodies = requests.iter().chain(&responses).filter_map(body).collect();
+    for (name, inputs) in [
+        ("http1_request", requests),
+        ("http1_response", responses),
+        ("http1_chunked", bodies),
+    ] {
+        let target = krater_fuzz::target(name).unwrap();
+        let mut mutator = Mutator::new(11);
+        inputs.iter().for_each(|input| target(input));
+        for _ in 0..2_000 {
             target(&mutator.mutate(&inputs));
         }
     }

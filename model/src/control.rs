@@ -11,6 +11,8 @@
 //! | | `POST /drain` | `{"deadline_ms":N}` → 204; stops accepting, exits when idle or late |
 //! | `vrrp.sock` | `PUT /config` | [`VrrpConfig`] → [`Applied`], or 400/409 with [`Refusal`] |
 //! | | `GET /status` | → [`VrrpStatus`] |
+//! | | `POST /handover` | [`Handover`] → list of [`HandoverResult`], or 409 with [`Refusal`] |
+//! | | `GET /events?since=N&wait_ms=M` | → [`VrrpEvents`] after N, waiting for one at most M ms |
 //! | | `GET /metrics` `/healthz` `/readyz`, `PUT /log-level` | as above |
 //! | `vrrp-track.sock` | one SOCK_SEQPACKET frame | [`TrackDataplane`] + 2 descriptors by SCM_RIGHTS |
 
@@ -21,6 +23,9 @@ use crate::state::{Certificate, DesiredState, LoadBalancer, VirtualRouter};
 use crate::units::*;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+
+mod vrrp;
+pub use vrrp::*;
 
 /// Largest body on a control socket, in bytes.
 pub const MAX_BODY: usize = crate::state::MAX_DOCUMENT;

@@ -3,12 +3,19 @@
 //! | command | what it is |
 //! |---|---|
 //! | `load` | the load generator alone, against any server |
+//! | `run` | Krater, HAProxy, nginx and no load balancer at all, in turn, on a topology of its own |
+//! | `compare` | two amphora binaries in turn, by the same method |
+//! | `self-test` | the method tried on a known difference |
+//! | `report` | one HTML file of what runs wrote |
 //! | `origin` | the server whose answers the load generator can verify byte for byte |
 //!
 //! What belongs here: measuring. What never will: anything that the product needs to work.
 
+mod bench;
+mod burn;
 mod cpu;
 mod framing;
+mod html;
 mod load;
 mod origin;
 mod output;
@@ -37,12 +44,17 @@ enum Command {
     Load(load::Args),
     /// Serves known answers until standard input ends
     Origin(origin::Args),
-    /// Runs workloads on Krater and its peers in turn (not supported yet)
-    Run,
-    /// Compares two Krater binaries (not supported yet)
-    Compare,
-    /// Makes an HTML report (not supported yet)
-    Report,
+    /// Runs workloads on Krater and its peers in turn
+    Run(bench::Args),
+    /// Runs two amphora binaries in turn and says whether they differ
+    Compare(bench::compare::Args),
+    /// Shows that the method finds no difference where there is none, and ten per cent where there are
+    SelfTest(bench::compare::SelfTest),
+    /// Burns a share of another process's CPU time
+    #[command(hide = true)]
+    Burn(burn::Args),
+    /// Makes one self-contained HTML file of the JSON files in a folder
+    Report(html::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,9 +63,13 @@ fn main() -> ExitCode {
             load::run(&args).and_then(|summary| output::print(&summary, args.json))
         }
         Command::Origin(args) => origin::run(&args).map(|()| true),
-        Command::Run => Err(anyhow::anyhow!("not supported yet: run")),
-        Command::Compare => Err(anyhow::anyhow!("not supported yet: compare")),
-        Command::Report => Err(anyhow::anyhow!("not supported yet: report")),
+        Command::Run(args) => bench::run(&args),
+        Command::Compare(args) => bench::compare::run(&args),
+        Command::SelfTest(args) => bench::compare::self_test(&args),
+        Command::Burn(args) => burn::run(&args).map(|()| true),
+        Command::Report(args) => html::write(&args)
+            .and_then(|path| output::line(&path.display().to_string()))
+            .map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

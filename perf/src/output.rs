@@ -71,3 +71,10 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
 pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("krater-perf: {error:#}");
 }
+
+/// Prints a text.
+pub(crate) fn text(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(())
+}

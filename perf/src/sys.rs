@@ -1,9 +1,11 @@
-//! The system call that nix does not have.
+//! What no safe crate of ours offers.
 #![allow(unsafe_code)]
 
 use nix::sys::epoll::{Epoll, EpollEvent};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// Waits for events with a time-out of nanoseconds: epoll_wait's milliseconds are too coarse for a
@@ -38,4 +40,25 @@ pub(crate) fn wait(
             error => Err(error),
         },
     }
+}
+
+/// The number under which a child finds the descriptor of [`inherit`].
+pub(crate) const INHERITED: i32 = 3;
+
+/// Lets a child inherit `fd` as descriptor [`INHERITED`].
+pub(crate) fn inherit(command: &mut Command, fd: OwnedFd) -> io::Result<()> {
+    // A number above INHERITED, so that dup2 copies (and clears close-on-exec) in every case.
+    let high = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(INHERITED + 1))?;
+    // SAFETY: the number was just opened for us, and nothing else knows it.
+    let high = unsafe { OwnedFd::from_raw_fd(high) };
+    let run = move || {
+        // SAFETY: dup2 touches no memory; `high` lives as long as the closure.
+        match unsafe { libc::dup2(high.as_raw_fd(), INHERITED) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: between fork and exec the closure only calls dup2, which is async-signal-safe.
+    unsafe { command.pre_exec(run) };
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! driver's thread and wait for its answer, so that a slow client never delays an advert.
 
 use crate::config::Refused;
+use crate::events::Journal;
 use crate::track::{Canary, allowed};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -11,17 +12,17 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use krater_model::FieldError;
-use krater_model::control::{Applied, Refusal, VrrpConfig, VrrpStatus};
+use krater_model::control::{Applied, Handover, HandoverResult, Refusal, VrrpConfig, VrrpStatus};
 use nix::sys::eventfd::EventFd;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{debug, info, warn};
 
 /// Largest body: 255 routers of 255 addresses and their routes are some 10 MB; one is 1 KB.
@@ -30,6 +31,8 @@ const MAX_BODY: usize = 16 * 1024 * 1024;
 const MAX_CONNECTIONS: usize = 16;
 /// How long a client may take to send a request's head, and the driver to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reader of events may wait for one.
+const LONGEST_POLL: Duration = Duration::from_secs(30);
 /// How long the driver may take before the process counts as sick.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(1);
 /// Beats of the canary (2 s) after a change until memory is given back: the election is over then.
@@ -45,6 +48,10 @@ pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 pub(crate) enum Command {
     Configure(Box<VrrpConfig>, oneshot::Sender<Result<Applied, Refused>>),
     Status(oneshot::Sender<VrrpStatus>),
+    HandOver(
+        Handover,
+        oneshot::Sender<Result<Vec<HandoverResult>, Refused>>,
+    ),
 }
 
 /// The way to the driver.
@@ -60,6 +67,9 @@ struct Context {
     set_log_level: SetLogLevel,
     /// A configuration was given since the last beat.
     changed: AtomicBool,
+    journal: Mutex<Journal>,
+    /// The number of the newest event.
+    newest: watch::Sender<u64>,
 }
 
 /// Serves until the process ends. Blocking; for a thread of its own.
@@ -69,6 +79,7 @@ pub(crate) fn serve(
     registry: Registry,
     set_log_level: SetLogLevel,
     canary: Canary,
+    journal: Journal,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -80,6 +91,8 @@ pub(crate) fn serve(
         registry,
         set_log_level,
         changed: AtomicBool::new(true),
+        journal: Mutex::new(journal),
+        newest: watch::Sender::new(0),
     });
     runtime.block_on(async move {
         tokio::spawn(beat(canary, Arc::clone(&context)));
@@ -135,6 +148,7 @@ async fn beat(canary: Canary, context: Arc<Context>) {
     loop {
         tokio::time::sleep(Canary::INTERVAL).await;
         canary.beat();
+        context.take_events();
         if context.changed.swap(false, Ordering::Relaxed) {
             beats_to_trim = BEATS_TO_TRIM;
         }
@@ -171,6 +185,11 @@ impl Context {
                 None => unavailable("the driver does not answer"),
             },
             (&Method::PUT, "/log-level") => self.put_log_level(request).await,
+            (&Method::POST, "/handover") => self.hand_over(request).await,
+            (&Method::GET, "/events") => self.events(request.uri().query()).await,
+            (_, "/handover" | "/events") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+            }
             (_, "/config" | "/status" | "/metrics" | "/healthz" | "/readyz" | "/log-level") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
             }
@@ -204,6 +223,68 @@ impl Context {
                 refusal(StatusCode::BAD_REQUEST, error)
             }
             Ok(Err(_)) | Err(_) => unavailable("the driver does not answer"),
+        }
+    }
+
+    async fn hand_over(&self, request: Request<Incoming>) -> Answer {
+        let parsed = match body(request).await {
+            Ok(bytes) => parse::<Handover>(&bytes),
+            Err(refused) => return refused,
+        };
+        let handover = match parsed {
+            Ok(handover) => handover,
+            Err(error) => return refusal(StatusCode::BAD_REQUEST, error),
+        };
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Command::HandOver(handover, sender)) {
+            return unavailable("the driver is busy");
+        }
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(Ok(Ok(results))) => json(StatusCode::OK, &results),
+            Ok(Ok(Err(Refused::Conflict(error) | Refused::Invalid(error)))) => {
+                refusal(StatusCode::CONFLICT, error)
+            }
+            Ok(Err(_)) | Err(_) => unavailable("the driver does not answer"),
+        }
+    }
+
+    /// Events after `since`; without any, waits for one.
+    async fn events(&self, query: Option<&str>) -> Answer {
+        let (mut since, mut wait) = (0, 0);
+        for pair in query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|p| !p.is_empty())
+        {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let place = match name {
+                "since" => &mut since,
+                "wait_ms" => &mut wait,
+                _ => {
+                    let error = FieldError::new(name, "unknown: use since and wait_ms");
+                    return refusal(StatusCode::BAD_REQUEST, error);
+                }
+            };
+            match value.parse::<u64>() {
+                Ok(number) => *place = number,
+                Err(_) => {
+                    let error = FieldError::new(name, format!("{value:?} is no number"));
+                    return refusal(StatusCode::BAD_REQUEST, error);
+                }
+            }
+        }
+        let mut newest = self.newest.subscribe();
+        let wait = Duration::from_millis(wait).min(LONGEST_POLL);
+        // Late is as good as nothing: the answer is empty then.
+        let _ = tokio::time::timeout(wait, newest.wait_for(|newest| *newest > since)).await;
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        json(StatusCode::OK, &journal.after(since))
+    }
+
+    fn take_events(&self) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if journal.take() {
+            self.newest.send_replace(journal.last());
         }
     }
 

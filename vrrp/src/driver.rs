@@ -9,6 +9,7 @@ use crate::clock;
 use crate::config::{self, Refused, Verdict};
 use crate::control::Command;
 use crate::error::{VrrpError, during};
+use crate::events::Events;
 use crate::guard::Guard;
 use crate::instance::{Instance, RouterKey};
 use crate::metrics::Metrics;
@@ -16,7 +17,10 @@ use crate::port::{Port, PortKey};
 use crate::socket::ReceiveBuffer;
 use crate::track::Track;
 use crate::vip;
-use krater_model::control::{Applied, RouterState, VrrpConfig, VrrpStatus};
+use krater_model::FieldError;
+use krater_model::control::{
+    Applied, Handover, HandoverResult, RouterState, VrrpConfig, VrrpEventKind, VrrpStatus,
+};
 use krater_net::PROTO_VRRP;
 use krater_net::sync::NetlinkSocket;
 use krater_vrrp_proto::{DropReason, Event, Fault, Faults, Router, Span, Time, receive};
@@ -32,6 +36,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 /// Packets read from one socket in one round. Timers are served between rounds whatever arrives; 255
@@ -55,8 +60,19 @@ pub(crate) struct Driver {
     pub(crate) track: Track,
     pub(crate) guard: Guard,
     pub(crate) guard_arguments: Vec<OsString>,
+    pub(crate) tell: Events,
     pub(crate) metrics: Metrics,
     pub(crate) version: String,
+}
+
+/// Who waits for routers to let go.
+#[derive(Debug)]
+enum Pending {
+    Configured(Applied, oneshot::Sender<Result<Applied, Refused>>),
+    HandedOver(
+        Vec<RouterKey>,
+        oneshot::Sender<Result<Vec<HandoverResult>, Refused>>,
+    ),
 }
 
 /// Runs until a signal says to end; all routers have resigned then.
@@ -70,6 +86,8 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         config: None,
         resync: None,
         guard_retry: None,
+        pending: Vec::new(),
+        ending: false,
     };
     let mut buffer = ReceiveBuffer::new();
     loop {
@@ -95,6 +113,9 @@ struct State {
     config: Option<VrrpConfig>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
+    pending: Vec<Pending>,
+    /// Told to end: routers that were Active serve until their successors were heard.
+    ending: bool,
 }
 
 impl State {
@@ -129,9 +150,11 @@ impl State {
             for at in 0..self.instances.len() {
                 self.step(at, now, Event::Shutdown);
             }
-            return Ok(false);
+            self.ending = true;
         }
-        Ok(true)
+        self.let_go();
+        let done = |instance: &Instance| instance.machine.state() == RouterState::Initialize;
+        Ok(!(self.ending && self.instances.iter().all(done)))
     }
 
     /// Feeds an event into a machine and performs what comes out.
@@ -184,7 +207,7 @@ impl State {
                             self.resync.get_or_insert(now + RESYNC_AFTER);
                         }
                     }
-                    Err(reason) => instance.refused(reason, &datagram, &self.driver.metrics, now),
+                    Err(reason) => instance.refused(reason, &datagram, &self.driver, now),
                 }
             }
         }
@@ -241,9 +264,15 @@ impl State {
         while let Ok(command) = self.driver.commands.try_recv() {
             // A client that gave up does not want the answer.
             match command {
-                Command::Configure(config, answer) => {
-                    let _ = answer.send(self.configure(now, *config));
-                }
+                Command::Configure(config, answer) => match self.configure(now, *config) {
+                    // Whoever removes a router may remove its interface next: it must be gone before.
+                    Ok(applied) => self.pending.push(Pending::Configured(applied, answer)),
+                    Err(refused) => drop(answer.send(Err(refused))),
+                },
+                Command::HandOver(handover, answer) => match self.hand_over(now, &handover) {
+                    Ok(keys) => self.pending.push(Pending::HandedOver(keys, answer)),
+                    Err(refused) => drop(answer.send(Err(refused))),
+                },
                 Command::Status(answer) => {
                     let _ = answer.send(self.status(now));
                 }
@@ -251,7 +280,73 @@ impl State {
         }
     }
 
+    /// Begins to hand over what is asked for; answers which.
+    fn hand_over(&mut self, now: Time, which: &Handover) -> Result<Vec<RouterKey>, Refused> {
+        let asked = |key: &RouterKey| {
+            which.vrid.is_none_or(|vrid| vrid == key.vrid)
+                && which.interface.as_ref().is_none_or(|i| *i == key.interface)
+        };
+        let conflict = |why: &str| Err(Refused::Conflict(FieldError::new("vrid", why)));
+        let mut keys = Vec::new();
+        let mut known = false;
+        let hold = which.hold.unwrap_or(Handover::HOLD).duration().into();
+        for at in 0..self.instances.len() {
+            let Some(instance) = self.instances.get(at).filter(|i| asked(&i.key)) else {
+                continue;
+            };
+            known = true;
+            let alone = instance.machine.router().is_alone();
+            if instance.machine.state() == RouterState::Active && !alone && !instance.removed {
+                keys.push(instance.key.clone());
+                self.step(at, now, Event::HandOver(hold));
+            }
+        }
+        match (known, keys.is_empty()) {
+            (false, _) => conflict("no such virtual router here: see `status`"),
+            (_, true) => conflict("nothing to hand over: not Active, or without peers"),
+            _ => Ok(keys),
+        }
+    }
+
+    /// Forgets routers that were removed and have let go, and answers who waited for it.
+    fn let_go(&mut self) {
+        for at in (0..self.instances.len()).rev() {
+            let done = |i: &Instance| i.removed && i.machine.state() == RouterState::Initialize;
+            if self.instances.get(at).is_some_and(done) {
+                let gone = self.instances.swap_remove(at);
+                self.driver.metrics.forget(&gone.key.labels());
+            }
+        }
+        let used: Vec<PortKey> = self.instances.iter().map(|i| i.port.clone()).collect();
+        if self.ports.len() > used.len() || !self.pending.is_empty() {
+            self.ports.retain(|key, _| used.contains(key));
+        }
+        let instances = &self.instances;
+        let removing = instances.iter().any(|instance| instance.removed);
+        let busy = |keys: &[RouterKey]| {
+            let mut leaving = instances.iter().filter(|i| i.machine.is_leaving());
+            leaving.any(|instance| keys.contains(&instance.key))
+        };
+        for pending in std::mem::take(&mut self.pending) {
+            // A client that gave up does not want the answer.
+            match pending {
+                Pending::Configured(applied, answer) if !removing => {
+                    let _ = answer.send(Ok(applied));
+                }
+                Pending::HandedOver(keys, answer) if !busy(&keys) => {
+                    let ours = instances.iter().filter(|i| keys.contains(&i.key));
+                    let _ = answer.send(Ok(ours.map(Instance::handover_result).collect()));
+                }
+                waiting => self.pending.push(waiting),
+            }
+        }
+    }
+
     fn configure(&mut self, now: Time, new: VrrpConfig) -> Result<Applied, Refused> {
+        if self.ending {
+            let error = FieldError::new("revision", "vrrp is about to end");
+            return Err(Refused::Conflict(error));
+        }
         let revision = new.revision;
         let routers = match config::judge(self.config.as_ref(), &new)? {
             Verdict::Same => {
@@ -263,23 +358,28 @@ impl State {
             Verdict::Apply(routers) => routers,
         };
         let wanted: Vec<RouterKey> = routers.iter().map(|r| RouterKey::of(r)).collect();
-        for at in (0..self.instances.len()).rev() {
-            if !self
-                .instances
-                .get(at)
-                .is_some_and(|i| wanted.contains(&i.key))
-            {
+        for at in 0..self.instances.len() {
+            let gone = |i: &&Instance| !i.removed && !wanted.contains(&i.key);
+            let Some(key) = self.instances.get(at).filter(gone).map(|i| i.key.clone()) else {
+                continue;
+            };
+            let theirs = |router: &Arc<Router>| {
+                router.plain().interface == key.interface && self.shares_addresses(at, router)
+            };
+            let moved = routers.iter().any(theirs);
+            self.step(at, now, Event::Shutdown);
+            if moved {
+                // Another router of ours takes its addresses: now, not after a successor elsewhere.
                 self.step(at, now, Event::Shutdown);
-                let gone = self.instances.swap_remove(at);
-                self.driver.metrics.forget(&gone.key.labels());
+            }
+            if let Some(instance) = self.instances.get_mut(at) {
+                instance.removed = true;
             }
         }
         let count = routers.len();
         for router in routers {
             self.set_router(now, router);
         }
-        let used: Vec<PortKey> = self.instances.iter().map(|i| i.port.clone()).collect();
-        self.ports.retain(|key, _| used.contains(key));
         info!(
             revision = %revision,
             request_id = new.request_id,
@@ -291,6 +391,15 @@ impl State {
         Ok(Applied {
             revision,
             changed: true,
+        })
+    }
+
+    fn shares_addresses(&self, at: usize, other: &Router) -> bool {
+        let theirs = other.belongings().addresses;
+        self.instances.get(at).is_some_and(|instance| {
+            let ours = instance.machine.router().belongings().addresses;
+            ours.iter()
+                .any(|a| theirs.iter().any(|b| a.addr() == b.addr()))
         })
     }
 
@@ -307,10 +416,19 @@ impl State {
             self.ports.insert(port.clone(), made);
         }
         if let Some(at) = self.instances.iter().position(|i| i.key == key) {
+            let removed = self.instances.get(at).is_some_and(|i| i.removed);
+            if removed {
+                // It comes back before it has gone.
+                self.step(at, now, Event::Shutdown);
+            }
             if let Some(instance) = self.instances.get_mut(at) {
                 instance.port = port;
+                instance.removed = false;
             }
             self.step(at, now, Event::Configure(router));
+            if removed {
+                self.step(at, now, Event::Startup);
+            }
             return;
         }
         let faults = faults_of(&router, self.driver.track.fault(), self.ports.get(&port));
@@ -327,7 +445,12 @@ impl State {
             version: self.driver.version.clone(),
             pid: std::process::id(),
             revision: self.config.as_ref().map(|config| config.revision),
-            routers: self.instances.iter().map(|i| i.status(now)).collect(),
+            routers: self
+                .instances
+                .iter()
+                .filter(|instance| !instance.removed)
+                .map(|instance| instance.status(now))
+                .collect(),
         }
     }
 
@@ -380,6 +503,10 @@ impl State {
                     missing, "addresses, routes or rules were missing: adding them"
                 );
                 self.driver.metrics.restored.inc_by(missing);
+                if missing > 0 {
+                    let event = VrrpEventKind::AddressesRestored { count: missing };
+                    self.driver.tell.tell(&instance.key, event);
+                }
                 let added = vip::add(&self.driver.netlink, index, &belongings);
                 instance.incomplete = added.is_err();
                 if let Err(error) = added {

@@ -5,7 +5,7 @@ use crate::metrics::{RouterLabels, RouterMetrics, number};
 use crate::port::{Open, Port, PortKey};
 use crate::vip;
 use krater_model::Vrid;
-use krater_model::control::{RouterState, RouterStatus};
+use krater_model::control::{HandoverResult, RouterState, RouterStatus, VrrpEventKind};
 use krater_vrrp_proto::packet::MAX_MESSAGE;
 use krater_vrrp_proto::{
     Belongings, ChecksumForm, Datagram, DropReason, Event, Faults, Heard, Machine, Notice, Output,
@@ -58,6 +58,8 @@ pub(crate) struct Instance {
     pub(crate) machine: Machine,
     pub(crate) metrics: RouterMetrics,
     pub(crate) faults: Faults,
+    /// Not configured any more; it goes once it has let go.
+    pub(crate) removed: bool,
     /// The kernel refused some of what we hold.
     pub(crate) incomplete: bool,
     message: Vec<u8>,
@@ -80,6 +82,7 @@ impl Instance {
             machine: Machine::new(router, now),
             metrics,
             faults: Faults::NONE,
+            removed: false,
             incomplete: false,
             message: Vec::with_capacity(MAX_MESSAGE),
             quiet_until: now,
@@ -134,7 +137,7 @@ impl Instance {
                         self.greet(port);
                     }
                 }
-                Output::Notice(notice) => self.notice(notice),
+                Output::Notice(notice) => self.notice(driver, notice),
             }
         }
         result
@@ -145,12 +148,17 @@ impl Instance {
         &mut self,
         reason: DropReason,
         datagram: &Datagram<'_>,
-        metrics: &crate::metrics::Metrics,
+        driver: &Driver,
         now: Time,
     ) {
-        metrics.dropped(reason).inc();
+        driver.metrics.dropped(reason).inc();
         if now >= self.quiet_until {
             self.quiet_until = now + LOG_INTERVAL;
+            let event = VrrpEventKind::PacketDropped {
+                source: datagram.source,
+                reason: reason.name().into(),
+            };
+            driver.tell.tell(&self.key, event);
             warn!(
                 vrid = self.key.vrid.value(),
                 interface = self.key.interface,
@@ -179,6 +187,16 @@ impl Instance {
                 .iter()
                 .map(ipnet::IpNet::addr)
                 .collect(),
+        }
+    }
+
+    /// How a handover of it ended.
+    pub(crate) fn handover_result(&self) -> HandoverResult {
+        HandoverResult {
+            vrid: self.key.vrid,
+            interface: self.key.interface.clone(),
+            state: self.machine.state(),
+            reason: self.machine.reason().to_string(),
         }
     }
 
@@ -275,6 +293,12 @@ impl Instance {
             driver.guard.released(self.machine.router());
         }
         self.metrics.state.set(number(new));
+        let event = VrrpEventKind::StateChanged {
+            from: old,
+            to: new,
+            reason: reason.to_string(),
+        };
+        driver.tell.tell(&self.key, event);
         if (old == RouterState::Active) != (new == RouterState::Active) {
             self.metrics.transitions.inc();
         }
@@ -289,22 +313,38 @@ impl Instance {
         );
     }
 
-    fn notice(&mut self, notice: Notice) {
+    fn notice(&mut self, driver: &Driver, notice: Notice) {
         match notice {
             Notice::Stalled { .. } => drop(self.metrics.stalls.inc()),
             Notice::RivalActive { .. } => drop(self.metrics.rivals.inc()),
-            Notice::IntervalLearned { .. }
-            | Notice::AddressesDiffer { .. }
-            | Notice::TwoOwners { .. } => {}
+            _ => {}
         }
         let now = crate::clock::now();
         if now >= self.quiet_until {
             self.quiet_until = now + LOG_INTERVAL;
+            driver.tell.tell(&self.key, event_of(notice));
             warn!(
                 vrid = self.key.vrid.value(),
                 interface = self.key.interface,
                 "{notice}"
             );
         }
+    }
+}
+
+fn event_of(notice: Notice) -> VrrpEventKind {
+    let ms = |span: Span| span.micros() / 1_000;
+    match notice {
+        Notice::RivalActive { source, priority } => VrrpEventKind::RivalActive { source, priority },
+        Notice::TwoOwners { source } => VrrpEventKind::TwoOwners { source },
+        Notice::NoSuccessor { waited } => VrrpEventKind::NoSuccessor {
+            waited_ms: ms(waited),
+        },
+        Notice::Stalled { late } => VrrpEventKind::Stalled { late_ms: ms(late) },
+        Notice::IntervalLearned { source, interval } => VrrpEventKind::IntervalLearned {
+            source,
+            interval_ms: ms(interval),
+        },
+        Notice::AddressesDiffer { source } => VrrpEventKind::AddressesDiffer { source },
     }
 }

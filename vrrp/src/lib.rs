@@ -17,6 +17,7 @@ mod config;
 mod control;
 mod driver;
 mod error;
+mod events;
 pub mod guard;
 mod instance;
 mod metrics;
@@ -140,11 +141,13 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
     let log = settings.log;
     let canary = Canary::default();
     let beating = canary.clone();
+    let (events_to_tell, journal) = events::stream();
     std::thread::Builder::new()
         .name("control".into())
         .stack_size(512 * 1024)
         .spawn(move || {
-            if let Err(error) = control::serve(control, to_driver, registry, log, beating) {
+            if let Err(error) = control::serve(control, to_driver, registry, log, beating, journal)
+            {
                 tracing::error!(%error, "the control socket is not served any more");
             }
         })
@@ -160,6 +163,7 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
         track: Track::new(track, canary),
         guard,
         guard_arguments: settings.guard_arguments,
+        tell: events_to_tell,
         metrics,
         version: settings.version,
     });

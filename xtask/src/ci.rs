@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// Mutations per fuzz target: a smoke test on each run, a search at night.
 const MUTATIONS: [&str; 2] = ["20000", "2000000"];
 
+/// Seeds of the VRRP simulation at night; each run has 200.
+const NIGHTLY_SEEDS: &str = "10000";
+
 /// Runs every part, whatever the others gave, then prints shares of time and the runner's sum.
 pub(crate) fn ci(args: &[String]) -> Done {
     let nightly = match args.first().map(String::as_str) {
@@ -61,6 +64,17 @@ pub(crate) fn ci(args: &[String]) -> Done {
         ]))
     });
     if nightly {
+        part(&mut parts, "simulation", || {
+            let test = [
+                "test",
+                "--release",
+                "-p",
+                "krater-vrrp-proto",
+                "--test",
+                "sim",
+            ];
+            run(cargo().args(test).env("KRATER_SIM_SEEDS", NIGHTLY_SEEDS))
+        });
         part(&mut parts, "demo", || {
             run(Command::new(release_dir().join("krater"))
                 .args(["demo", "--strict", "--runs", "5"]))

@@ -5,8 +5,6 @@ use crate::member::Member;
 use krater_model::state::{InsertHeader, ListenerProtocol};
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// A listener and the member behind it. One case at a time.
 #[derive(Debug)]
@@ -46,9 +44,7 @@ impl Krater {
 /// Debian's HAProxy 2.6 with what Octavia's template makes of the same listeners.
 pub(crate) struct HaProxy {
     pub(crate) lanes: Vec<Lane>,
-    child: Child,
-    /// The shell that started it ends it when this closes, even when the test is killed.
-    input: Option<ChildStdin>,
+    _process: kit::Peer,
     _folder: tempfile::TempDir,
 }
 
@@ -80,46 +76,20 @@ impl HaProxy {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("haproxy.cfg");
         std::fs::write(&file, text).unwrap();
-        let (program, libraries) = peer("usr/sbin/haproxy");
-        let mut child = Command::new("sh")
-            .args(["-c", "\"$@\" & read -r end; kill $!; wait", "sh"])
-            .arg(program)
-            .args(["-db", "-q", "-f"])
-            .arg(file)
-            .env("LD_LIBRARY_PATH", libraries)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take();
+        let arguments = [
+            "-db".into(),
+            "-q".into(),
+            "-f".into(),
+            file.into_os_string(),
+        ];
+        let process = kit::Peer::start("usr/sbin/haproxy", &arguments);
         for lane in &lanes {
             kit::until("HAProxy", || TcpStream::connect(lane.address).ok());
         }
         Self {
             lanes,
-            child,
-            input,
+            _process: process,
             _folder: folder,
         }
     }
-}
-
-impl Drop for HaProxy {
-    fn drop(&mut self) {
-        self.input = None;
-        let _gone = self.child.wait();
-    }
-}
-
-/// A program that `cargo xtask setup` has fetched, and where its libraries are: `peers/tree` in the
-/// target folder, in which this test runs from `<profile>/deps`.
-pub(crate) fn peer(program: &str) -> (PathBuf, PathBuf) {
-    let own = std::env::current_exe().unwrap();
-    let root = own.ancestors().nth(3).unwrap().join("peers/tree");
-    let file = root.join(program);
-    assert!(
-        file.exists(),
-        "no {}: run `cargo xtask setup`",
-        file.display()
-    );
-    (file, root.join("usr/lib/x86_64-linux-gnu"))
 }

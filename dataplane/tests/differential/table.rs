@@ -138,7 +138,10 @@ const LONG: usize = 16;
 
 /// All cases, in order of their files' names.
 pub(crate) fn cases() -> Vec<Case> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/differential/cases");
+    // The fuzz targets' replay includes this file too, from its own package.
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../dataplane")
+        .join("tests/differential/cases");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

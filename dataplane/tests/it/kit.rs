@@ -4,10 +4,12 @@ use krater_dataplane::{Settings, run};
 use krater_model::control::{Applied, DataplaneStatus, ListenerStatus, MemberStatus, Snapshot};
 use krater_model::state::*;
 use krater_model::*;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -69,7 +71,7 @@ impl Dataplane {
     }
 
     /// One that runs elsewhere and is not ended by us.
-    pub(crate) fn attach(control: &std::path::Path) -> Self {
+    pub(crate) fn attach(control: &Path) -> Self {
         Self {
             control: control.to_owned(),
             _folder: None,
@@ -338,4 +340,58 @@ pub(crate) fn byte(stream: &mut TcpStream) -> Option<u8> {
 /// Whether the stream works: a byte goes round.
 pub(crate) fn goes_round(stream: &mut TcpStream) -> bool {
     stream.write_all(b"!").is_ok() && byte(stream) == Some(b'!')
+}
+
+/// A program that `cargo xtask setup` has fetched, and knows its libraries; or the host's own. Fetched
+/// ones are in `peers/tree` of the target folder, in which this test runs from `<profile>/deps`.
+pub(crate) fn peer(program: &str) -> Command {
+    let own = std::env::current_exe().unwrap();
+    let tree = own.ancestors().nth(3).unwrap().join("peers/tree");
+    let fetched = tree.join(program);
+    if fetched.exists() {
+        let mut command = Command::new(fetched);
+        command.env("LD_LIBRARY_PATH", tree.join("usr/lib/x86_64-linux-gnu"));
+        return command;
+    }
+    let file = Path::new("/").join(program);
+    assert!(
+        file.exists(),
+        "no {program}, neither here nor below {}: run `cargo xtask setup`",
+        tree.display()
+    );
+    Command::new(file)
+}
+
+/// A peer that runs until it is dropped. The shell that started it ends it when its input closes, so
+/// that nothing is left when the test is killed.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Peer {
+    pub(crate) fn start(program: &str, arguments: &[OsString]) -> Self {
+        let peer = peer(program);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "\"$@\" & read -r end; kill $!; wait", "sh"])
+            .arg(peer.get_program())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        for (name, value) in peer.get_envs() {
+            shell.env(name, value.unwrap_or_default());
+        }
+        let mut child = shell.spawn().unwrap();
+        let input = child.stdin.take();
+        Self { child, input }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.input = None;
+        let _gone = self.child.wait();
+    }
 }

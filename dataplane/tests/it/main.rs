@@ -13,6 +13,8 @@ mod front;
 mod health;
 mod http1;
 mod limits;
+mod peers;
+mod per_worker;
 mod process;
 mod relay;
 mod swap;

@@ -4,7 +4,11 @@
 use crate::kit::*;
 use krater_dataplane::{Settings, run};
 use krater_model::config::DATAPLANE_UID;
+use krater_model::state::ListenerProtocol;
 use nix::sys::resource::{Resource, setrlimit};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +16,7 @@ use std::sync::Arc;
 
 const CONTROL: &str = "KRATER_IT_CONTROL";
 const FILES: &str = "KRATER_IT_FILES";
+const LOG: &str = "KRATER_IT_LOG";
 
 /// Not a test: the program of the other tests here. Without its variable it is nothing.
 #[test]
@@ -19,6 +24,10 @@ fn child() {
     let Ok(control) = std::env::var(CONTROL) else {
         return;
     };
+    if let Some(log) = std::env::var_os(LOG) {
+        let log = std::fs::File::options().append(true).open(log).unwrap();
+        tracing::subscriber::set_global_default(ErrorLog(log)).unwrap();
+    }
     if let Ok(files) = std::env::var(FILES) {
         let files = files.parse().unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
@@ -38,11 +47,12 @@ fn child() {
 struct Process(Child);
 
 impl Process {
-    fn start(control: &Path, files: Option<u64>) -> Self {
+    fn start(control: &Path, files: Option<u64>, log: Option<&Path>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "process::child", "--nocapture"]);
         command.env(CONTROL, control).stdout(Stdio::null());
         command.envs(files.map(|n| (FILES, n.to_string())));
+        command.envs(log.map(|path| (LOG, path)));
         let process = Self(command.spawn().unwrap());
         until("control socket", || UnixStream::connect(control).ok());
         process
@@ -60,7 +70,7 @@ impl Drop for Process {
 fn only_what_it_needs_is_left_of_root() {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("c.sock");
-    let process = Process::start(&control, None);
+    let process = Process::start(&control, None, None);
     let dataplane = Dataplane::attach(&control);
     let mut setup = Setup::tcp(&[echo()]);
     setup.listener().port = krater_model::Port::new(80).unwrap();
@@ -104,13 +114,13 @@ fn after_a_kill_the_next_one_serves_the_same_address() {
     let setup = Setup::tcp(&[echo()]);
     let mut open = Vec::new();
     for _ in 0..2 {
-        let process = Process::start(&control, None);
+        let process = Process::start(&control, None, None);
         setup.apply(&Dataplane::attach(&control));
         open.push(setup.connect());
         assert!(open.last_mut().is_some_and(goes_round));
         drop(process); // SIGKILL: the socket file stays behind
     }
-    let _living = Process::start(&control, None);
+    let _living = Process::start(&control, None, None);
     let mut second = Command::new(std::env::current_exe().unwrap());
     second
         .args(["--exact", "process::child"])
@@ -120,21 +130,58 @@ fn after_a_kill_the_next_one_serves_the_same_address() {
     assert!(!refused.success(), "two on one control socket");
 }
 
+/// Descriptors run out while clients stay: accepting pauses, says so once, and does not spin; whoever
+/// is inside is served, and when places come back the others get in.
 #[test]
 fn without_descriptors_it_waits_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("c.sock");
-    // 128 are in pipes, some 20 in runtimes and listeners.
-    let _process = Process::start(&control, Some(200));
+    let log = folder.path().join("log");
+    // Writable for the uid that the process changes to.
+    std::fs::write(&log, "").unwrap();
+    std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
+    // 128 are in pipes, some 20 in runtimes and listeners; this one connection comes in early.
+    let _process = Process::start(&control, Some(200), Some(&log));
     let dataplane = Dataplane::attach(&control);
-    let setup = Setup::tcp(&[echo()]);
-    setup.apply(&dataplane);
-    let crowd: Vec<_> = (0..150).map(|_| setup.connect()).collect();
-    // Connections are refused or wait in the backlog now; those that are served stay so.
-    drop(crowd);
-    until("served again", || {
-        goes_round(&mut setup.connect()).then_some(())
+    let member = server(|mut stream| {
+        let mut request = [0; 1024];
+        while matches!(stream.read(&mut request), Ok(1..)) {
+            let _gone = stream.write_all(b"HTTP/1.1 204 Fine\r\n\r\n");
+        }
     });
+    let setup = Setup::new(ListenerProtocol::Http, &[member]);
+    setup.apply(&dataplane);
+    let served = |stream: &mut TcpStream| {
+        let mut answer = [0; 21];
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .is_ok()
+            && stream.read_exact(&mut answer).is_ok()
+            && answer.starts_with(b"HTTP/1.1 204 ")
+    };
+    let mut inside = setup.connect();
+    assert!(served(&mut inside));
+    // A new one to the control socket would need a descriptor.
+    let mut watch = Watch(BufReader::new(UnixStream::connect(&control).unwrap()));
+    assert_eq!(watch.pauses(), 0);
+    let begin = std::time::Instant::now();
+    let mut crowd: Vec<_> = (0..150).map(|_| setup.connect()).collect();
+    until("exhausted for a while", || {
+        (watch.pauses() >= 20).then_some(())
+    });
+    assert!(served(&mut inside), "who is inside is served");
+    // Two workers accept on the address, and each pauses for 50 ms after a failure.
+    let most = 2 * (begin.elapsed().as_millis() / 50 + 1);
+    let paused = u128::from(watch.pauses());
+    assert!(paused <= most, "{paused} pauses, at most {most}");
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(said.matches("accepting pauses").count(), 1, "{said}");
+    crowd.truncate(10);
+    until("served again", || {
+        served(&mut setup.connect()).then_some(())
+    });
+    assert!(served(&mut inside));
+    drop((crowd, inside));
     until("all gone", || {
         let stats = dataplane.listener(setup.lb.listeners[0].id).stats;
         (stats.active_connections == 0).then_some(())
@@ -144,4 +191,55 @@ fn without_descriptors_it_waits_and_goes_on() {
         dataplane.metric("krater_dataplane_worker_restarts_total"),
         0
     );
+}
+
+/// A connection to the control socket that stays.
+struct Watch(BufReader<UnixStream>);
+
+impl Watch {
+    fn pauses(&mut self) -> u64 {
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        self.0.get_mut().write_all(request).unwrap();
+        let (mut length, mut line) = (0, String::new());
+        while line != "\r\n" {
+            line.clear();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "kept open");
+            let lower = line.to_ascii_lowercase();
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut text = vec![0; length];
+        self.0.read_exact(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let name = "krater_dataplane_accept_failures_total ";
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap().parse().unwrap()
+    }
+}
+
+/// Writes a line for every error that is logged.
+struct ErrorLog(std::fs::File);
+
+impl tracing::Subscriber for ErrorLog {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let line = format!("{event:?}\n").replace("\\n", " ");
+        (&self.0).write_all(line.as_bytes()).unwrap();
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
 }

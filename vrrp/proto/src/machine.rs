@@ -9,6 +9,7 @@
 //! - *Fault* is Initialize with a reason: what is broken is never the owner of an address.
 //! - A Backup whose only peer resigns does not wait Skew_Time: there is nobody to collide with.
 //! - Who woke up too late listens before it speaks: the silence may be its own.
+//! - An Active that leaves makes before it breaks: it resigns, but serves on until the successor was heard.
 //! - An Active that hears a loser, or a resignation, announces again (coalesced): until now
 //!   somebody else answered for the address too.
 
@@ -29,6 +30,15 @@ const MAX_RELISTENS: u8 = 3;
 /// Priority of the address owner.
 const OWNER: u8 = 255;
 
+/// How long an Active that leaves serves on after its successor's first advert: that one installs and
+/// announces the addresses meanwhile, and neighbours learn it.
+const LINGER: Span = Span::from_millis(20);
+/// Nobody waits longer for a successor: who told us to go wants to go on. Only intervals of more than one
+/// and a half seconds have peers that may be later.
+const LONGEST_WAIT: Span = Span::from_millis(3_000);
+/// How often an Active that leaves resigns in the longest Skew_Time: packets may be lost.
+const RESIGNATIONS: u64 = 4;
+
 /// What happens to a machine.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -42,7 +52,10 @@ pub enum Event {
     Faults(Faults),
     /// A new configuration of the same router: same interface, identifier and family.
     Configure(Arc<Router>),
-    /// Resign and withdraw.
+    /// Hand the addresses over to a peer and be its Backup; without one that takes them, stay Active.
+    /// For so long after it the peer is not preempted.
+    HandOver(Span),
+    /// Resign, and withdraw once a peer has taken over or none will. A second time: withdraw now.
     Shutdown,
 }
 
@@ -91,7 +104,30 @@ struct Active {
     next: Option<Time>,
     /// After a stall: silent until then, unless another Active is heard first.
     listening: Option<Listening>,
+    /// Who resigned in our favour; until then, its adverts are stragglers that the resignation overtook.
+    predecessor: Option<(IpAddr, Time)>,
+    /// Resigned, and serving on.
+    leaving: Option<Leaving>,
     announcer: Announcer,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    began: Time,
+    /// When the next resignation is due, while nobody has taken over.
+    next: Time,
+    every: Span,
+    /// The end of it.
+    until: Time,
+    successor: Option<Heard>,
+    then: Then,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Stop,
+    /// Do not preempt the successor for so long.
+    Backup(Span),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +177,10 @@ impl Machine {
     pub fn router(&self) -> &Arc<Router> {
         &self.router
     }
+    /// Whether it has resigned and serves on until a successor was heard.
+    pub fn is_leaving(&self) -> bool {
+        matches!(&self.phase, Phase::Active(active) if active.leaving.is_some())
+    }
     /// Whom it follows, while Backup.
     pub fn active_peer(&self) -> Option<IpAddr> {
         match &self.phase {
@@ -159,9 +199,11 @@ impl Machine {
         match &self.phase {
             Phase::Initialize => None,
             Phase::Backup(backup) => Some(backup.deadline),
-            Phase::Active(active) => match active.listening {
-                Some(listening) => Some(listening.until),
-                None => [active.next, active.announcer.deadline()]
+            Phase::Active(active) => match (&active.leaving, active.listening) {
+                (Some(leaving), _) if leaving.successor.is_some() => Some(leaving.until),
+                (Some(leaving), _) => Some(leaving.until.min(leaving.next)),
+                (None, Some(listening)) => Some(listening.until),
+                (None, None) => [active.next, active.announcer.deadline()]
                     .into_iter()
                     .flatten()
                     .min(),
@@ -196,10 +238,12 @@ impl Machine {
             Event::Configure(router) => self.configure(now, router),
             Event::Shutdown => {
                 if self.started {
-                    let old = self.state();
-                    self.withdraw();
-                    self.started = false;
-                    self.enter(now, old, Phase::Initialize, Reason::Shutdown);
+                    self.shut_down(now);
+                }
+            }
+            Event::HandOver(hold) => {
+                if matches!(&self.phase, Phase::Active(active) if active.leaving.is_none()) {
+                    self.leave(now, Then::Backup(hold));
                 }
             }
         }
@@ -249,6 +293,97 @@ impl Machine {
             }
             (false, true) => self.begin(now),
             _ => self.reason = Reason::Faulty(faults),
+        }
+    }
+
+    fn shut_down(&mut self, now: Time) {
+        let alone = self.router.is_alone();
+        match &mut self.phase {
+            Phase::Active(active) if !alone && active.listening.is_none() => {
+                match &mut active.leaving {
+                    None => return self.leave(now, Then::Stop),
+                    Some(leaving) if leaving.then != Then::Stop => {
+                        leaving.then = Then::Stop;
+                        return;
+                    }
+                    Some(_) => {}
+                }
+            }
+            _ => {}
+        }
+        self.stop(now);
+    }
+
+    fn stop(&mut self, now: Time) {
+        let old = self.state();
+        let succeeded = matches!(&self.phase, Phase::Active(active)
+            if active.leaving.is_some_and(|leaving| leaving.successor.is_some()));
+        if succeeded {
+            self.remove_all();
+            // Until now we answered for the addresses too: the successor announces once more.
+            self.send(0);
+        } else {
+            self.withdraw();
+        }
+        self.started = false;
+        self.enter(now, old, Phase::Initialize, Reason::Shutdown);
+    }
+
+    /// Resigns and serves on: a successor waits Skew_Time at most, which is less than an interval.
+    fn leave(&mut self, now: Time, then: Then) {
+        let skew = self.router.longest_skew();
+        // Twice: packets take their time, and the first resignation may be lost.
+        let wait = skew.times(2).min(LONGEST_WAIT);
+        let every = Span::from_micros(skew.micros() / RESIGNATIONS);
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        active.leaving = Some(Leaving {
+            began: now,
+            next: now + every,
+            every,
+            until: now + wait + LINGER,
+            successor: None,
+            then,
+        });
+        self.send(0);
+    }
+
+    fn leaving_timeout(&mut self, now: Time, leaving: Leaving) {
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        if now < leaving.until {
+            if leaving.successor.is_none() && now >= leaving.next {
+                let next = now + leaving.every;
+                active.leaving = Some(Leaving { next, ..leaving });
+                self.send(0);
+            }
+            return;
+        }
+        match (leaving.then, leaving.successor) {
+            (Then::Stop, _) => self.stop(now),
+            (Then::Backup(hold), Some(heard)) => {
+                self.remove_all();
+                // Until now we answered for the addresses too: the successor announces once more.
+                self.send(0);
+                let reason = Reason::HandedOver {
+                    to: heard.source,
+                    took: now - leaving.began,
+                };
+                self.follow(now, heard, reason);
+                if let Phase::Backup(backup) = &mut self.phase {
+                    backup.preempt_at = Some(now + hold);
+                }
+            }
+            (Then::Backup(_), None) => {
+                active.leaving = None;
+                active.announcer.burst(now);
+                self.outputs.push_back(Output::Notice(Notice::NoSuccessor {
+                    waited: now - leaving.began,
+                }));
+                self.speak(now);
+            }
         }
     }
 
@@ -343,7 +478,13 @@ impl Machine {
         let belongings = self.router.belongings();
         self.outputs.push_back(Output::Add(belongings));
         let interval = timers::interval(self.router.interval());
+        let straggle = LINGER.max(Span::from_micros(interval.micros() / 10));
         let active = Active {
+            predecessor: match reason {
+                Reason::Resigned(by) => Some((by, now + straggle)),
+                _ => None,
+            },
+            leaving: None,
             sent: now,
             next: (!self.router.is_alone()).then(|| now + interval),
             listening: None,
@@ -357,6 +498,27 @@ impl Machine {
     fn active_heard(&mut self, now: Time, heard: Heard) {
         let wins = self.outranks_us(&heard);
         let preempts = self.router.preempts();
+        if let Phase::Active(Active {
+            leaving: Some(leaving),
+            ..
+        }) = &mut self.phase
+        {
+            if heard.priority > 0 {
+                if leaving.successor.is_none() {
+                    leaving.until = now + LINGER;
+                }
+                leaving.successor = Some(heard);
+            }
+            return;
+        }
+        if let Phase::Active(active) = &self.phase
+            && let Some((source, until)) = active.predecessor
+            && (source, heard.priority > 0) == (heard.source, true)
+            && heard.received < until
+        {
+            // Giving way to it would leave nobody: it is about to withdraw.
+            return;
+        }
         let owners = heard.priority == OWNER && self.router.is_owner();
         let Phase::Active(active) = &mut self.phase else {
             return;
@@ -422,7 +584,9 @@ impl Machine {
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
-        if let Some(listening) = active.listening {
+        if let Some(leaving) = active.leaving {
+            self.leaving_timeout(now, leaving);
+        } else if let Some(listening) = active.listening {
             if now < listening.until {
                 return;
             }
@@ -463,7 +627,8 @@ impl Machine {
         };
         let silence = now - active.sent;
         // No peer's Active_Down_Interval is shorter than three intervals.
-        if active.next.is_some() && active.listening.is_none() && silence > interval.times(3) {
+        let speaks = active.next.is_some() && active.leaving.is_none();
+        if speaks && active.listening.is_none() && silence > interval.times(3) {
             active.listening = Some(Listening {
                 until: now + interval + skew,
                 silence,
@@ -477,7 +642,7 @@ impl Machine {
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
-        if active.listening.is_none() {
+        if active.listening.is_none() && active.leaving.is_none() {
             while active.announcer.poll(now) {
                 self.outputs.push_back(Output::Announce);
             }
@@ -520,6 +685,12 @@ impl Machine {
                 active.announcer.configure(router.announce(), now);
                 if alone {
                     active.listening = None;
+                    if active
+                        .leaving
+                        .is_some_and(|leaving| leaving.then != Then::Stop)
+                    {
+                        active.leaving = None;
+                    }
                 }
                 if !gone.is_empty() {
                     self.outputs.push_back(Output::Remove(gone));
@@ -530,7 +701,7 @@ impl Machine {
                     }
                     self.outputs.push_back(Output::Add(new));
                 }
-                if speak && active.listening.is_none() {
+                if speak && active.listening.is_none() && active.leaving.is_none() {
                     self.speak(now);
                 } else {
                     self.announce_due(now);
@@ -577,5 +748,7 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod tests;

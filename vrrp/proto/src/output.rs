@@ -175,6 +175,13 @@ pub enum Reason {
         /// How long since our last advert.
         silence: Span,
     },
+    /// Handed over as told.
+    HandedOver {
+        /// To whom.
+        to: IpAddr,
+        /// From the resignation to the withdrawal; the addresses were served all the time.
+        took: Span,
+    },
     /// Something is broken.
     Faulty(Faults),
     /// Told to stop.
@@ -196,6 +203,7 @@ impl fmt::Display for Reason {
             Self::Displaced { by, silence } => {
                 write!(f, "{by} became Active while we stood still for {silence}")
             }
+            Self::HandedOver { to, took } => write!(f, "handed over to {to} in {took}"),
             Self::Faulty(faults) => faults.fmt(f),
             Self::Shutdown => f.write_str("shutdown"),
         }
@@ -216,6 +224,11 @@ pub enum Notice {
     TwoOwners {
         /// Who.
         source: IpAddr,
+    },
+    /// Told to hand over, but nobody took over: we stay Active.
+    NoSuccessor {
+        /// How long we waited.
+        waited: Span,
     },
     /// We woke up so much too late and listen before we speak.
     Stalled {
@@ -246,6 +259,9 @@ impl fmt::Display for Notice {
                 f,
                 "{source} claims to own the addresses too: only one router may have priority 255"
             ),
+            Self::NoSuccessor { waited } => {
+                write!(f, "no peer took over within {waited}: staying Active")
+            }
             Self::Stalled { late } => write!(f, "woke up {late} late: listening first"),
             Self::IntervalLearned { source, interval } => {
                 write!(f, "{source} advertises every {interval}: adopted")

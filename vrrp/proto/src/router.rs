@@ -176,6 +176,14 @@ impl Router {
         };
         timers::skew(self.plain.priority.value(), of)
     }
+    /// The longest Skew_Time that a peer of whatever priority waits after our resignation.
+    pub fn longest_skew(&self) -> Span {
+        if self.plain.version == VrrpVersion::V2 {
+            Span::from_millis(1_000)
+        } else {
+            timers::interval(self.interval())
+        }
+    }
     /// Active_Down_Interval.
     pub fn active_down(&self, learned: Span) -> Span {
         learned.times(3) + self.skew(learned)

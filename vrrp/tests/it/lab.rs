@@ -221,6 +221,28 @@ impl Lab {
         Prober { end, thread }
     }
 
+    /// Begins to look at both kernels without a pause.
+    pub(crate) fn watch_owners(&self) -> OwnerWatch {
+        let vip = self.vip();
+        let sockets = [&self.a, &self.b].map(|node| NetlinkSocket::open_in(&node.ns).unwrap());
+        let end = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&end);
+        let thread = std::thread::spawn(move || {
+            let holds = |socket: &NetlinkSocket| {
+                let addresses = socket.addresses().unwrap();
+                addresses.iter().any(|address| address.net.addr() == vip)
+            };
+            let mut without = 0;
+            while !told.load(Ordering::SeqCst) {
+                // The first again: it may have got it while the second was asked, who had it before.
+                let [a, b] = &sockets;
+                without += u32::from(!holds(a) && !holds(b) && !holds(a));
+            }
+            without
+        });
+        OwnerWatch { end, thread }
+    }
+
     pub(crate) fn answered_by(&self, name: &str) {
         wait_until(&format!("{name} to answer"), || {
             self.who_answers().as_deref() == Some(name)
@@ -276,6 +298,20 @@ impl Drop for Lab {
             }
         }
         remove(&self.dir);
+    }
+}
+
+/// Looks at who holds the VIP until told.
+pub(crate) struct OwnerWatch {
+    end: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u32>,
+}
+
+impl OwnerWatch {
+    /// Ends; answers how often nobody held it.
+    pub(crate) fn end(self) -> u32 {
+        self.end.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who holds the VIP, and how it moves.
 
 use crate::Test;
-use crate::lab::{Lab, wait_until};
+use crate::lab::{Lab, wait_for, wait_until};
 use krater_model::control::RouterState::{Active, Backup};
 use krater_net::sync::NetlinkSocket;
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
@@ -16,6 +16,8 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("newcomer_does_not_take_over", newcomer),
     ("sigterm_hands_over", sigterm_hands_over),
+    ("handover_makes_before_it_breaks", handover),
+    ("a_handover_to_nobody_is_refused", handover_refused),
     ("both_killed_leaves_nothing_for_the_next", both_killed),
     ("partition_and_heal", partition_and_heal),
     ("lost_carrier_gives_up", lost_carrier),
@@ -95,6 +97,83 @@ fn sigterm_hands_over() {
     wait_until("the guard to end", || {
         !std::path::Path::new(&format!("/proc/{guard}")).exists()
     });
+}
+
+/// The peer holds the VIP before the old one lets go, there and back, and by a stop: at no moment does
+/// nobody hold it. How many probes of new flows were lost is reported.
+fn handover() {
+    for v6 in [false, true] {
+        let mut lab = Lab::pair("handover", v6);
+        // A loaded machine may stop the test's data plane for long; here it is not what counts.
+        for (host, node, priority) in [(1, &lab.a, 100), (2, &lab.b, 90)] {
+            let mut config = lab.config(2, host, priority);
+            config["routers"][0]["track_dataplane"] = false.into();
+            node.apply(&config);
+        }
+        lab.a.state_becomes(Active);
+        lab.answered_by("a");
+        let prober = lab.prober();
+        let watcher = lab.watch_owners();
+        let (status, body) = lab.a.request("POST", "/handover", "{\"hold\":0}");
+        assert_eq!(status, 200, "{body}");
+        assert!(body.contains("\"backup\""), "{body}");
+        assert!(lab.a.status().routers[0].reason.contains("handed over to"));
+        assert_eq!(lab.owners(), ["b"]);
+        lab.answered_by("b");
+        // Back, for one router by name.
+        let one = "{\"vrid\":1,\"interface\":\"eth1\"}";
+        assert_eq!(lab.b.request("POST", "/handover", one).0, 200);
+        assert_eq!(lab.owners(), ["a"]);
+        lab.answered_by("a");
+        assert!(lab.a.end(SIGTERM), "a clean end");
+        lab.b.state_becomes(Active);
+        lab.answered_by("b");
+        assert_eq!(watcher.end(), 0, "moments without an owner");
+        println!(
+            "ipv6 {v6}: {} ms without an answer in three handovers",
+            prober.end().as_millis()
+        );
+    }
+}
+
+fn handover_refused() {
+    let mut lab = Lab::pair("refused", false);
+    let post = |node: &crate::lab::Node, body: &str| node.request("POST", "/handover", body);
+    let (status, body) = post(&lab.b, "{}");
+    assert_eq!((status, body.contains("not Active")), (409, true), "{body}");
+    assert_eq!(post(&lab.a, "{\"vrid\":9}").0, 409);
+    assert_eq!(post(&lab.a, "{\"vrid\":0}").0, 400);
+    assert_eq!(post(&lab.a, "{\"vrids\":1}").0, 400);
+    assert_eq!(lab.a.request("GET", "/handover", "").0, 405);
+    // The peer is sick: nobody takes over, and a goes on.
+    lab.b.dataplane.as_ref().unwrap().freeze(true);
+    lab.b
+        .state_becomes(krater_model::control::RouterState::Fault);
+    let watcher = lab.watch_owners();
+    let (status, body) = post(&lab.a, "{}");
+    assert_eq!((status, body.contains("\"active\"")), (200, true), "{body}");
+    lab.answered_by("a");
+    assert_eq!(watcher.end(), 0);
+    assert_eq!(lab.a.status().routers[0].transitions, 1);
+    // All of it is in the event stream, numbered without gaps.
+    let events = wait_for("the event", || {
+        let (_, body) = lab.a.request("GET", "/events?since=0", "");
+        body.contains("no_successor").then_some(body)
+    });
+    let events: krater_model::control::VrrpEvents = serde_json::from_str(&events).unwrap();
+    let numbers: Vec<u64> = events.events.iter().map(|event| event.sequence).collect();
+    assert_eq!(numbers, (1..=events.next).collect::<Vec<u64>>());
+    assert_eq!(lab.a.request("GET", "/events?from=0", "").0, 400);
+    assert_eq!(lab.a.request("GET", "/events?since=x", "").0, 400);
+    // A reader that waits gets the next one when it happens.
+    let path = format!("/events?since={}&wait_ms=20000", events.next);
+    let next = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| lab.a.request("GET", &path, "").1);
+        lab.a.dataplane.as_ref().unwrap().freeze(true);
+        waiting.join().unwrap()
+    });
+    assert!(next.contains("data plane makes no progress"), "{next}");
+    lab.a.end(SIGKILL);
 }
 
 /// vrrp and guard killed together, as when a host dies but its namespace lives on: the address stays

@@ -67,6 +67,8 @@ pub enum Fault {
     TrailersTooLarge,
     /// The status line is none (RFC 9112 section 4).
     StatusLine,
+    /// More interim responses than any honest member has (RFC 9110 section 15.2).
+    InterimFlood,
     /// 101 without a request for it (RFC 9110 section 15.2.2).
     UnexpectedUpgrade,
     /// A WebSocket without a usable key (RFC 6455 section 4.2.1).
@@ -123,6 +125,7 @@ impl Fault {
             Self::Trailer => "invalid trailer field",
             Self::TrailersTooLarge => "trailers too large",
             Self::StatusLine => "invalid status line",
+            Self::InterimFlood => "too many interim responses",
             Self::UnexpectedUpgrade => "101 that nobody asked for",
             Self::WebSocketKey => "invalid Sec-WebSocket-Key",
             Self::WebSocketAccept => "Sec-WebSocket-Accept does not match the key",

@@ -381,7 +381,10 @@ impl RequestView for Http1Request<'_> {
 
     fn path(&self) -> &[u8] {
         let path = self.head.path.of_buffer(self.buffer);
-        if path.is_empty() { b"/" } else { path }
+        match path.is_empty() {
+            true => self.head.target_text(self.buffer), // "/" or "*", as the member sees it
+            false => path,
+        }
     }
 
     fn path_and_query(&self) -> &[u8] {

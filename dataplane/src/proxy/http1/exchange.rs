@@ -228,7 +228,8 @@ async fn response_head(
     upstream: &mut Upstream,
     up: &mut Transfer,
 ) -> Result<(), Unheard> {
-    for _ in 0..MAX_INTERIM {
+    let mut interim = 0;
+    loop {
         let end = next_head(session, asked, upstream, up).await?;
         let bytes = upstream.inbox.bytes();
         let Parts {
@@ -244,6 +245,10 @@ async fn response_head(
         if !response.interim() {
             return Ok(());
         }
+        if interim == MAX_INTERIM {
+            return Err(Unheard::Refuse(Refusal::Response(Fault::InterimFlood)));
+        }
+        interim += 1;
         if asked.version == Version::Http11 {
             let how = ToClient {
                 version: asked.version,
@@ -262,7 +267,6 @@ async fn response_head(
             return Err(Unheard::ClientGone);
         }
     }
-    Err(Unheard::Refuse(Refusal::Response(Fault::StatusLine)))
 }
 
 /// Pushes the request and waits for a head of the member. Returns where it lies in the inbox.

@@ -181,7 +181,7 @@ pub fn pool(n: u32, members: &[SocketAddr]) -> serde_json::Value {
 }
 
 /// Waits until `ready` holds.
-pub fn until(what: &str, ready: impl Fn() -> bool) {
+pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
     let start = Instant::now();
     while !ready() {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
@@ -322,6 +322,13 @@ impl Client {
         let mut bytes = Vec::new();
         let _ = self.reader.read_to_end(&mut bytes);
         bytes
+    }
+
+    /// Reads to the end; whether it was a reset.
+    pub fn ends_by_reset(&mut self) -> bool {
+        let mut bytes = Vec::new();
+        let end = self.reader.read_to_end(&mut bytes);
+        end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
     }
 
     pub fn finish(&mut self) -> &mut Self {

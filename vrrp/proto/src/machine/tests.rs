@@ -6,11 +6,11 @@ use krater_model::Centiseconds;
 use serde_json::{Value, json};
 
 const OWN: &str = "192.0.2.2";
-const PEER: &str = "192.0.2.1";
-const OTHER: &str = "192.0.2.3";
+pub(super) const PEER: &str = "192.0.2.1";
+pub(super) const OTHER: &str = "192.0.2.3";
 
 /// Own priority 90, interval 100 ms, one announcement.
-fn document(changes: Value) -> Arc<Router> {
+pub(super) fn document(changes: Value) -> Arc<Router> {
     let mut document = json!({
         "vrid": 1, "interface": "eth1", "priority": 90, "advert_interval": 10,
         "source": OWN, "peers": [PEER], "addresses": ["192.0.2.100/32"],
@@ -22,11 +22,11 @@ fn document(changes: Value) -> Arc<Router> {
     Arc::new(Router::new(serde_json::from_value(document).unwrap()).unwrap())
 }
 
-fn at(millis: u32) -> Time {
+pub(super) fn at(millis: u32) -> Time {
     Time::default() + Span::from_millis(millis)
 }
 
-fn heard(source: &str, priority: u8, received: Time) -> Heard {
+pub(super) fn heard(source: &str, priority: u8, received: Time) -> Heard {
     Heard {
         source: source.parse().unwrap(),
         priority,
@@ -38,7 +38,7 @@ fn heard(source: &str, priority: u8, received: Time) -> Heard {
 }
 
 /// What came out, as short words.
-fn outputs(machine: &mut Machine) -> Vec<String> {
+pub(super) fn outputs(machine: &mut Machine) -> Vec<String> {
     std::iter::from_fn(|| machine.poll_output())
         .map(|output| match output {
             Output::SendAdvert { priority } => format!("send {priority}"),
@@ -59,12 +59,12 @@ fn list(belongings: &Belongings) -> String {
     texts.collect()
 }
 
-fn fault(fault: Fault) -> Event {
+pub(super) fn fault(fault: Fault) -> Event {
     Event::Faults(Faults::NONE.with(fault))
 }
 
 /// A machine in a named state at 1,000 ms, nothing pending; its last event was at 1,000 ms.
-fn machine(state: &str, changes: Value) -> Machine {
+pub(super) fn machine(state: &str, changes: Value) -> Machine {
     let mut machine = Machine::new(document(changes), at(0));
     let start = at(1_000);
     match state {
@@ -283,14 +283,13 @@ fn active_row() {
         let peers = json!({"peers": [PEER, OTHER]});
         row(peers, hears(source, priority), &effects, Backup);
     }
+    // Make before break: it serves on until a successor was heard.
+    row(json!({}), Event::Shutdown, &["send 0"], Active);
+    row(json!({}), Event::HandOver(Span::ZERO), &["send 0"], Active);
     row(
-        json!({}),
+        json!({"peers": []}),
         Event::Shutdown,
-        &[
-            "send 0",
-            "remove 192.0.2.100",
-            "Active→Initialize: shutdown",
-        ],
+        &["remove 192.0.2.100", "Active→Initialize: shutdown"],
         Initialize,
     );
     row(
@@ -579,6 +578,7 @@ fn a_faster_configuration_is_no_silence() {
 fn restart_after_shutdown_and_after_fault() {
     let mut machine = machine("Active", json!({}));
     machine.handle(at(1_050), Event::Shutdown);
+    machine.handle(at(1_050), Event::Shutdown);
     assert_eq!(machine.poll_timeout(), None);
     machine.handle(at(1_060), Event::Startup);
     assert_eq!(machine.state(), RouterState::Backup);
@@ -590,4 +590,128 @@ fn restart_after_shutdown_and_after_fault() {
         Some(Time::from_micros(1_080_000 + 364_843))
     );
     assert_eq!(machine.transitions(), 2);
+}
+
+/// Runs all timers until `end`; answers outputs with their milliseconds.
+fn run_until(machine: &mut Machine, end: Time) -> Vec<(u64, String)> {
+    let mut all = Vec::new();
+    while let Some(due) = machine.poll_timeout().filter(|due| *due <= end) {
+        machine.handle(due, Event::Timeout);
+        let at = due.micros() / 1_000;
+        all.extend(outputs(machine).into_iter().map(|output| (at, output)));
+    }
+    all
+}
+
+#[test]
+fn a_stop_serves_until_the_successor_was_heard() {
+    let mut machine = machine("Active", json!({}));
+    machine.handle(at(1_050), Event::Shutdown);
+    assert_eq!(outputs(&mut machine), ["send 0"]);
+    // Repeated, in case it was lost; no announcement, no advert.
+    let all = run_until(&mut machine, at(1_079));
+    assert_eq!(all, [(1_075, "send 0".into())]);
+    machine.handle(at(1_080), Event::Heard(heard(PEER, 80, at(1_080))));
+    machine.handle(at(1_090), Event::Heard(heard(PEER, 80, at(1_090))));
+    assert_eq!(outputs(&mut machine), [""; 0]);
+    let all = run_until(&mut machine, at(9_000));
+    let effects = [
+        "remove 192.0.2.100",
+        "send 0",
+        "Active→Initialize: shutdown",
+    ];
+    assert_eq!(all, effects.map(|text| (1_100, text.to_owned())));
+}
+
+#[test]
+fn a_stop_without_a_successor_ends_after_the_longest_skew() {
+    let mut machine = machine("Active", json!({}));
+    machine.handle(at(1_050), Event::Shutdown);
+    outputs(&mut machine);
+    let all = run_until(&mut machine, at(9_000));
+    let last: Vec<&str> = all.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(
+        last[last.len() - 2..],
+        ["remove 192.0.2.100", "Active→Initialize: shutdown"]
+    );
+    assert_eq!(all.last().unwrap().0, 1_270, "two intervals and the linger");
+}
+
+#[test]
+fn a_handover_ends_as_backup_and_is_not_undone_by_preemption() {
+    let mut machine = machine("Active", json!({"preempt": true}));
+    machine.handle(at(1_050), Event::HandOver(Span::from_millis(5_000)));
+    assert_eq!(outputs(&mut machine), ["send 0"]);
+    // Asked again: it is under way.
+    machine.handle(at(1_051), Event::HandOver(Span::from_millis(5_000)));
+    machine.handle(at(1_060), Event::Heard(heard(PEER, 80, at(1_060))));
+    assert_eq!(outputs(&mut machine), [""; 0]);
+    let all = run_until(&mut machine, at(1_080));
+    let effects = [
+        "remove 192.0.2.100",
+        "send 0",
+        "Active→Backup: handed over to 192.0.2.1 in 30 ms",
+    ];
+    assert_eq!(all, effects.map(|text| (1_080, text.to_owned())));
+    // The better priority lets the successor be for five seconds.
+    let mut now = 1_100;
+    while machine.state() == RouterState::Backup {
+        machine.handle(at(now), Event::Heard(heard(PEER, 80, at(now))));
+        now += 100;
+        run_until(&mut machine, at(now));
+        assert!(now < 9_000);
+    }
+    assert!(now > 6_080, "{now}");
+}
+
+#[test]
+fn a_handover_without_a_successor_stays_active_and_says_so() {
+    let mut machine = machine("Active", json!({}));
+    machine.handle(at(1_050), Event::HandOver(Span::ZERO));
+    outputs(&mut machine);
+    let all = run_until(&mut machine, at(1_270));
+    let last: Vec<&str> = all.iter().map(|(_, text)| text.as_str()).collect();
+    let effects = [
+        "note: no peer took over within 220 ms: staying Active",
+        "send 90",
+        "announce",
+    ];
+    assert_eq!(last[last.len() - 3..], effects);
+    assert_eq!(machine.state(), RouterState::Active);
+    assert_eq!(machine.transitions(), 1);
+    // A fault meanwhile is a fault, at once.
+    machine.handle(at(1_300), Event::HandOver(Span::ZERO));
+    machine.handle(at(1_301), fault(Fault::DataplaneDead));
+    assert_eq!(machine.state(), RouterState::Fault);
+    // And a stop meanwhile is a stop.
+    let mut machine = self::machine("Active", json!({}));
+    machine.handle(at(1_050), Event::HandOver(Span::ZERO));
+    machine.handle(at(1_060), Event::Shutdown);
+    run_until(&mut machine, at(9_000));
+    assert_eq!(machine.state(), RouterState::Initialize);
+}
+
+/// An advert that the resignation overtook must not make the successor give way to one who leaves.
+#[test]
+fn a_straggler_of_the_predecessor_is_ignored() {
+    for (after, gives_way) in [(0, false), (19, false), (20, true)] {
+        let mut machine = machine("Backup", json!({}));
+        machine.handle(at(1_050), hears(PEER, 0));
+        machine.handle(at(1_050), Event::Timeout);
+        assert_eq!(machine.state(), RouterState::Active);
+        let now = at(1_050 + after);
+        machine.handle(now, Event::Heard(heard(PEER, 100, now)));
+        assert_eq!(
+            machine.state() == RouterState::Backup,
+            gives_way,
+            "{after} ms"
+        );
+    }
+    // Of somebody else it counts at once.
+    let mut machine = machine("Backup", json!({"peers": [PEER, OTHER]}));
+    machine.handle(at(1_050), hears(PEER, 0));
+    let due = machine.poll_timeout().unwrap();
+    machine.handle(due, Event::Timeout);
+    machine.handle(due, Event::Heard(heard(OTHER, 100, due)));
+    assert_eq!(machine.state(), RouterState::Backup);
 }

@@ -1,0 +1,588 @@
+//! `run`: Krater and its peers in turn, on a topology of its own.
+
+pub(crate) mod compare;
+mod contender;
+mod helpers;
+pub(crate) mod report;
+mod results;
+mod stats;
+mod table;
+mod topology;
+mod workload;
+
+use anyhow::{Context, bail};
+use contender::{Contender, Programs, Task, Who};
+use helpers::Origin;
+use report::{Cell, Report, Row};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use topology::Topology;
+use workload::{SMOKE, Service, Unit, Workload};
+
+use crate::load::Summary;
+use crate::{cpu, output};
+
+/// Share of the weaker side's capacity at which CPU per unit is taken.
+const SHARE: f64 = 0.6;
+/// The same for latency.
+const LATENCY_SHARE: f64 = 0.5;
+/// Above this share of a core client and server together are the bottleneck.
+const BOUND: f64 = 0.9;
+/// How long counters may take to settle.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    /// Five pairs of four seconds: what may be quoted.
+    Full,
+    /// Three pairs of a second and a half.
+    Quick,
+    /// One short run each: equal work and no errors, no figures worth reading.
+    Smoke,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Peers: haproxy, nginx, direct
+    #[arg(
+        long = "peer",
+        value_delimiter = ',',
+        default_value = "haproxy,nginx,direct"
+    )]
+    peers: Vec<String>,
+    /// Workloads, all without
+    #[arg(long = "work", value_delimiter = ',')]
+    work: Vec<String>,
+    /// How much is measured
+    #[arg(long, value_enum, default_value = "quick")]
+    suite: Suite,
+    /// Pairs, instead of the suite's
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pairs: Option<u32>,
+    /// Seconds of each measurement, instead of the suite's
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Everything in one namespace over its loopback, instead of three joined by veth
+    #[arg(long)]
+    loopback: bool,
+    /// The release amphora [default: beside this program, or in $KRATER_BIN_DIR]
+    #[arg(long)]
+    amphora: Option<PathBuf>,
+    /// Folder of `cargo xtask setup` [default: $KRATER_PEERS, or target/peers]
+    #[arg(long)]
+    peers_dir: Option<PathBuf>,
+    /// Another build of a peer, such as haproxy=/path; may be repeated
+    #[arg(long = "peer-bin")]
+    peer_bins: Vec<String>,
+    /// Write everything, raw values of all pairs included, to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Folder that gets text and JSON of a full suite, named by commit; needs a clean checkout and an
+    /// amphora built from it
+    #[arg(long)]
+    results: Option<PathBuf>,
+}
+
+/// Pairs and seconds.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    pairs: u32,
+    seconds: f64,
+    warmup: f64,
+    smoke: bool,
+}
+
+impl Args {
+    fn effort(&self) -> anyhow::Result<Effort> {
+        let (pairs, seconds, warmup) = match self.suite {
+            Suite::Full => (5, 4.0, 1.0),
+            Suite::Quick => (3, 1.5, 0.5),
+            Suite::Smoke => (1, 0.3, 0.0),
+        };
+        let seconds = self.seconds.unwrap_or(seconds);
+        if !(0.1..=600.0).contains(&seconds) {
+            bail!("--seconds {seconds}: use 0.1 to 600");
+        }
+        Ok(Effort {
+            pairs: self.pairs.unwrap_or(pairs),
+            seconds,
+            warmup,
+            smoke: self.suite == Suite::Smoke,
+        })
+    }
+
+    fn who(&self) -> anyhow::Result<Vec<Who>> {
+        let mut who = vec![Who::Krater];
+        for name in &self.peers {
+            match name.as_str() {
+                "haproxy" => who.extend([Who::HaproxyOctavia, Who::HaproxyTuned]),
+                "nginx" => who.push(Who::Nginx),
+                "direct" => who.push(Who::Direct),
+                _ => bail!("--peer {name}: use haproxy, nginx, direct"),
+            }
+        }
+        who.dedup();
+        Ok(who)
+    }
+
+    fn programs(&self) -> anyhow::Result<Programs> {
+        let exe = std::env::current_exe()?;
+        let beside = exe.parent().unwrap_or_else(|| Path::new("/"));
+        let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let amphora = match (&self.amphora, given("KRATER_BIN_DIR")) {
+            (Some(path), _) => path.clone(),
+            (None, Some(folder)) => folder.join("amphora"),
+            (None, None) => beside.join("amphora"),
+        };
+        if !amphora.exists() {
+            bail!(
+                "{} is missing: run `cargo build --release -p krater-agent`, or give --amphora PATH",
+                amphora.display()
+            );
+        }
+        let folder = self
+            .peers_dir
+            .clone()
+            .or_else(|| given("KRATER_PEERS"))
+            .unwrap_or_else(|| beside.join("../peers"));
+        // nginx and HAProxy are started with another working folder.
+        let tree = std::path::absolute(folder.join("tree"))?;
+        let mut named = BTreeMap::new();
+        for text in &self.peer_bins {
+            let Some((name @ ("haproxy" | "nginx"), path)) = text.split_once('=') else {
+                bail!("--peer-bin {text}: write haproxy=PATH or nginx=PATH");
+            };
+            if !Path::new(path).exists() {
+                bail!("--peer-bin {text}: there is no such file");
+            }
+            named.insert(name, PathBuf::from(path));
+        }
+        let peer = |name: &str| {
+            let places = [
+                tree.join("usr/sbin"),
+                "/usr/sbin".into(),
+                "/usr/local/sbin".into(),
+            ];
+            let found = places
+                .into_iter()
+                .map(|p| p.join(name))
+                .find(|p| p.exists());
+            named.get(name).cloned().or(found)
+        };
+        Ok(Programs {
+            amphora: std::path::absolute(amphora)?,
+            old: None,
+            handicap: None,
+            haproxy: peer("haproxy"),
+            nginx: peer("nginx"),
+            tree: tree.clone(),
+        })
+    }
+}
+
+/// Runs the bench; true when all went well.
+pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
+    measure(args).inspect_err(|_| topology::end_if_interrupted())
+}
+
+fn measure(args: &Args) -> anyhow::Result<bool> {
+    let (effort, who, programs) = (args.effort()?, args.who()?, args.programs()?);
+    let works = workload::select(&args.work)?;
+    let versions = versions(&programs, &who)?;
+    let checkout = results::checkout();
+    if args.results.is_some() {
+        results::may_be_kept(args.suite == Suite::Full, checkout.as_ref(), &versions)?;
+    }
+    let report = Plan {
+        suite: format!("{:?}", args.suite).to_lowercase(),
+        loopback: args.loopback,
+        effort,
+        who,
+        works,
+        programs,
+        versions,
+        checkout: checkout.clone(),
+    }
+    .measure()?;
+    let table = table::render(&report);
+    output::text(&table)?;
+    if let (Some(folder), Some(checkout)) = (&args.results, &checkout) {
+        results::keep(folder, checkout, &report, &table)?;
+    }
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(true)
+}
+
+/// A run that is decided upon.
+struct Plan {
+    suite: String,
+    loopback: bool,
+    effort: Effort,
+    who: Vec<Who>,
+    works: Vec<Workload>,
+    programs: Programs,
+    versions: BTreeMap<String, String>,
+    checkout: Option<results::Checkout>,
+}
+
+impl Plan {
+    fn measure(&self) -> anyhow::Result<Report> {
+        let me = krater_net::process::ProcessId::of(std::process::id())?;
+        topology::clean_up_on_signals(me)?;
+        let topology = Topology::new(self.loopback)?;
+        let pems = (helpers::certificate(false)?, helpers::certificate(true)?);
+        let mut origin = Origin::start(&topology, &pems.0)?;
+        let mut report = Report {
+            command: std::env::args().collect(),
+            suite: self.suite.clone(),
+            commit: self.checkout.as_ref().map(|c| c.commit.clone()),
+            dirty: self.checkout.as_ref().map(|c| c.dirty),
+            versions: self.versions.clone(),
+            kernel: first_line("/proc/sys/kernel/osrelease"),
+            cpu: processor(),
+            cores: std::thread::available_parallelism()?.get(),
+            loopback: self.loopback,
+            rows: Vec::new(),
+        };
+        let start = Instant::now();
+        for (done, work) in self.works.iter().enumerate() {
+            table::progress(work.name, done, self.works.len(), start.elapsed());
+            let pem = match work.service {
+                Service::TlsRsa => &pems.1,
+                _ => &pems.0,
+            };
+            let mut bench = Bench {
+                topology: &topology,
+                programs: &self.programs,
+                origin: &mut origin,
+                pem,
+                effort: self.effort,
+            };
+            let row = bench
+                .row(work, &self.who)
+                .with_context(|| format!("workload {}", work.name))?;
+            report.rows.push(row);
+        }
+        table::progress("", self.works.len(), self.works.len(), start.elapsed());
+        Ok(report)
+    }
+}
+
+fn versions(programs: &Programs, who: &[Who]) -> anyhow::Result<BTreeMap<String, String>> {
+    who.iter()
+        .map(|who| Ok((who.name().to_owned(), programs.version(*who)?)))
+        .collect()
+}
+
+fn first_line(path: &str) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("model name"));
+    line.map_or("unknown", |l| l.trim_start_matches([' ', '\t', ':']))
+        .to_owned()
+}
+
+struct Bench<'a> {
+    topology: &'a Topology,
+    programs: &'a Programs,
+    origin: &'a mut Origin,
+    pem: &'a str,
+    effort: Effort,
+}
+
+impl Bench<'_> {
+    fn start(&self, work: &Workload, who: Who) -> anyhow::Result<Contender> {
+        let task = Task {
+            service: work.service,
+            topology: self.topology,
+            programs: self.programs,
+            origin: &self.origin.ports,
+            pem: self.pem,
+        };
+        Contender::start(who, &task)
+    }
+
+    fn row(&mut self, work: &Workload, who: &[Who]) -> anyhow::Result<Row> {
+        // Memory is only told by a process that has never had more connections.
+        let fresh = work.unit == Unit::IdleConnection;
+        let mut row = Row {
+            workload: work.name.into(),
+            unit: work.unit.name().into(),
+            goal: work.goal,
+            rate: None,
+            notes: notes(work),
+            doubts: Vec::new(),
+            cells: BTreeMap::new(),
+            ratios: Vec::new(),
+            configurations: BTreeMap::new(),
+        };
+        let mut living = Vec::new();
+        for who in who {
+            let contender = self.start(work, *who)?;
+            let text = contender.configuration.clone();
+            row.configurations.insert(who.name().into(), text);
+            living.push(contender);
+        }
+        if fresh {
+            living.clear();
+        } else if self.paced(work) {
+            row.rate = Some(self.rate(work, &living)?);
+        }
+        for _ in 0..self.effort.pairs {
+            // One after the other, in the same order: A B C A B C …
+            for (place, who) in who.iter().enumerate() {
+                let own = if fresh {
+                    Some(self.start(work, *who)?)
+                } else {
+                    None
+                };
+                let contender = own
+                    .as_ref()
+                    .or_else(|| living.get(place))
+                    .context("contender")?;
+                let cell = self
+                    .cell(work, contender, row.rate)
+                    .with_context(|| who.name())?;
+                row.cells.entry(who.name().into()).or_default().push(cell);
+            }
+        }
+        row.judge(Who::Krater.name());
+        if self.effort.smoke {
+            for ratio in &mut row.ratios {
+                ratio.verdict = "smoke: equal work, no figures".into();
+            }
+        }
+        Ok(row)
+    }
+
+    /// Whether the workload runs at a fixed rate.
+    fn paced(&self, work: &Workload) -> bool {
+        let own_pace = ["--pipeline", "--slow", "--idle"];
+        !self.effort.smoke && !work.load.iter().any(|o| own_pace.contains(o))
+    }
+
+    /// The rate for all: a share of what the weakest load balancer can do.
+    fn rate(&mut self, work: &Workload, living: &[Contender]) -> anyhow::Result<f64> {
+        let mut lowest = f64::INFINITY;
+        for contender in living.iter().filter(|c| c.pid().is_some()) {
+            let mut args = own_args(work);
+            args.extend(["--duration", "1.0", "--warmup", "0.3"].map(str::to_owned));
+            let summary = self.checked(work, contender, &args)?.0;
+            lowest = lowest.min(summary.per_second);
+        }
+        if !(lowest.is_finite() && lowest > 0.0) {
+            bail!("no load balancer answered anything");
+        }
+        Ok(match work.unit {
+            Unit::Latency => lowest * LATENCY_SHARE,
+            _ => lowest * SHARE,
+        })
+    }
+
+    fn cell(
+        &mut self,
+        work: &Workload,
+        contender: &Contender,
+        rate: Option<f64>,
+    ) -> anyhow::Result<Cell> {
+        let core = self.topology.cores.0;
+        let idle = if self.effort.smoke { 0.0 } else { idle(core)? };
+        let mut args = own_args(work);
+        let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
+        let seconds = self.effort.seconds;
+        let closed = !work.load.contains(&"--idle");
+        if self.effort.smoke && closed {
+            add("--duration", "20".into());
+            add("--requests", SMOKE.into());
+        } else {
+            add("--duration", seconds.to_string());
+        }
+        if closed && self.effort.warmup > 0.0 {
+            add("--warmup", self.effort.warmup.to_string());
+        }
+        if self.effort.smoke {
+            // Little is enough to see that the work is done.
+            set(&mut args, "--connections", "8");
+            if work.load.contains(&"--bulk") {
+                set(&mut args, "--bulk", "1000000");
+            }
+        }
+        let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
+        if let Some(rate) = rate {
+            add("--rate", format!("{rate:.3}"));
+        }
+        for pid in contender.pids() {
+            add("--pid", pid.to_string());
+        }
+        add("--core", core.to_string());
+        let (summary, origin_cpu) = self.checked(work, contender, &args)?;
+        let per = |seconds: f64| per_unit(work.unit, &summary, seconds);
+        let memory = work.unit == Unit::IdleConnection;
+        let latency = work.unit == Unit::Latency;
+        #[allow(clippy::cast_precision_loss)]
+        let connections = summary.total.connections.max(1) as f64;
+        #[allow(clippy::cast_precision_loss)]
+        let grown =
+            |w: crate::load::tally::Watched| (w.rss as f64 - w.rss_before as f64) / connections;
+        Ok(Cell {
+            user: summary.watched.map(|w| per(w.user_seconds)),
+            system: summary.watched.map(|w| per(w.system_seconds)),
+            core: summary
+                .core_busy_seconds
+                .filter(|_| !memory && !latency)
+                .map(|busy| per((busy - idle * summary.seconds).max(0.0))),
+            memory: summary.watched.filter(|_| memory).map(grown),
+            latency: latency.then_some(summary.p99_ms),
+            generator_bound: summary.own_busy + origin_cpu / summary.seconds > BOUND,
+            summary,
+        })
+    }
+
+    /// Runs a load and checks that client, load balancer and server saw the same work. Gives the
+    /// summary and the origin's CPU time.
+    fn checked(
+        &mut self,
+        work: &Workload,
+        contender: &Contender,
+        args: &[String],
+    ) -> anyhow::Result<(Summary, f64)> {
+        let before = (self.origin.counts()?, contender.seen()?);
+        let url = work.url.replace("{}", &contender.address.to_string());
+        let summary = helpers::load(self.topology, &url, args)?;
+        if summary.errors > 0 {
+            let why = summary.first_error.as_deref().unwrap_or("unknown");
+            bail!("{} errors, the first: {why}", summary.errors);
+        }
+        let end = Instant::now() + SETTLING;
+        loop {
+            let after = (self.origin.counts()?, contender.seen()?);
+            match equal_work(work, contender.who, &summary, &before, &after) {
+                Ok(()) => return Ok((summary, after.0.cpu - before.0.cpu)),
+                Err(error) if Instant::now() > end => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+type Sight = (crate::origin::Counts, Option<contender::Seen>);
+
+/// Bytes and requests at the client, the load balancer and the server must agree.
+fn equal_work(
+    work: &Workload,
+    who: Who,
+    client: &Summary,
+    before: &Sight,
+    after: &Sight,
+) -> anyhow::Result<()> {
+    let (a, b) = (&before.0, &after.0);
+    let total = &client.total;
+    let mut pairs = vec![
+        (
+            "body bytes at client and server",
+            total.body_bytes,
+            b.body_bytes.saturating_sub(a.body_bytes),
+        ),
+        ("faults at the server", 0, b.bad.saturating_sub(a.bad)),
+    ];
+    let http = !matches!(work.service, Service::Echo | Service::Bulk);
+    let counted = work.service != Service::Echo;
+    if counted {
+        let served = b.requests.saturating_sub(a.requests);
+        pairs.push(("requests at client and server", total.requests, served));
+        if http && who != Who::Direct && !work.url.starts_with("ws") {
+            let forwarded = b.forwarded.saturating_sub(a.forwarded);
+            pairs.push(("requests with X-Forwarded-For", total.requests, forwarded));
+        }
+    }
+    if let (Some(a), Some(b)) = (before.1, after.1) {
+        let connections = b.connections.saturating_sub(a.connections);
+        pairs.push((
+            "connections at client and load balancer",
+            total.connections,
+            connections,
+        ));
+        // Above TLS the client counts what is inside; and HAProxy counts its own form of a message (HTX)
+        // where it parses HTTP.
+        let tls = matches!(work.service, Service::TlsEcdsa | Service::TlsRsa);
+        if !tls && (matches!(who, Who::Krater | Who::Old) || !http) {
+            let (bytes_in, bytes_out) = (
+                b.bytes_in.saturating_sub(a.bytes_in),
+                b.bytes_out.saturating_sub(a.bytes_out),
+            );
+            pairs.push((
+                "bytes from client to load balancer",
+                total.sent_bytes,
+                bytes_in,
+            ));
+            pairs.push((
+                "bytes from load balancer to client",
+                total.received_bytes,
+                bytes_out,
+            ));
+        }
+    }
+    for (what, left, right) in pairs {
+        if left != right {
+            bail!("unequal work: {what}: {left} and {right}");
+        }
+    }
+    Ok(())
+}
+
+fn own_args(work: &Workload) -> Vec<String> {
+    work.load.iter().map(|&s| s.to_owned()).collect()
+}
+
+fn set(args: &mut Vec<String>, name: &str, value: &str) {
+    if let Some(at) = args.iter().position(|a| a == name) {
+        args.drain(at..(at + 2).min(args.len()));
+    }
+    args.extend([name.to_owned(), value.to_owned()]);
+}
+
+/// Seconds → the row's unit.
+fn per_unit(unit: Unit, summary: &Summary, seconds: f64) -> f64 {
+    #[allow(clippy::cast_precision_loss)]
+    let (n, bytes) = (
+        summary.requests.max(1) as f64,
+        summary.body_bytes.max(1) as f64,
+    );
+    match unit {
+        Unit::Gigabyte => seconds * 1e3 / (bytes / 1e9),
+        _ => seconds * 1e6 / n,
+    }
+}
+
+/// The share of the core that is not idle while nothing is asked.
+fn idle(core: u32) -> anyhow::Result<f64> {
+    let (start, before) = (Instant::now(), cpu::usage(&[], &[core])?);
+    std::thread::sleep(Duration::from_millis(500));
+    let after = cpu::usage(&[], &[core])?;
+    Ok((after.core_busy - before.core_busy) / start.elapsed().as_secs_f64())
+}
+
+/// What is on or off on both sides.
+fn notes(work: &Workload) -> Vec<String> {
+    let http = !matches!(work.service, Service::Echo | Service::Bulk);
+    let mut notes = vec![
+        "request log off, statistics on, time-outs 50 s, health checks every 5 s (nginx: none)"
+            .into(),
+    ];
+    if http {
+        notes.push("X-Forwarded-For on in all, keep-alive to members on in all".into());
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! `run`: every workload against every contender, and what is left afterwards.
+
+use crate::kit::PERF;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[test]
+fn every_workload_does_equal_work_everywhere_without_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("smoke.json");
+    let output = Command::new(PERF)
+        .args(["run", "--suite", "smoke", "--json"])
+        .arg(&json)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.len() >= 27, "{}", rows.len());
+    for row in rows {
+        let cells = row["cells"].as_object().unwrap();
+        for who in [
+            "krater",
+            "haproxy-octavia",
+            "haproxy-tuned",
+            "nginx",
+            "direct",
+        ] {
+            let name = format!("{} {who}", row["workload"]);
+            let summary = &cells[who][0]["summary"];
+            assert_eq!(summary["errors"].as_u64(), Some(0), "{name}");
+            assert!(
+                summary["total"]["requests"].as_u64().unwrap() >= 8,
+                "{name}"
+            );
+            let text = row["configurations"][who].as_str().unwrap();
+            assert!(!text.is_empty(), "{name}");
+            // Nobody gets a private key from a report.
+            assert!(!text.contains("PRIVATE KEY"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn one_namespace_does_too_and_becomes_a_page_without_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("a.json");
+    let output = Command::new(PERF)
+        .args([
+            "run",
+            "--suite",
+            "smoke",
+            "--loopback",
+            "--work",
+            "http-1k,tcp-pingpong",
+            "--json",
+        ])
+        .arg(&json)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        table.contains("tcp-pingpong") && table.contains("haproxy-tuned"),
+        "{table}"
+    );
+    let report = || {
+        Command::new(PERF)
+            .arg("report")
+            .arg(folder.path())
+            .output()
+            .unwrap()
+    };
+    assert!(report().status.success());
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    for word in [
+        "tcp-pingpong",
+        "<polyline",
+        "http-reuse always",
+        "haproxy-octavia",
+    ] {
+        assert!(page.contains(word), "{word}");
+    }
+    for word in ["<script", "src=", "href=", "url("] {
+        assert!(!page.contains(word), "{word}");
+    }
+    std::fs::write(&json, "{}").unwrap();
+    let broken = report();
+    assert_eq!(broken.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("a.json"));
+    std::fs::remove_file(&json).unwrap();
+    assert_eq!(report().status.code(), Some(2));
+}
+
+#[test]
+fn results_are_kept_of_a_full_suite_alone() {
+    let output = Command::new(PERF)
+        .args(["run", "--suite", "quick", "--results", "/nonexistent"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("--suite full"), "{text}");
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The folder of a run.
+fn folder_of(pid: u32) -> Option<PathBuf> {
+    let prefix = format!("{pid}-");
+    std::fs::read_dir("/run/krater-perf")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
+        })
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind_and_neither_does_a_kill_after_the_next_run() {
+    use nix::sys::signal::{Signal, kill};
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let mut run = Command::new(PERF)
+            .args([
+                "run",
+                "--work",
+                "http-1k",
+                "--peer",
+                "haproxy",
+                "--seconds",
+                "60",
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = run.id();
+        until("HAProxy runs", || {
+            folder_of(pid).is_some_and(|f| f.join("haproxy-tuned/stats.sock").exists())
+        });
+        let folder = folder_of(pid).unwrap();
+        let namespaces: Vec<_> = ["client", "balancer", "server"]
+            .iter()
+            .map(|name| {
+                krater_net::netns::NetNs::open(&folder.join(name))
+                    .unwrap()
+                    .id()
+                    .unwrap()
+            })
+            .collect();
+        let number = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+        kill(number, signal).unwrap();
+        let status = run.wait().unwrap();
+        if signal == Signal::SIGINT {
+            assert_eq!(status.code(), Some(130));
+        } else {
+            // Nobody could clean up: the next run does.
+            let next = Command::new(PERF)
+                .args([
+                    "run", "--suite", "smoke", "--work", "http-0", "--peer", "direct",
+                ])
+                .output()
+                .unwrap();
+            assert!(next.status.success());
+        }
+        assert!(!folder.exists(), "{signal}");
+        let left = krater_net::process::processes_in(&namespaces).unwrap();
+        assert!(left.is_empty(), "{signal}: {left:?}");
+    }
+}
+
+#[test]
+fn wrong_names_and_programs_are_refused_by_name() {
+    for (args, word) in [
+        (&["--work", "nonsense"][..], "http-1k"),
+        (&["--peer", "squid"], "haproxy, nginx, direct"),
+        (&["--peer-bin", "haproxy=/no/such"], "no such file"),
+        (&["--peer-bin", "squid=/bin/true"], "haproxy=PATH"),
+        (&["--amphora", "/no/such"], "cargo build --release"),
+        (&["--seconds", "0"], "--seconds"),
+        (
+            &[
+                "--peer-bin",
+                "nginx=/bin/false",
+                "--work",
+                "http-0",
+                "--peer",
+                "nginx",
+            ],
+            "nginx",
+        ),
+    ] {
+        let output = Command::new(PERF).arg("run").args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert!(text.contains(word), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn compare_runs_both_in_turn_and_refuses_what_is_no_program() {
+    let built = std::env::var_os("KRATER_BIN_DIR").map(PathBuf::from);
+    let beside = PathBuf::from(PERF).parent().unwrap().to_owned();
+    let amphora = built.unwrap_or(beside).join("amphora");
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let output = Command::new(PERF)
+        .arg("compare")
+        .args([&amphora, &amphora])
+        .args([
+            "--pairs",
+            "5",
+            "--seconds",
+            "0.2",
+            "--work",
+            "http-1k",
+            "--json",
+        ])
+        .arg(&json)
+        .output()
+        .unwrap();
+    // Whether a difference is seen is not for a test on a shared machine to say.
+    assert!(matches!(output.status.code(), Some(0 | 1)));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let row = &report["rows"][0];
+    for who in ["krater", "old"] {
+        assert_eq!(row["cells"][who].as_array().unwrap().len(), 5);
+    }
+    // So short a run may use too little to be seen: then the row says so, and gives no ratio.
+    let ratios = row["ratios"].as_array().unwrap();
+    let doubts = row["doubts"].to_string();
+    assert!(
+        ratios.iter().any(|r| r["peer"] == "old") || doubts.contains("too little"),
+        "{doubts}"
+    );
+    assert!(row["rate"].as_f64().unwrap() > 0.0);
+    let output = Command::new(PERF)
+        .args(["compare", "/no/a", "/no/b"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/a"));
+}

@@ -1,0 +1,170 @@
+//! The state × event table, exhaustively: every state of the machine meets every event, with and without
+//! preemption, and what comes out is compared with `cases/table.txt`, which is read by people beside RFC
+//! 9568 section 6.4. After a change: `KRATER_UPDATE=1 cargo test -p krater-vrrp-proto table`, then read
+//! the difference.
+
+use super::tests::{OTHER, PEER, at, document, fault, heard, machine, outputs};
+use super::*;
+use crate::output::Fault;
+use serde_json::json;
+use std::fmt::Write;
+
+/// Own priority 90 and address .2; the peers are .1 and .3.
+const STATES: [&str; 7] = [
+    "Initialize",
+    "Fault",
+    "Listening",
+    "Backup",
+    "Active",
+    "Leaving",
+    "Stalled",
+];
+
+/// In the state at 1,000 ms; `Stalled` and `Leaving` are Active.
+fn in_state(state: &str, preempt: bool) -> Machine {
+    let changes = json!({"preempt": preempt, "peers": [PEER, OTHER]});
+    match state {
+        "Leaving" => {
+            let mut machine = machine("Active", changes);
+            machine.handle(at(1_000), Event::HandOver(Span::ZERO));
+            outputs(&mut machine);
+            machine
+        }
+        "Stalled" => {
+            let mut machine = machine("Active", changes);
+            machine.handle(at(1_400), Event::Timeout);
+            outputs(&mut machine);
+            machine
+        }
+        other => machine(other, changes),
+    }
+}
+
+fn events(now: Time, preempt: bool) -> Vec<(&'static str, Event)> {
+    let hears = |source, priority| Event::Heard(heard(source, priority, now));
+    let configure = |mut changes: serde_json::Value| {
+        let whole = json!({"preempt": preempt, "peers": [PEER, OTHER]});
+        for (key, value) in whole.as_object().unwrap() {
+            if changes.get(key).is_none() {
+                changes[key] = value.clone();
+            }
+        }
+        Event::Configure(document(changes))
+    };
+    vec![
+        ("startup", Event::Startup),
+        ("hears .1 resign", hears(PEER, 0)),
+        ("hears .3 resign", hears(OTHER, 0)),
+        ("hears .1 with 1", hears(PEER, 1)),
+        ("hears .1 with 89", hears(PEER, 89)),
+        ("hears .1 with 90", hears(PEER, 90)),
+        ("hears .3 with 90", hears(OTHER, 90)),
+        ("hears .1 with 91", hears(PEER, 91)),
+        ("hears .1 with 255", hears(PEER, 255)),
+        ("timeout", Event::Timeout),
+        ("a fault", fault(Fault::DataplaneDead)),
+        ("all is well", Event::Faults(Faults::NONE)),
+        ("same configuration", configure(json!({}))),
+        ("priority becomes 200", configure(json!({"priority": 200}))),
+        ("an address more", {
+            configure(json!({"addresses": ["192.0.2.100/32", "192.0.2.101/32"]}))
+        }),
+        ("no peers any more", configure(json!({"peers": []}))),
+        ("handover", Event::HandOver(Span::ZERO)),
+        ("shutdown", Event::Shutdown),
+    ]
+}
+
+fn table() -> String {
+    let mut table = String::from(
+        "# state | event | preempt | outputs in order | state after | next timeout, ms later\n",
+    );
+    for state in STATES {
+        let now = if state == "Stalled" {
+            at(1_450)
+        } else {
+            at(1_050)
+        };
+        for index in 0..events(now, false).len() {
+            let rows = [false, true].map(|preempt| {
+                let (name, event) = events(now, preempt).swap_remove(index);
+                let mut machine = in_state(state, preempt);
+                machine.handle(now, event);
+                let outputs = outputs(&mut machine).join(", ");
+                let due = machine.poll_timeout().map_or_else(
+                    || "none".to_owned(),
+                    |due| {
+                        format!(
+                            "{}.{:03}",
+                            (due - now).micros() / 1_000,
+                            (due - now).micros() % 1_000
+                        )
+                    },
+                );
+                let after = machine.state();
+                (name, format!("{outputs} | {after:?} | {due}"))
+            });
+            let [(name, without), (_, with)] = rows;
+            if without == with {
+                writeln!(table, "{state} | {name} | either | {without}").unwrap();
+            } else {
+                writeln!(table, "{state} | {name} | no | {without}").unwrap();
+                writeln!(table, "{state} | {name} | yes | {with}").unwrap();
+            }
+        }
+    }
+    table
+}
+
+#[test]
+fn every_state_meets_every_event() {
+    let found = table();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/cases/table.txt");
+    if std::env::var_os("KRATER_UPDATE").is_some() {
+        std::fs::write(path, &found).unwrap();
+    }
+    let wanted = std::fs::read_to_string(path).unwrap();
+    for (found, wanted) in found.lines().zip(wanted.lines()) {
+        assert_eq!(found, wanted);
+    }
+    assert_eq!(found.lines().count(), wanted.lines().count());
+    // Each state and each event is there.
+    let pairs = STATES.len() * events(at(0), false).len();
+    assert!(wanted.lines().count() > pairs, "{pairs} pairs at least");
+}
+
+/// Rules that hold in every row: they would catch a table that was updated without being read.
+#[test]
+fn rules_of_all_rows() {
+    for state in STATES {
+        let now = if state == "Stalled" {
+            at(1_450)
+        } else {
+            at(1_050)
+        };
+        for preempt in [false, true] {
+            for (name, event) in events(now, preempt) {
+                let mut machine = in_state(state, preempt);
+                let before = machine.state();
+                machine.handle(now, event);
+                let all = outputs(&mut machine);
+                let after = machine.state();
+                let row = format!("{state}, {name}, preempt {preempt}: {all:?}");
+                let (was, is) = (before == RouterState::Active, after == RouterState::Active);
+                let has = |start: &str| all.iter().any(|output| output.starts_with(start));
+                assert_eq!(has("add 192.0.2.100"), !was && is, "{row}");
+                assert_eq!(has("remove 192.0.2.100"), was && !is, "{row}");
+                assert!(!has("announce") || is, "only the Active announces: {row}");
+                let changed = all.iter().any(|output| output.contains('→'));
+                assert_eq!(changed, before != after, "a change is reported: {row}");
+                if !was && !is {
+                    assert!(!has("send"), "only an Active speaks: {row}");
+                }
+                let broken = matches!(after, RouterState::Initialize | RouterState::Fault);
+                // An Active without peers has nothing to wait for.
+                let idle = broken || (is && machine.router().is_alone());
+                assert_eq!(machine.poll_timeout().is_none(), idle, "{row}");
+            }
+        }
+    }
+}
