@@ -14,7 +14,7 @@ use krater_model::state::{
     Algorithm, Announce, HealthCheck, HealthMonitor, Heartbeat, HttpCheck, HttpVersion,
     InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule, L7Subject,
     Listener, ListenerOptions, ListenerProtocol, LoadBalancer, Logging, Member, Persistence, Pool,
-    PoolProtocol, Route, Rule, Timeouts, VirtualRouter, VrrpChecksum,
+    PoolOptions, PoolProtocol, Route, Rule, Timeouts, VirtualRouter, VrrpChecksum,
 };
 use krater_model::{
     AmphoraId, DesiredState, Epoch, FieldError, Generation, HopLimit, Millis, Port, Priority,
@@ -481,6 +481,7 @@ fn pool(graph: &Graph, row: &pool::Model) -> Built<Pool> {
         .iter()
         .filter(|m| m.pool_id == row.id && stays(&m.provisioning_status));
     Ok(Pool {
+        options: PoolOptions::default(),
         id: parse("id", &row.id)?,
         name: row.name.clone(),
         enabled: row.enabled,

@@ -36,6 +36,14 @@ impl Health {
         self.state
     }
 
+    /// Traffic took the member down: it must rise again.
+    pub fn taken_down(&mut self) {
+        *self = Self {
+            state: Probed::Down,
+            against: 0,
+        };
+    }
+
     /// A probe ended. `rise` and `fall` are those in force now: a configuration change keeps the state.
     pub fn observe(&mut self, ok: bool, rise: ProbeCount, fall: ProbeCount) -> Option<Transition> {
         let (to, needed) = match (self.state, ok) {

@@ -6,7 +6,7 @@
 use crate::table::MemberConf;
 use krater_model::MemberId;
 use krater_model::control::MemberHealth;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// In place of an operator's weight: the configured one counts.
 const CONFIGURED: u16 = u16::MAX;
@@ -47,6 +47,8 @@ pub struct MemberState {
     active: AtomicU64,
     total: AtomicU64,
     failed: AtomicU64,
+    /// Failures since the last success.
+    failures: AtomicU32,
     credit: AtomicI64,
     wish: AtomicU8,
     weight: AtomicU16,
@@ -61,6 +63,7 @@ impl MemberState {
             active: AtomicU64::new(0),
             total: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
             credit: AtomicI64::new(0),
             wish: AtomicU8::new(Wish::Ready as u8),
             weight: AtomicU16::new(CONFIGURED),
@@ -77,7 +80,7 @@ impl MemberState {
         }
     }
 
-    /// Called by the health machine's owner alone.
+    /// Called by the health machine's owner, and by [`Self::observe_failure`].
     pub fn set_probed(&self, probed: Probed) {
         self.probed.store(probed as u8, Relaxed);
     }
@@ -144,6 +147,28 @@ impl MemberState {
     /// A connect failed.
     pub fn count_failure(&self) {
         self.failed.fetch_add(1, Relaxed);
+    }
+
+    /// Passive health: traffic failed. True when this is the `limit`th failure in a row and takes the
+    /// member down; a probe brings it back.
+    pub fn observe_failure(&self, limit: Option<u32>) -> bool {
+        let Some(limit) = limit else {
+            return false;
+        };
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        if failures < limit || self.probed() != Probed::Up {
+            return false;
+        }
+        self.failures.store(0, Relaxed);
+        self.set_probed(Probed::Down);
+        true
+    }
+
+    /// Passive health: traffic went well. Costs a read when nothing failed.
+    pub fn observe_success(&self) {
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+        }
     }
 
     /// Credit in smooth weighted round robin. Touched only under the pool's lock.

@@ -116,6 +116,8 @@ pub struct PoolConf {
     pub tls: Option<PoolTls>,
     /// The monitor, when there is one and it is enabled.
     pub monitor: Option<HealthMonitor>,
+    /// Failures in a row that take a member down, while there is a monitor.
+    pub failures_in_a_row: Option<u32>,
     /// Members in the order of the snapshot.
     pub members: Vec<Arc<MemberConf>>,
     source: Pool,
@@ -271,6 +273,11 @@ fn compile_pool(
         algorithm: source.algorithm,
         persistence: source.persistence.clone(),
         tls: source.tls.clone(),
+        failures_in_a_row: source
+            .options
+            .failures_in_a_row
+            .filter(|_| source.health_monitor.as_ref().is_some_and(|m| m.enabled))
+            .map(u32::from),
         monitor: source.health_monitor.clone().filter(|m| m.enabled),
         members: source.members.iter().map(member).collect(),
         source,

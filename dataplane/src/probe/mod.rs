@@ -279,6 +279,10 @@ impl Run {
             }
         };
         let mut record = self.record.borrow_mut();
+        if record.health.state() == Probed::Up && self.state.probed() == Probed::Down {
+            record.health.taken_down();
+            record.reason = "too many failures of traffic in a row".into();
+        }
         let monitor = &self.plan.monitor;
         let change = record.health.observe(ok, monitor.rise, monitor.fall);
         if let Some(change) = change {

@@ -6,7 +6,7 @@ pub mod http1;
 pub mod tcp;
 
 use crate::io::Conn;
-use crate::runtime::PoolView;
+use crate::runtime::{MemberGuard, PoolView};
 use crate::worker::WorkerShared;
 use budget::budget;
 use krater_dataplane_core::proxy_protocol;
@@ -41,6 +41,21 @@ async fn connect(
         .connect(conn, sni(client), timeout)
         .await
         .map_err(|error| format!("TLS: {}", report(&error)))
+}
+
+/// Traffic to a member failed.
+fn failed(pool: &PoolView, guard: &MemberGuard) {
+    if guard.state().observe_failure(pool.conf.failures_in_a_row) {
+        tracing::info!(
+            member.id = %guard.id(),
+            member.addr = %guard.address(),
+            pool.id = %pool.conf.id,
+            old = "Up",
+            new = "Down",
+            reason = "too many failures of traffic in a row",
+            "member health changed"
+        );
+    }
 }
 
 /// The server name that a client asked for.

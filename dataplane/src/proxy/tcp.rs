@@ -91,9 +91,13 @@ async fn reach(
         let guard = select(pool, &input, &Token::None)?;
         let connecting = super::connect(client, None, pool, guard.address(), timeout, worker);
         match connecting.await {
-            Ok(conn) => return Some((guard, conn)),
+            Ok(conn) => {
+                guard.state().observe_success();
+                return Some((guard, conn));
+            }
             Err(reason) => {
                 guard.state().count_failure();
+                super::failed(pool, &guard);
                 tracing::debug!(member.id = %guard.id(), reason, "connect failed");
                 tried.push(guard.id());
             }

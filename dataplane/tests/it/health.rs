@@ -192,3 +192,65 @@ fn https_asks_inside_tls() {
         (member.health == MemberHealth::Down && member.reason.contains("TLS")).then_some(())
     });
 }
+
+#[test]
+fn failing_traffic_takes_a_member_down_and_probes_bring_it_back() {
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+    static PROBES: AtomicUsize = AtomicUsize::new(0);
+    static STATUS: AtomicU64 = AtomicU64::new(500);
+    let bad = server(|mut stream| {
+        let mut part = [0; 1024];
+        let n = stream.read(&mut part).unwrap_or(0);
+        let probe = part[..n].starts_with(b"GET /probe");
+        let status = if probe {
+            PROBES.fetch_add(1, SeqCst);
+            200
+        } else {
+            STATUS.load(SeqCst)
+        };
+        let _gone = write!(
+            stream,
+            "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+    });
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::new(ListenerProtocol::Http, &[bad]);
+    let mut check = monitor(HealthCheck::Http(HttpCheck {
+        path: "/probe".into(),
+        ..http(&[(200, 200)])
+    }));
+    check.delay = Millis::literal(60_000);
+    setup.pool().health_monitor = Some(check);
+    setup.pool().options.failures_in_a_row = Some(3);
+    setup.apply(&dataplane);
+    let id = setup.pool().members[0].id;
+    let health = || dataplane.member(id).health;
+    until("up", || (health() == MemberHealth::Up).then_some(()));
+    let ask = || {
+        let mut stream = setup.connect();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer[9..12].to_owned()
+    };
+    // A good answer in between begins the count anew.
+    assert_eq!([ask(), ask()], ["500", "500"], "limit - 1");
+    STATUS.store(200, SeqCst);
+    assert_eq!(ask(), "200");
+    STATUS.store(500, SeqCst);
+    assert_eq!([ask(), ask()], ["500", "500"]);
+    assert_eq!(health(), MemberHealth::Up);
+    assert_eq!(ask(), "500", "limit");
+    assert_eq!(health(), MemberHealth::Down);
+    assert_eq!(ask(), "503", "nobody serves: it gets nothing any more");
+    // Probes, which say that it is well, must do so twice.
+    let mut again = setup.pool().health_monitor.clone().unwrap();
+    again.delay = Millis::literal(50);
+    setup.pool().health_monitor = Some(again);
+    let before = PROBES.load(SeqCst);
+    setup.apply(&dataplane);
+    until("up again", || (health() == MemberHealth::Up).then_some(()));
+    assert!(PROBES.load(SeqCst) >= before + 2, "rise is 2");
+}

@@ -191,6 +191,7 @@ impl Setup {
             .unwrap()
             .port();
         let pool = Pool {
+            options: PoolOptions::default(),
             id: PoolId::random(),
             name: String::new(),
             enabled: true,

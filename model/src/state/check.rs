@@ -224,6 +224,17 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
             return Err(FieldError::new("tls", why));
         }
     }
+    match (pool.options.failures_in_a_row, &pool.health_monitor) {
+        (Some(0), _) => {
+            let why = "use at least 1, or leave it out";
+            return Err(FieldError::new("options.failures_in_a_row", why));
+        }
+        (Some(_), None) => {
+            let why = "needs health_monitor, which brings members back";
+            return Err(FieldError::new("options.failures_in_a_row", why));
+        }
+        _ => {}
+    }
     let Some(monitor) = &pool.health_monitor else {
         return Ok(());
     };

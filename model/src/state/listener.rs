@@ -59,7 +59,7 @@ pub struct ListenerOptions {
 }
 
 /// Whether a part of a document says nothing, so that those who do not know it can read the rest.
-pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

@@ -30,6 +30,19 @@ pub struct Pool {
     /// Members.
     #[serde(default)]
     pub members: Vec<Member>,
+    /// What Octavia's API does not have.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub options: PoolOptions,
+}
+
+/// Options of appliances.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolOptions {
+    /// Passive health: so many failures in a row (connects that fail, answers 5xx) take a member down at
+    /// once, and the health monitor brings it back. Needs a monitor.
+    #[serde(default)]
+    pub failures_in_a_row: Option<u16>,
 }
 
 impl Pool {

@@ -172,6 +172,17 @@ fn every_rule_refuses_and_names_the_field() {
             "load_balancers[0].listeners[0].options.connections_per_client",
         ),
         (
+            "/load_balancers/0/pools/0/options",
+            json!({"failures_in_a_row": 0}),
+            "load_balancers[0].pools[0].options.failures_in_a_row",
+        ),
+        (
+            "/load_balancers/0/pools/0",
+            json!({"id": id(3), "protocol": "HTTP", "algorithm": "ROUND_ROBIN",
+                "options": {"failures_in_a_row": 3}}),
+            "load_balancers[0].pools[0].options.failures_in_a_row",
+        ),
+        (
             "/load_balancers/0/pools/0/persistence",
             json!({"type": "APP_COOKIE", "cookie_name": "a=b"}),
             "load_balancers[0].pools[0].persistence.cookie_name",

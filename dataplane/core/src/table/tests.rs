@@ -1,6 +1,7 @@
 use super::*;
 use krater_model::state::{
     HealthCheck, L7Compare, L7Policy, L7Rule, L7Subject, ListenerOptions, ListenerProtocol,
+    PoolOptions,
 };
 use krater_model::{
     Epoch, Generation, HealthMonitorId, L7PolicyId, L7RuleId, Millis, Port, ProbeCount, SCHEMA,
@@ -23,6 +24,7 @@ fn member() -> Member {
 
 fn pool(members: usize) -> Pool {
     Pool {
+        options: PoolOptions::default(),
         id: PoolId::random(),
         name: String::new(),
         enabled: true,

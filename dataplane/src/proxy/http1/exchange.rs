@@ -421,6 +421,7 @@ async fn respond(
     };
     rewrite::response(down, response, upstream.inbox.bytes(), &how);
     upstream.learn(response);
+    upstream.judge(response.status);
     upstream.inbox.consume(usize::from(response.end));
     let head = std::mem::take(down);
     let mut transfer = Transfer::new(head, response.framing, Side::Member, unchunk);

@@ -28,6 +28,8 @@ pub(super) struct Upstream {
     pub(super) cookie: StickyCookie,
     /// Who learns from the cookies that it sets.
     learner: Option<(Arc<PoolConf>, Arc<PoolRuntime>)>,
+    /// Bad answers in a row that take the member down.
+    failures: Option<u32>,
 }
 
 impl Upstream {
@@ -49,6 +51,20 @@ impl Upstream {
             shareable,
             cookie,
             learner,
+            failures: pool.conf.failures_in_a_row,
+        }
+    }
+
+    /// What the response says about the member's health.
+    pub(super) fn judge(&self, status: u16) {
+        if self.failures.is_none() {
+            return;
+        }
+        let (id, state) = (self.guard.id(), self.guard.state());
+        if status < 500 {
+            state.observe_success();
+        } else if state.observe_failure(self.failures) {
+            tracing::info!(member.id = %id, old = "Up", new = "Down", status, "member health changed");
         }
     }
 
@@ -112,6 +128,7 @@ pub(super) async fn obtain(
             }
             Err(error) => {
                 guard.state().count_failure();
+                proxy::failed(pool, &guard);
                 tracing::debug!(member = %id, error, "connect failed");
                 tried.push(id);
             }

@@ -134,6 +134,7 @@ fn snapshot(task: &Task<'_>, address: SocketAddr) -> anyhow::Result<Snapshot> {
             })
         });
         Ok(Pool {
+            options: Default::default(),
             id: PoolId::random(),
             name: name.into(),
             enabled: true,
