@@ -284,6 +284,7 @@ fn router(
         excluded_addresses: Vec::new(),
         routes: Vec::new(),
         rules: Vec::new(),
+        track_interfaces: Vec::new(),
         track_dataplane: true,
         announce: Announce::default(),
     })

@@ -30,7 +30,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use socket2::Socket;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -83,6 +83,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         driver,
         ports: HashMap::new(),
         instances: Vec::new(),
+        links_up: HashSet::new(),
         config: None,
         resync: None,
         guard_retry: None,
@@ -110,6 +111,8 @@ struct State {
     driver: Driver,
     ports: HashMap<PortKey, Port>,
     instances: Vec<Instance>,
+    /// Tracked interfaces that are up and have a carrier.
+    links_up: HashSet<String>,
     config: Option<VrrpConfig>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
@@ -228,7 +231,62 @@ impl State {
         }
         if happened {
             self.refresh_ports();
+            self.look_at_links();
+            self.weigh(now);
             self.resync.get_or_insert(now + RESYNC_AFTER);
+        }
+    }
+
+    /// Which of the tracked interfaces work.
+    fn look_at_links(&mut self) {
+        let tracked = self.instances.iter().flat_map(|instance| {
+            let links = &instance.configured.plain().track_interfaces;
+            links.iter().map(|link| link.name.clone())
+        });
+        let tracked: HashSet<String> = tracked.collect();
+        self.links_up.clear();
+        for name in tracked {
+            self.look_at(&name);
+        }
+    }
+
+    fn look_at(&mut self, name: &str) {
+        let link = self.driver.netlink.link_by_name(name);
+        if link.is_ok_and(|link| link.is_some_and(|link| link.up && link.carrier)) {
+            self.links_up.insert(name.to_owned());
+        } else {
+            self.links_up.remove(name);
+        }
+    }
+
+    /// Gives each router the priority that its tracked interfaces leave.
+    fn weigh(&mut self, now: Time) {
+        for at in 0..self.instances.len() {
+            let Some(instance) = self.instances.get(at) else {
+                continue;
+            };
+            let router = self.weighed(&instance.configured);
+            if router.priority() != instance.machine.router().priority() {
+                info!(
+                    vrid = instance.key.vrid.value(),
+                    priority = router.priority().value(),
+                    "tracked interfaces change the priority"
+                );
+                instance
+                    .metrics
+                    .priority
+                    .set(router.priority().value().into());
+                self.step(at, now, Event::Configure(router));
+            }
+        }
+    }
+
+    fn weighed(&self, configured: &Arc<Router>) -> Arc<Router> {
+        let priority = configured.weighed_priority(|name| self.links_up.contains(name));
+        if priority == configured.priority() {
+            Arc::clone(configured)
+        } else {
+            Arc::new(configured.with_priority(priority))
         }
     }
 
@@ -250,6 +308,7 @@ impl State {
                 instance.machine.router(),
                 dataplane,
                 self.ports.get(&instance.port),
+                &self.links_up,
             );
             if faults != instance.faults {
                 instance.faults = faults;
@@ -377,6 +436,11 @@ impl State {
             }
         }
         let count = routers.len();
+        for router in &routers {
+            for link in &router.plain().track_interfaces {
+                self.look_at(&link.name);
+            }
+        }
         for router in routers {
             self.set_router(now, router);
         }
@@ -415,6 +479,7 @@ impl State {
             let made = Port::new(port.clone(), &self.driver.netlink);
             self.ports.insert(port.clone(), made);
         }
+        let weighed = self.weighed(&router);
         if let Some(at) = self.instances.iter().position(|i| i.key == key) {
             let removed = self.instances.get(at).is_some_and(|i| i.removed);
             if removed {
@@ -424,16 +489,27 @@ impl State {
             if let Some(instance) = self.instances.get_mut(at) {
                 instance.port = port;
                 instance.removed = false;
+                instance.configured = router;
+                instance
+                    .metrics
+                    .priority
+                    .set(weighed.priority().value().into());
             }
-            self.step(at, now, Event::Configure(router));
+            self.step(at, now, Event::Configure(weighed));
             if removed {
                 self.step(at, now, Event::Startup);
             }
             return;
         }
-        let faults = faults_of(&router, self.driver.track.fault(), self.ports.get(&port));
+        let faults = faults_of(
+            &router,
+            self.driver.track.fault(),
+            self.ports.get(&port),
+            &self.links_up,
+        );
         let metrics = self.driver.metrics.router(&key.labels());
-        let mut instance = Instance::new(key, port, router, metrics, now);
+        metrics.priority.set(weighed.priority().value().into());
+        let mut instance = Instance::new(key, port, router, weighed, metrics, now);
         instance.faults = faults;
         instance.machine.handle(now, Event::Faults(faults));
         self.instances.push(instance);
@@ -555,13 +631,21 @@ impl State {
     }
 }
 
-fn faults_of(router: &Router, dataplane: Option<Fault>, port: Option<&Port>) -> Faults {
+fn faults_of(
+    router: &Router,
+    dataplane: Option<Fault>,
+    port: Option<&Port>,
+    links_up: &HashSet<String>,
+) -> Faults {
     let tracked = router.plain().track_dataplane;
     let link = (!port.is_some_and(Port::works)).then_some(Fault::Link);
+    let misses = router.misses_a_link(|name| links_up.contains(name));
+    let tracked_link = misses.then_some(Fault::TrackedLink);
     dataplane
         .filter(|_| tracked)
         .into_iter()
         .chain(link)
+        .chain(tracked_link)
         .fold(Faults::NONE, Faults::with)
 }
 

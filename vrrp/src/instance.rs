@@ -55,6 +55,8 @@ impl RouterKey {
 pub(crate) struct Instance {
     pub(crate) key: RouterKey,
     pub(crate) port: PortKey,
+    /// As configured; the machine's has the priority that tracked interfaces leave.
+    pub(crate) configured: Arc<Router>,
     pub(crate) machine: Machine,
     pub(crate) metrics: RouterMetrics,
     pub(crate) faults: Faults,
@@ -72,6 +74,7 @@ impl Instance {
     pub(crate) fn new(
         key: RouterKey,
         port: PortKey,
+        configured: Arc<Router>,
         router: Arc<Router>,
         metrics: RouterMetrics,
         now: Time,
@@ -79,6 +82,7 @@ impl Instance {
         Self {
             key,
             port,
+            configured,
             machine: Machine::new(router, now),
             metrics,
             faults: Faults::NONE,

@@ -27,6 +27,7 @@ struct DropLabels {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     state: Family<RouterLabels, Gauge>,
+    priority: Family<RouterLabels, Gauge>,
     transitions: Family<RouterLabels, Counter>,
     sent: Family<RouterLabels, Counter>,
     received: Family<RouterLabels, Counter>,
@@ -50,6 +51,7 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone)]
 pub(crate) struct RouterMetrics {
     pub(crate) state: Gauge,
+    pub(crate) priority: Gauge,
     pub(crate) transitions: Counter,
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
@@ -68,6 +70,7 @@ impl Metrics {
         ];
         let metrics = Self {
             state: Family::default(),
+            priority: Family::default(),
             transitions: Family::default(),
             sent: Family::default(),
             received: Family::default(),
@@ -90,6 +93,11 @@ impl Metrics {
             "krater_vrrp_state",
             "0 initialize, 1 fault, 2 backup, 3 active",
             metrics.state.clone(),
+        );
+        registry.register(
+            "krater_vrrp_priority",
+            "Own priority in force, with the weights of tracked interfaces",
+            metrics.priority.clone(),
         );
         registry.register(
             "krater_vrrp_transitions",
@@ -158,6 +166,7 @@ impl Metrics {
     pub(crate) fn router(&self, labels: &RouterLabels) -> RouterMetrics {
         RouterMetrics {
             state: self.state.get_or_create_owned(labels),
+            priority: self.priority.get_or_create_owned(labels),
             transitions: self.transitions.get_or_create_owned(labels),
             sent: self.sent.get_or_create_owned(labels),
             received: self.received.get_or_create_owned(labels),
@@ -170,6 +179,7 @@ impl Metrics {
     /// Forgets a virtual router that was removed.
     pub(crate) fn forget(&self, labels: &RouterLabels) {
         self.state.remove(labels);
+        self.priority.remove(labels);
         self.transitions.remove(labels);
         self.sent.remove(labels);
         self.received.remove(labels);

@@ -96,6 +96,21 @@ fn every_rule_refuses_and_names_the_field() {
         ("/vrrp/0/password", json!("secret"), "vrrp[0].password"),
         ("/vrrp/0/multicast", json!(true), "vrrp[0].peers"),
         ("/vrrp/0/min_hop_limit", json!(0), "vrrp[0].min_hop_limit"),
+        (
+            "/vrrp/0/track_interfaces",
+            json!([{"name": "eth1"}]),
+            "vrrp[0].track_interfaces[0]",
+        ),
+        (
+            "/vrrp/0/track_interfaces",
+            json!([{"name": "eth2"}, {"name": "eth2"}]),
+            "vrrp[0].track_interfaces[1]",
+        ),
+        (
+            "/vrrp/0/track_interfaces",
+            json!([{"name": "eth2", "weight": 254}]),
+            "vrrp[0].track_interfaces[0]",
+        ),
         ("/vrrp/0/accept", json!(false), "vrrp[0].accept"),
         ("/vrrp/0/preempt_delay", json!(5), "vrrp[0].preempt_delay"),
         (

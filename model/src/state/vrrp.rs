@@ -66,12 +66,30 @@ pub struct VirtualRouter {
     /// Rules that follow the VIP.
     #[serde(default)]
     pub rules: Vec<Rule>,
+    /// Other interfaces whose state counts; `interface` itself always does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub track_interfaces: Vec<TrackInterface>,
     /// The VIP is held only while the data plane is healthy.
     #[serde(default = "yes")]
     pub track_dataplane: bool,
     /// Gratuitous ARP / unsolicited NA behaviour.
     #[serde(default)]
     pub announce: Announce,
+}
+
+/// Interfaces that a router tracks: an appliance has a handful.
+pub const MAX_TRACKED: usize = 16;
+
+/// An interface that a virtual router looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrackInterface {
+    /// Its name. One that does not exist is down.
+    pub name: String,
+    /// 0: a fault while it is down or has no carrier. Positive: added to the priority while it is up.
+    /// Negative: taken from the priority while it is down. -253 to 253.
+    #[serde(default)]
+    pub weight: i16,
 }
 
 impl VirtualRouter {
@@ -112,8 +130,36 @@ impl VirtualRouter {
         if self.preempt_delay != Millis::default() && !self.preempt {
             return refuse("preempt_delay", "has no effect without preempt");
         }
+        self.check_tracked()?;
         if !self.accept {
             return refuse("accept", "not supported yet: false");
+        }
+        Ok(())
+    }
+
+    fn check_tracked(&self) -> Result<(), FieldError> {
+        let all = &self.track_interfaces;
+        if all.len() > MAX_TRACKED {
+            let why = format!("{}: use at most {MAX_TRACKED}", all.len());
+            return Err(FieldError::new("track_interfaces", why));
+        }
+        for (i, tracked) in all.iter().enumerate() {
+            let name = &tracked.name;
+            let before = all.get(..i).unwrap_or_default();
+            let why = if name.is_empty() || name.len() > 15 {
+                format!("{name:?} is not an interface name: 1 to 15 bytes")
+            } else if *name == self.interface {
+                format!("{name} is the router's own, which always counts")
+            } else if before.iter().any(|other| other.name == *name) {
+                format!("{name} is there twice")
+            } else if !(-253..=253).contains(&tracked.weight) {
+                format!("weight {}: use -253 to 253", tracked.weight)
+            } else if tracked.weight != 0 && self.priority == Priority::OWNER {
+                "an owner's priority is 255 and does not change: use weight 0".to_owned()
+            } else {
+                continue;
+            };
+            return Err(FieldError::new(format!("track_interfaces[{i}]"), why));
         }
         Ok(())
     }

@@ -511,12 +511,16 @@ impl Machine {
             }
             return;
         }
-        if let Phase::Active(active) = &self.phase
+        if let Phase::Active(active) = &mut self.phase
             && let Some((source, until)) = active.predecessor
-            && (source, heard.priority > 0) == (heard.source, true)
+            && source == heard.source
+            && heard.priority > 0
             && heard.received < until
         {
-            // Giving way to it would leave nobody: it is about to withdraw.
+            // Giving way to it would leave nobody: it is about to withdraw. It answered for the
+            // addresses until then, so that they are announced again.
+            active.announcer.request(now);
+            self.announce_due(now);
             return;
         }
         let owners = heard.priority == OWNER && self.router.is_owner();

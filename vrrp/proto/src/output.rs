@@ -73,6 +73,8 @@ impl Belongings {
 pub enum Fault {
     /// The interface is missing, down, or has no carrier.
     Link,
+    /// A tracked interface is missing, down, or has no carrier.
+    TrackedLink,
     /// Nobody has told us which data plane to watch.
     DataplaneAbsent,
     /// The data plane's process has ended.
@@ -84,8 +86,9 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Link,
+        Self::TrackedLink,
         Self::DataplaneAbsent,
         Self::DataplaneDead,
         Self::DataplaneFrozen,
@@ -98,11 +101,13 @@ impl Fault {
             Self::DataplaneDead => 4,
             Self::DataplaneFrozen => 8,
             Self::DataplaneNotReady => 16,
+            Self::TrackedLink => 32,
         }
     }
     const fn text(self) -> &'static str {
         match self {
             Self::Link => "interface missing, down or without carrier",
+            Self::TrackedLink => "a tracked interface is missing, down or without carrier",
             Self::DataplaneAbsent => "no data plane to watch yet",
             Self::DataplaneDead => "data plane ended",
             Self::DataplaneFrozen => "data plane makes no progress",

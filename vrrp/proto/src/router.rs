@@ -103,6 +103,37 @@ impl Router {
         })
     }
 
+    /// Whether a tracked interface without weight is down.
+    pub fn misses_a_link(&self, is_up: impl Fn(&str) -> bool) -> bool {
+        let mut tracked = self.plain.track_interfaces.iter();
+        tracked.any(|link| link.weight == 0 && !is_up(&link.name))
+    }
+
+    /// The priority that the tracked interfaces leave: 1 to 254, whatever the weights sum to.
+    pub fn weighed_priority(&self, is_up: impl Fn(&str) -> bool) -> Priority {
+        let own = i64::from(self.plain.priority.value());
+        let weights = self.plain.track_interfaces.iter().map(|link| {
+            let counts = (link.weight > 0) == is_up(&link.name);
+            if counts { i64::from(link.weight) } else { 0 }
+        });
+        let sum = own + weights.sum::<i64>();
+        if sum == own {
+            return self.plain.priority;
+        }
+        u64::try_from(sum.clamp(1, 254))
+            .ok()
+            .and_then(|sum| Priority::new(sum).ok())
+            .unwrap_or(self.plain.priority)
+    }
+
+    /// The same router with another priority.
+    #[must_use]
+    pub fn with_priority(&self, priority: Priority) -> Self {
+        let mut other = self.clone();
+        other.plain.priority = priority;
+        other
+    }
+
     /// As it was written.
     pub fn plain(&self) -> &VirtualRouter {
         &self.plain
@@ -233,5 +264,42 @@ impl Router {
             routes: self.plain.routes.clone(),
             rules: self.plain.rules.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router(priority: u8, weights: &[(&str, i16)]) -> Router {
+        let tracked: Vec<_> = weights
+            .iter()
+            .map(|(name, weight)| serde_json::json!({"name": name, "weight": weight}))
+            .collect();
+        let document = serde_json::json!({
+            "vrid": 1, "interface": "eth1", "priority": priority, "advert_interval": 10,
+            "source": "192.0.2.1", "peers": ["192.0.2.2"], "addresses": ["192.0.2.100/32"],
+            "track_interfaces": tracked,
+        });
+        Router::new(serde_json::from_value(document).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn weights_of_tracked_interfaces() {
+        let weighed = |router: &Router, up: &[&str]| {
+            let priority = router.weighed_priority(|name| up.contains(&name));
+            priority.value()
+        };
+        let both = router(100, &[("eth2", 20), ("eth3", -30), ("eth4", 0)]);
+        assert_eq!(weighed(&both, &["eth2", "eth3"]), 120);
+        assert_eq!(weighed(&both, &["eth3"]), 100);
+        assert_eq!(weighed(&both, &["eth2"]), 90);
+        assert_eq!(weighed(&both, &[]), 70);
+        assert!(both.misses_a_link(|name| name != "eth4"));
+        assert!(!both.misses_a_link(|name| name == "eth4"));
+        // Never 0, which resigns, and never 255, which owns.
+        assert_eq!(weighed(&router(100, &[("eth2", -253)]), &[]), 1);
+        assert_eq!(weighed(&router(100, &[("eth2", 253)]), &["eth2"]), 254);
+        assert_eq!(weighed(&router(255, &[("eth2", 0)]), &[]), 255);
     }
 }

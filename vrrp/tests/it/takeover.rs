@@ -21,6 +21,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("both_killed_leaves_nothing_for_the_next", both_killed),
     ("partition_and_heal", partition_and_heal),
     ("lost_carrier_gives_up", lost_carrier),
+    ("tracked_interface_without_weight_is_a_fault", tracked_fault),
+    (
+        "tracked_interface_with_weight_moves_the_vip",
+        tracked_weight,
+    ),
     ("outages_are_reported", outages),
 ];
 
@@ -228,6 +233,82 @@ fn lost_carrier() {
     assert_eq!(lab.owners(), ["b"]);
     let netlink = NetlinkSocket::open_in(&lab.a.ns).unwrap();
     assert!(netlink.link_by_name("eth1").unwrap().unwrap().carrier);
+}
+
+/// Gives `node` a second interface that the test can take down.
+fn second_interface(node: &crate::lab::Node) -> (NetlinkSocket, u32) {
+    let netlink = NetlinkSocket::open_in(&node.ns).unwrap();
+    netlink.create_bridge("eth2", None, None).unwrap();
+    let index = netlink.link_by_name("eth2").unwrap().unwrap().index;
+    // A bridge has a carrier only with a port.
+    netlink
+        .create_veth(&krater_net::link::VethSpec {
+            name: "port",
+            mac: None,
+            master: Some(index),
+            mtu: None,
+            up: true,
+            peer: "far",
+            peer_mac: None,
+            peer_netns: None,
+        })
+        .unwrap();
+    let far = netlink.link_by_name("far").unwrap().unwrap().index;
+    netlink.set_up(far, true).unwrap();
+    netlink.set_up(index, true).unwrap();
+    wait_until("eth2 to have a carrier", || {
+        netlink.link_by_name("eth2").unwrap().unwrap().carrier
+    });
+    (netlink, far)
+}
+
+fn tracked_fault() {
+    let lab = Lab::pair("tracked", false);
+    let (netlink, far) = second_interface(&lab.a);
+    let mut config = lab.config(2, 1, 100);
+    config["routers"][0]["track_interfaces"] = serde_json::json!([{"name": "eth2"}]);
+    lab.a.apply(&config);
+    assert_eq!(lab.a.status().routers[0].state, Active);
+    // The far end goes down: eth2 is up, but has no carrier.
+    netlink.set_up(far, false).unwrap();
+    let fault = krater_model::control::RouterState::Fault;
+    let reason = lab.a.state_becomes(fault);
+    assert!(reason.contains("tracked interface"), "{reason}");
+    lab.b.state_becomes(Active);
+    assert_eq!(lab.owners(), ["b"]);
+    netlink.set_up(far, true).unwrap();
+    lab.a.state_becomes(Backup);
+    // One that does not exist is down.
+    config["revision"]["generation"] = 3.into();
+    config["routers"][0]["track_interfaces"] = serde_json::json!([{"name": "eth7"}]);
+    lab.a.apply(&config);
+    lab.a.state_becomes(fault);
+    assert_eq!(lab.owners(), ["b"]);
+}
+
+fn tracked_weight() {
+    let lab = Lab::pair("weight", false);
+    let (netlink, far) = second_interface(&lab.a);
+    for (host, node, priority) in [(1, &lab.a, 100), (2, &lab.b, 90)] {
+        let mut config = lab.config(2, host, priority);
+        config["routers"][0]["preempt"] = true.into();
+        if host == 1 {
+            let tracked = serde_json::json!([{"name": "eth2", "weight": -20}]);
+            config["routers"][0]["track_interfaces"] = tracked;
+        }
+        node.apply(&config);
+    }
+    let priority = || lab.a.metric("krater_vrrp_priority");
+    assert!((priority() - 100.0).abs() < 0.1);
+    netlink.set_up(far, false).unwrap();
+    let reason = lab.a.state_becomes(Backup);
+    assert!(reason.contains("is Active with priority 90"), "{reason}");
+    assert!((priority() - 80.0).abs() < 0.1);
+    wait_until("b alone to hold it", || lab.owners() == ["b"]);
+    netlink.set_up(far, true).unwrap();
+    lab.a.state_becomes(Active);
+    wait_until("a alone to hold it", || lab.owners() == ["a"]);
+    lab.answered_by("a");
 }
 
 /// What a client sees, for the log: how long nobody answers it. The clock of a test machine proves
