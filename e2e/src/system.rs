@@ -101,21 +101,36 @@ impl System {
     /// # Panics
     /// When it ends or does not get ready.
     pub fn up(&mut self) {
-        let said = self.spawn_up();
-        wait::until("krater up is ready", || {
+        self.spawn_up();
+        if !self.ready() {
+            panic!("krater up ended: {:?}\n{}", self.exited(), self.log());
+        }
+    }
+
+    /// Waits until the controller is ready; false when it ends before.
+    pub fn ready(&mut self) -> bool {
+        let said = self.folder.join("up.out");
+        wait::until("krater up is ready, or ends", || {
             let text = std::fs::read_to_string(&said).unwrap_or_default();
             let line = text
                 .lines()
                 .find_map(|line| line.strip_prefix("ready: http://"));
-            if line.is_none()
-                && let Some(status) = self.exited()
-            {
-                panic!("krater up ended with {status}:\n{}", self.log());
+            match line.and_then(|line| line.trim().parse().ok()) {
+                Some(address) => {
+                    self.api = Api { address };
+                    Some(true)
+                }
+                None => self.exited().map(|_| false),
             }
-            let address = line?.trim().parse().ok()?;
-            self.api = Api { address };
-            Some(())
-        });
+        })
+    }
+
+    /// Replaces `krater.toml` for the next [`Self::up`]; the system must have been started with one.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.folder.join("krater.toml"), config).expect("write krater.toml");
     }
 
     /// Starts the controller and does not wait: for one that shall die on the way. Gives the file with

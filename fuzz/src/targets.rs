@@ -1,5 +1,6 @@
 //! The targets.
 
+mod api;
 mod http;
 mod model;
 mod proxy;
@@ -10,6 +11,7 @@ pub type Target = fn(&[u8]);
 
 /// Name, which is also the corpus folder, and function.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("api_body", api::body),
     ("heartbeat", model::heartbeat),
     ("desired_state", model::desired_state),
     ("agent_toml", model::agent_toml),

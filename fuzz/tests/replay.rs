@@ -97,4 +97,10 @@ fn the_corpus_holds_messages_that_are_accepted() {
     krater_model::config::AgentConfig::parse(&read("agent_toml/full.toml")).unwrap();
     serde_json::from_str::<krater_model::wire::heartbeat::Beat>(&read("heartbeat/beat.json"))
         .unwrap();
+    // A message of every resource and operation, each understood as what its name says.
+    for body in krater_controller::http::v2::BODIES {
+        let text = read(&format!("api_body/{body}.json"));
+        krater_controller::http::v2::read(body, text.as_bytes())
+            .unwrap_or_else(|error| panic!("{body}: {error}"));
+    }
 }

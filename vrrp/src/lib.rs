@@ -15,6 +15,7 @@
 mod clock;
 mod config;
 mod control;
+mod cpu;
 mod driver;
 mod error;
 mod events;

@@ -5,7 +5,7 @@
 //! earlier one, and closing the connection changes nothing. Until the first frame there is no data
 //! plane to trust.
 
-use crate::sys;
+use crate::{cpu, sys};
 use krater_model::SCHEMA;
 use krater_model::control::{Progress, TrackDataplane};
 use krater_vrrp_proto::{Fault, Span, Time};
@@ -74,6 +74,28 @@ struct Watched {
     judge: Judge,
     dead: bool,
     next_sample: Time,
+    /// Its threads at the last sample, while it is silent.
+    threads: Option<(Time, Vec<cpu::Thread>)>,
+}
+
+impl Watched {
+    /// How much of the time since the last sample the data plane was able to use; all of it while nothing
+    /// is known.
+    fn usable(&mut self, now: Time, progress: Option<&Progress>) -> Span {
+        const ALL: Span = Span::from_millis(60_000);
+        if !progress.is_some_and(|progress| self.judge.is_silent(progress)) {
+            self.threads = None;
+            return ALL;
+        }
+        let Ok(threads) = cpu::threads(self.pid) else {
+            return ALL;
+        };
+        let before = self.threads.replace((now, threads));
+        match (before, &self.threads) {
+            (Some((at, before)), Some((_, after))) => cpu::usable(&before, after, now - at),
+            _ => ALL,
+        }
+    }
 }
 
 /// Makes the listening socket. A stale one of a predecessor is replaced.
@@ -141,7 +163,9 @@ impl Track {
             let mut record = [0; Progress::SIZE];
             let read = watched.progress.read_exact_at(&mut record, 0);
             let progress = read.ok().and_then(|()| Progress::decode(&record));
-            self.fault = watched.judge.sample(now, self.canary.beats(), progress);
+            let usable = watched.usable(now, progress.as_ref());
+            let beats = self.canary.beats();
+            self.fault = watched.judge.sample(now, beats, usable, progress);
         }
     }
 
@@ -190,6 +214,7 @@ impl Track {
                 judge: Judge::new(Span::from(track.frozen_after.duration())),
                 dead: false,
                 next_sample: now,
+                threads: None,
             });
         }
     }
@@ -277,10 +302,21 @@ impl Judge {
         }
     }
 
-    /// Silence counts only as far as we were awake to see it, and as far as the canary shows that a
-    /// thread of normal priority could run: after a stall of the machine, and on one that starves,
-    /// the data plane gets the time to move again.
-    fn sample(&mut self, now: Time, beats: u64, progress: Option<Progress>) -> Option<Fault> {
+    /// Whether this is no progress since the last sample.
+    fn is_silent(&self, progress: &Progress) -> bool {
+        self.last.is_some_and(|last| last.ticks == progress.ticks)
+    }
+
+    /// Silence counts only as far as we were awake to see it, as far as the canary shows that a thread of
+    /// normal priority could run, and as far as the data plane's own threads had the CPU that they want
+    /// (`usable`): after a stall of the machine, and on one that starves, it gets the time to move again.
+    fn sample(
+        &mut self,
+        now: Time,
+        beats: u64,
+        usable: Span,
+        progress: Option<Progress>,
+    ) -> Option<Fault> {
         let Some(progress) = progress else {
             return Some(Fault::DataplaneNotReady);
         };
@@ -290,7 +326,7 @@ impl Judge {
                 let ours = (now - last.at).min(SAMPLE.times(2));
                 let canarys = SAMPLE.times(beats.saturating_sub(last.beats));
                 self.watched = self.watched + ours;
-                self.silent = self.silent + ours.min(canarys);
+                self.silent = self.silent + ours.min(canarys).min(usable);
             }
             None => {
                 self.watched = Span::ZERO;
@@ -329,49 +365,72 @@ mod tests {
         Time::default() + Span::from_millis(millis)
     }
 
+    const ALL: Span = Span::from_millis(20);
     const FROZEN: Option<Fault> = Some(Fault::DataplaneFrozen);
 
     #[test]
     fn silence_is_a_freeze_and_progress_ends_it() {
         let mut judge = Judge::new(Span::from_millis(100));
         let not_ready = Some(Fault::DataplaneNotReady);
-        assert_eq!(judge.sample(at(0), 0, None), not_ready);
-        assert_eq!(judge.sample(at(20), 1, progress(1, false)), not_ready);
-        assert_eq!(judge.sample(at(40), 2, progress(2, true)), None);
+        assert_eq!(judge.sample(at(0), 0, ALL, None), not_ready);
+        assert_eq!(judge.sample(at(20), 1, ALL, progress(1, false)), not_ready);
+        assert_eq!(judge.sample(at(40), 2, ALL, progress(2, true)), None);
         for beat in 3..7 {
             let now = at(beat * 20);
-            assert_eq!(judge.sample(now, beat.into(), progress(2, true)), None);
+            assert_eq!(judge.sample(now, beat.into(), ALL, progress(2, true)), None);
         }
-        assert_eq!(judge.sample(at(140), 7, progress(2, true)), FROZEN);
-        assert_eq!(judge.sample(at(160), 8, progress(2, true)), FROZEN);
-        assert_eq!(judge.sample(at(180), 9, progress(3, true)), None);
+        assert_eq!(judge.sample(at(140), 7, ALL, progress(2, true)), FROZEN);
+        assert_eq!(judge.sample(at(160), 8, ALL, progress(2, true)), FROZEN);
+        assert_eq!(judge.sample(at(180), 9, ALL, progress(3, true)), None);
     }
 
     #[test]
     fn our_own_stall_is_not_the_data_planes() {
         let mut judge = Judge::new(Span::from_millis(100));
-        assert_eq!(judge.sample(at(0), 0, progress(1, true)), None);
-        assert_eq!(judge.sample(at(20), 1, progress(2, true)), None);
+        assert_eq!(judge.sample(at(0), 0, ALL, progress(1, true)), None);
+        assert_eq!(judge.sample(at(20), 1, ALL, progress(2, true)), None);
         // All stood still for a minute; only 20 ms of it count, as much as the canary beat.
-        assert_eq!(judge.sample(at(60_020), 2, progress(2, true)), None);
-        assert_eq!(judge.sample(at(60_040), 3, progress(2, true)), None);
-        assert_eq!(judge.sample(at(60_060), 4, progress(2, true)), None);
-        assert_eq!(judge.sample(at(60_080), 5, progress(2, true)), None);
-        assert_eq!(judge.sample(at(60_100), 6, progress(2, true)), FROZEN);
+        assert_eq!(judge.sample(at(60_020), 2, ALL, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_040), 3, ALL, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_060), 4, ALL, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_080), 5, ALL, progress(2, true)), None);
+        assert_eq!(judge.sample(at(60_100), 6, ALL, progress(2, true)), FROZEN);
     }
 
     #[test]
     fn a_starving_machine_is_given_time_but_not_for_ever() {
         let mut judge = Judge::new(Span::from_millis(100));
-        assert_eq!(judge.sample(at(0), 1, progress(1, true)), None);
+        assert_eq!(judge.sample(at(0), 1, ALL, progress(1, true)), None);
         // We run on time with our real-time priority, the canary does not.
         for step in 1..=25 {
-            assert_eq!(judge.sample(at(step * 20), 1, progress(1, true)), None);
+            assert_eq!(judge.sample(at(step * 20), 1, ALL, progress(1, true)), None);
         }
-        assert_eq!(judge.sample(at(520), 2, progress(1, true)), None);
+        assert_eq!(judge.sample(at(520), 2, ALL, progress(1, true)), None);
         for step in 27..50 {
-            assert_eq!(judge.sample(at(step * 20), 2, progress(1, true)), None);
+            assert_eq!(judge.sample(at(step * 20), 2, ALL, progress(1, true)), None);
         }
-        assert_eq!(judge.sample(at(1_000), 2, progress(1, true)), FROZEN);
+        assert_eq!(judge.sample(at(1_000), 2, ALL, progress(1, true)), FROZEN);
+    }
+
+    #[test]
+    fn a_data_plane_that_waits_for_a_cpu_is_given_time_but_not_for_ever() {
+        let mut judge = Judge::new(Span::from_millis(100));
+        let waits = Span::from_millis(1);
+        assert_eq!(judge.sample(at(0), 0, ALL, progress(1, true)), None);
+        for step in 1..50 {
+            let (now, beats) = (at(step * 20), step.into());
+            assert_eq!(judge.sample(now, beats, waits, progress(1, true)), None);
+        }
+        assert_eq!(
+            judge.sample(at(1_000), 50, waits, progress(1, true)),
+            FROZEN
+        );
+        // One that has the CPU and makes no progress is not.
+        assert_eq!(judge.sample(at(1_020), 51, ALL, progress(2, true)), None);
+        for step in 52..56 {
+            let (now, beats) = (at(step * 20), step.into());
+            assert_eq!(judge.sample(now, beats, ALL, progress(2, true)), None);
+        }
+        assert_eq!(judge.sample(at(1_120), 56, ALL, progress(2, true)), FROZEN);
     }
 }

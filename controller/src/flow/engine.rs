@@ -3,7 +3,7 @@
 use super::World;
 use super::crash::Point;
 use super::kinds::{self, Step};
-use super::steps::{self, Context, StepError};
+use super::steps::{self, Context, Reason, StepError};
 use crate::db::entity::flow;
 use crate::db::query::flow::FlowKind;
 use crate::db::query::journal::{self, Lost, state};
@@ -337,7 +337,7 @@ impl Worker {
         };
         let effect = match effect {
             Ok(_) if way == Way::Forward && crash.fails(context.kind, step.name) => {
-                return Ok(Err(StepError::permanent("injected fault")));
+                return Ok(Err(StepError::permanent(Reason::InjectedFault, step.name)));
             }
             Ok(effect) => effect,
             Err(error) => return Ok(Err(error)),

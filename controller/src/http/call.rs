@@ -83,6 +83,26 @@ impl FromRequest<AppState> for Call {
     }
 }
 
+fn missing(argument: &str) -> Error {
+    Error::bad(format!("Missing argument: \"{argument}\""))
+}
+
+/// The JSON object that a body is.
+pub(super) fn object(bytes: &[u8], argument: &str) -> Result<Map<String, Value>, Error> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(missing(argument));
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Error::bad(format!(
+            "Invalid input for field/attribute {argument}. The body must be a JSON object."
+        ))),
+        Err(error) => Err(Error::bad(format!(
+            "Request is not in valid JSON format: {error}"
+        ))),
+    }
+}
+
 impl Call {
     /// The JSON object of the body. `argument` is upstream's name for it in its texts.
     pub(super) fn json(&self, argument: &str) -> Result<Map<String, Value>, Error> {
@@ -98,11 +118,10 @@ impl Call {
                     .trim()
                     .to_owned()
             });
-        let missing = || Error::bad(format!("Missing argument: \"{argument}\""));
         match kind.as_deref() {
             None | Some("" | "application/json" | "text/javascript" | "application/javascript") => {
             }
-            Some("application/x-www-form-urlencoded") => return Err(missing()),
+            Some("application/x-www-form-urlencoded") => return Err(missing(argument)),
             Some(other) => {
                 return Err(Error::new(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -110,18 +129,7 @@ impl Call {
                 ));
             }
         }
-        if self.bytes.iter().all(u8::is_ascii_whitespace) {
-            return Err(missing());
-        }
-        match serde_json::from_slice(&self.bytes) {
-            Ok(Value::Object(map)) => Ok(map),
-            Ok(_) => Err(Error::bad(format!(
-                "Invalid input for field/attribute {argument}. The body must be a JSON object."
-            ))),
-            Err(error) => Err(Error::bad(format!(
-                "Request is not in valid JSON format: {error}"
-            ))),
-        }
+        object(&self.bytes, argument)
     }
 
     /// Whether the query has `name` with a true value.

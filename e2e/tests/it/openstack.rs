@@ -23,6 +23,20 @@ fn peers() -> PathBuf {
     folder
 }
 
+/// Runs a statement on a controller's database while no controller does: what an operator would do by hand.
+pub(crate) fn sql(database: &std::path::Path, statement: &str) {
+    let program =
+        "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db: db.execute(sys.argv[2])";
+    let done = Command::new(peers().join("venv-cli/bin/python"))
+        .args(["-c", program])
+        .arg(database)
+        .arg(statement)
+        .output()
+        .expect("python");
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{statement}: {errors}");
+}
+
 fn shell(system: &System, script: &str) -> Output {
     let peers = peers();
     // The block's own PATH line speaks of the usual build folder; here the tested one comes first.

@@ -1,6 +1,6 @@
 //! `Allocate`: decides which amphorae go and come, and makes the rows of those that come.
 
-use super::{Context, Replacement, StepError, address, parse};
+use super::{Context, Reason, Replacement, StepError, address, parse};
 use crate::config::Topology;
 use crate::db::entity::amphora;
 use crate::db::now;
@@ -43,7 +43,7 @@ pub(super) async fn run(context: &Context) -> Result<Value, StepError> {
     }))
     .await;
     let facts: BTreeMap<String, (bool, bool)> = facts.into_iter().collect();
-    serde_json::to_value(facts).map_err(|error| StepError::permanent(error.to_string()))
+    serde_json::to_value(facts).map_err(StepError::damaged)
 }
 
 pub(super) async fn commit(
@@ -96,7 +96,7 @@ pub(super) async fn commit(
         leave: plan.leave,
         come,
     };
-    serde_json::to_value(replacement).map_err(|error| StepError::permanent(error.to_string()))
+    serde_json::to_value(replacement).map_err(StepError::damaged)
 }
 
 /// A row with a port on the management network and one on the VIP's.
@@ -106,7 +106,7 @@ async fn make(
     txn: &DatabaseTransaction,
 ) -> Result<AmphoraId, StepError> {
     let id = AmphoraId::random();
-    let missing = |what: &str| StepError::permanent(format!("{what} is not in the inventory"));
+    let missing = |what: &str| StepError::permanent(Reason::NotInInventory, what);
     let management = network::network_by_name(txn, MANAGEMENT_NETWORK)
         .await?
         .ok_or_else(|| missing(MANAGEMENT_NETWORK))?;

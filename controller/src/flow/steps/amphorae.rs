@@ -1,6 +1,6 @@
 //! Steps that boot, wait for and end amphorae. All amphorae of a step are worked on at the same time.
 
-use super::{Context, StepError, address, parse};
+use super::{Context, Reason, StepError, address, parse};
 use crate::db::entity::{amphora, amphora_health};
 use crate::db::now;
 use crate::db::query::flow::OneAmphora;
@@ -39,7 +39,7 @@ async fn rows(
     if rows.len() == ids.len() {
         Ok(rows)
     } else {
-        Err(StepError::permanent("the row of an amphora is missing"))
+        Err(StepError::damaged("the row of an amphora is missing"))
     }
 }
 
@@ -66,7 +66,7 @@ async fn boot_one(
     let issued = world
         .pki
         .issue_amphora(id, SystemTime::now(), world.settings.certificate_days)
-        .map_err(|error| StepError::permanent(krater_model::report(&error)))?;
+        .map_err(|error| StepError::permanent(Reason::PrivateCa, krater_model::report(&error)))?;
     let expires = super::certificate::unix_ms(issued.expires);
     let boot = Boot {
         amphora: id,
@@ -74,8 +74,7 @@ async fn boot_one(
             "management MAC",
             row.mgmt_mac.as_deref().unwrap_or_default(),
         )?,
-        management_address: IpNet::new(ip, MANAGEMENT_PREFIX)
-            .map_err(|error| StepError::permanent(error.to_string()))?,
+        management_address: IpNet::new(ip, MANAGEMENT_PREFIX).map_err(StepError::damaged)?,
         server_pem: issued.pem,
         client_ca_pem: world.pki.client_ca_pem().to_owned(),
         heartbeat: world.common.heartbeat.clone(),
@@ -88,8 +87,8 @@ async fn boot_one(
 }
 
 pub(super) async fn booted(effect: &Value, txn: &DatabaseTransaction) -> Result<(), StepError> {
-    let booted: BTreeMap<String, (String, i64)> = serde_json::from_value(effect.clone())
-        .map_err(|error| StepError::permanent(error.to_string()))?;
+    let booted: BTreeMap<String, (String, i64)> =
+        serde_json::from_value(effect.clone()).map_err(StepError::damaged)?;
     for (id, (compute_id, expires)) in booted {
         amphora::Entity::update_many()
             .col_expr(amphora::Column::ComputeId, Some(compute_id).into())
@@ -156,9 +155,7 @@ async fn answering(
             Ok(info) => return Ok((row.id.clone(), info.version)),
             Err(error) if Instant::now() >= deadline || !error.retryable() => {
                 let text = krater_model::report(&error);
-                return Err(StepError::permanent(format!(
-                    "amphora-not-answering: {text}"
-                )));
+                return Err(StepError::permanent(Reason::AmphoraNotAnswering, text));
             }
             Err(_) => tokio::time::sleep(ASK_AGAIN).await,
         }
@@ -188,13 +185,16 @@ async fn resign(context: &Context, row: &amphora::Model) -> Result<(), StepError
         .one(context.world.db.read())
         .await?;
     if health.is_none_or(|health| health.last_beat < now() - SILENT_MS) {
-        return Err(StepError::permanent("not heard of lately"));
+        return Err(StepError::permanent(
+            Reason::AmphoraUnreachable,
+            "not heard of lately",
+        ));
     }
     let state = super::push::resigned(context, row).await?;
     let put = context.world.agents.put_state(address(row)?, &state);
     tokio::time::timeout(RESIGN, put)
         .await
-        .map_err(|_| StepError::permanent("too slow"))??;
+        .map_err(|_| StepError::permanent(Reason::AmphoraTimeout, "too slow"))??;
     Ok(())
 }
 
@@ -222,13 +222,14 @@ pub(super) async fn ready(context: &Context, round: usize) -> Result<Value, Step
             _ if Instant::now() < deadline => tokio::time::sleep(ASK_AGAIN).await,
             (None, _) => {
                 let found = describe(&states);
-                return Err(StepError::permanent(format!("no-vip-owner: {found}")));
+                return Err(StepError::permanent(Reason::NoVipOwner, found));
             }
             (_, Some((id, _))) => {
                 let found = describe(&states);
-                return Err(StepError::permanent(format!(
-                    "amphora-not-ready: {id}: {found}"
-                )));
+                return Err(StepError::permanent(
+                    Reason::AmphoraNotReady,
+                    format!("{id}: {found}"),
+                ));
             }
         }
     }

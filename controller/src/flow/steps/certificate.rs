@@ -1,6 +1,6 @@
 //! `Certificate`: gives an amphora a new server certificate.
 
-use super::{Context, StepError, address, parse};
+use super::{Context, Reason, StepError, address, parse};
 use crate::db::entity::amphora;
 use crate::db::now;
 use crate::db::query::flow::OneAmphora;
@@ -15,13 +15,13 @@ pub(super) async fn run(context: &Context) -> Result<Value, StepError> {
         .one(world.db.read())
         .await?
         .filter(|row| row.status != "DELETED")
-        .ok_or_else(|| StepError::permanent(format!("amphora {} is gone", one.amphora_id)))?;
+        .ok_or_else(|| StepError::damaged(format!("amphora {} is gone", one.amphora_id)))?;
     let id = parse("amphora id", &row.id)?;
     let days = world.settings.certificate_days;
     let issued = world
         .pki
         .issue_amphora(id, SystemTime::now(), days)
-        .map_err(|error| StepError::permanent(krater_model::report(&error)))?;
+        .map_err(|error| StepError::permanent(Reason::PrivateCa, krater_model::report(&error)))?;
     let (to, agents) = (address(&row)?, &world.agents);
     agents
         .put_certificate(to, &issued.pem, &context.request_id)

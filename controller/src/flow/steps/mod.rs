@@ -6,16 +6,13 @@
 
 use super::World;
 use super::kinds::{Action, Step};
-use crate::agent_client::{self, Address};
+use crate::agent_client::Address;
 use crate::db::entity::{amphora, flow};
 use crate::db::now;
 use crate::db::query::flow::FlowKind;
 use crate::db::query::graph::{self, Graph};
-use crate::db::query::journal::Lost;
-use crate::db::query::network::AllocationError;
-use crate::drivers::compute;
 use crate::failover::plan::Role;
-use krater_model::{AmphoraId, FieldError, report};
+use krater_model::AmphoraId;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,8 +26,11 @@ use std::sync::Arc;
 mod allocate;
 mod amphorae;
 mod certificate;
+mod error;
 mod push;
 mod settle;
+
+pub use error::{Reason, StepError};
 
 /// What a step knows of its flow.
 #[derive(Debug)]
@@ -80,19 +80,19 @@ impl Context {
     fn load_balancer(&self) -> Result<&str, StepError> {
         self.load_balancer_id
             .as_deref()
-            .ok_or_else(|| StepError::permanent("the flow names no load balancer"))
+            .ok_or_else(|| StepError::damaged("the flow names no load balancer"))
     }
 
     fn payload<T: DeserializeOwned>(&self) -> Result<T, StepError> {
         serde_json::from_value(self.payload.clone())
-            .map_err(|error| StepError::permanent(format!("payload: {error}")))
+            .map_err(|error| StepError::damaged(format!("payload: {error}")))
     }
 
     async fn graph(&self, db: &impl ConnectionTrait) -> Result<Graph, StepError> {
         let id = self.load_balancer()?;
         graph::load(db, id)
             .await?
-            .ok_or_else(|| StepError::permanent(format!("load balancer {id} does not exist")))
+            .ok_or_else(|| StepError::damaged(format!("load balancer {id} does not exist")))
     }
 
     /// Whether a round is over: who left has gone, who came serves. Its steps are not undone any more, for
@@ -136,81 +136,6 @@ impl Replacement {
 
     fn comes(&self, id: &str) -> bool {
         self.come.iter().any(|(come, _)| come.to_string() == id)
-    }
-}
-
-/// A step failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct StepError {
-    /// What failed, with causes. Shown in the load balancer's error reason.
-    pub text: String,
-    /// Whether trying again can help.
-    pub retryable: bool,
-}
-
-impl StepError {
-    /// Trying again can help.
-    pub fn retryable(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            retryable: true,
-        }
-    }
-
-    /// Trying again cannot help.
-    pub fn permanent(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            retryable: false,
-        }
-    }
-}
-
-impl From<DbErr> for StepError {
-    fn from(error: DbErr) -> Self {
-        Self::retryable(format!("database: {}", report(&error)))
-    }
-}
-
-impl From<Lost> for StepError {
-    fn from(error: Lost) -> Self {
-        Self::retryable(report(&error))
-    }
-}
-
-impl From<compute::Error> for StepError {
-    fn from(error: compute::Error) -> Self {
-        Self {
-            text: report(&error),
-            retryable: error.retryable,
-        }
-    }
-}
-
-impl From<agent_client::Error> for StepError {
-    fn from(error: agent_client::Error) -> Self {
-        Self {
-            text: report(&error),
-            retryable: error.retryable(),
-        }
-    }
-}
-
-impl From<FieldError> for StepError {
-    fn from(error: FieldError) -> Self {
-        Self::permanent(report(&error))
-    }
-}
-
-impl From<AllocationError> for StepError {
-    fn from(error: AllocationError) -> Self {
-        // A full subnet is not empty a second later.
-        let retryable = matches!(error, AllocationError::Sql(_));
-        Self {
-            text: report(&error),
-            retryable,
-        }
     }
 }
 
@@ -325,7 +250,7 @@ pub fn address(row: &amphora::Model) -> Result<Address, StepError> {
 
 fn parse<T: FromStr<Err: Display>>(what: &str, text: &str) -> Result<T, StepError> {
     text.parse()
-        .map_err(|error: T::Err| StepError::permanent(format!("{what} {text:?}: {error}")))
+        .map_err(|error: T::Err| StepError::damaged(format!("{what} {text:?}: {error}")))
 }
 
 async fn set_status(

@@ -1,6 +1,6 @@
 //! `Push`: composes the desired states, plugs NICs, and pushes to all amphorae at once.
 
-use super::{Context, Replacement, StepError, address, parse, settle};
+use super::{Context, Reason, Replacement, StepError, address, parse, settle};
 use crate::agent_client;
 use crate::db::entity::{amphora, port};
 use crate::db::query::graph::{self, AMPHORA_PORT, Graph};
@@ -94,8 +94,8 @@ pub(super) async fn run(context: &Context, round: usize) -> Result<Value, StepEr
     let stays = |id: &str| !replacement.leaves(id);
     let targets = compose(context, &replacement, stays, false).await?;
     if targets.is_empty() {
-        let text = "no-amphora: there is none to push to";
-        return Err(StepError::permanent(text));
+        let text = "there is none to push to";
+        return Err(StepError::permanent(Reason::NoAmphora, text));
     }
     Ok(json!(send(context, &targets).await?))
 }
@@ -235,10 +235,8 @@ async fn overtake(
         amphora = target.row.id,
         "the amphora knows newer states than the database: epoch raised"
     );
-    Err(StepError::retryable(format!(
-        "{}; epoch raised to {epoch}",
-        report(error)
-    )))
+    let text = format!("{}; epoch raised to {epoch}", report(error));
+    Err(StepError::retryable(Reason::AmphoraRefused, text))
 }
 
 async fn epoch(db: &impl ConnectionTrait) -> Result<Epoch, DbErr> {
@@ -326,7 +324,7 @@ async fn revise(
 /// Of the content with generation 0.
 fn digest(state: &DesiredState) -> Result<String, StepError> {
     use aws_lc_rs::digest::{SHA256, digest};
-    let text = serde_json::to_vec(state).map_err(|e| StepError::permanent(e.to_string()))?;
+    let text = serde_json::to_vec(state).map_err(StepError::damaged)?;
     let hash = digest(&SHA256, &text);
     Ok(hash
         .as_ref()
@@ -344,7 +342,7 @@ pub(super) async fn resigned(
     let composed: Result<DesiredState, Compose> = transaction!(context.world.db, |txn| {
         journal::fence(txn, &context.id, &context.worker).await?;
         let row = amphora::Entity::find_by_id(row.id.clone()).one(txn).await?;
-        let row = row.ok_or_else(|| StepError::permanent("the amphora's row is gone"))?;
+        let row = row.ok_or_else(|| StepError::damaged("the amphora's row is gone"))?;
         let common = Common {
             epoch: epoch(txn).await?,
             ..context.world.common.clone()
@@ -393,9 +391,10 @@ async fn allocate_ports(
                 .into_iter()
                 .find(|name| !names.contains(name))
                 .ok_or_else(|| {
-                    StepError::permanent(format!(
-                        "too-many-networks: an amphora has at most {MAX_NICS} NICs"
-                    ))
+                    StepError::permanent(
+                        Reason::TooManyNetworks,
+                        format!("an amphora has at most {MAX_NICS} NICs"),
+                    )
                 })?;
             let new = NewPort {
                 id: None,
@@ -437,8 +436,7 @@ fn to_plug(graph: &Graph, row: &amphora::Model, all: bool) -> Result<Vec<Nic>, S
 }
 
 pub(super) async fn commit(effect: &Value, txn: &DatabaseTransaction) -> Result<(), StepError> {
-    let pushed: Pushed = serde_json::from_value(effect.clone())
-        .map_err(|error| StepError::permanent(error.to_string()))?;
+    let pushed: Pushed = serde_json::from_value(effect.clone()).map_err(StepError::damaged)?;
     for (id, (epoch, generation)) in pushed.applied {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         amphora::Entity::update_many()

@@ -37,7 +37,7 @@ impl Rig {
         assert_eq!(flows[0].state, journal::state::REVERTED, "{at}");
         assert_eq!(
             flows[0].error.as_deref(),
-            Some(format!("{step}: injected fault").as_str())
+            Some(format!("{step}: injected-fault: {step}").as_str())
         );
         let steps = flow_step::Entity::find()
             .filter(flow_step::Column::FlowId.eq(flows[0].id.clone()))

@@ -12,7 +12,7 @@ use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Longest delay and time-out in seconds: what fits the data plane's 24 days in milliseconds.
 const MAX_SECONDS: i32 = 2_073_600;
@@ -221,14 +221,18 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
     Ok(ok(json!({"healthmonitor": call.fields(render(&view))})))
 }
 
-pub(super) async fn create(call: Call) -> Result<Response, Error> {
+pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
     let argument = "health_monitor_";
-    let body = Body::open(call.json(argument)?, argument, "healthmonitor", CREATE)?;
+    let body = Body::open(outer, argument, "healthmonitor", CREATE)?;
     let pool = body.uuid("pool_id")?;
-    let new = New {
+    Ok(New {
         pool_id: body.required("pool_id", pool)?,
         ..parse(&body)?
-    };
+    })
+}
+
+pub(super) async fn create(call: Call) -> Result<Response, Error> {
+    let new = created(call.json("health_monitor_")?)?;
     let id = app::create(&call.state, &call.caller, &new).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(with_status(
@@ -237,14 +241,14 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
     ))
 }
 
-pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
     let argument = "health_monitor_";
-    let body = Body::open(call.json(argument)?, argument, "healthmonitor", UPDATE)?;
+    let body = Body::open(outer, argument, "healthmonitor", UPDATE)?;
     let number = |name: &str, max: i32| match body.int(name, 1, max)? {
         Field::Null => Err(Error::option("None", name)),
         other => Ok(other.value()),
     };
-    let change = Change {
+    Ok(Change {
         name: body.text("name", TEXT)?.change(String::new()),
         enabled: body.bool("admin_state_up")?.change(false),
         delay: number("delay", MAX_SECONDS)?,
@@ -259,7 +263,11 @@ pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Respons
         http_version: http_version(&body)?.change_or_clear(),
         domain_name: domain_name(&body)?.change_or_clear(),
         tags: body.tags()?.change(Vec::new()),
-    };
+    })
+}
+
+pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
+    let change = changed(call.json("health_monitor_")?)?;
     app::update(&call.state, &call.caller, &id, &change).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(ok(json!({"healthmonitor": render(&view)})))

@@ -12,7 +12,7 @@ use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Attributes of a create.
 pub(super) const CREATE: &[&str] = &[
@@ -177,8 +177,8 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
     Ok(ok(json!({"l7policy": call.fields(render(&view))})))
 }
 
-pub(super) async fn create(call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("l7policy_")?, "l7policy_", "l7policy", CREATE)?;
+pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
+    let body = Body::open(outer, "l7policy_", "l7policy", CREATE)?;
     let listener = body.uuid("listener_id")?;
     if body.has_content("redirect_pool") || body.has_content("rules") {
         return Err(Error::validation(
@@ -186,10 +186,14 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
              balancer: use redirect_pool_id, and create the rules after the policy.",
         ));
     }
-    let new = New {
+    Ok(New {
         listener_id: body.required("listener_id", listener)?,
         ..parse(&body)?
-    };
+    })
+}
+
+pub(super) async fn create(call: Call) -> Result<Response, Error> {
+    let new = created(call.json("l7policy_")?)?;
     let id = app::create(&call.state, &call.caller, &new).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(with_status(
@@ -198,16 +202,20 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
     ))
 }
 
-pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("l7policy_")?, "l7policy_", "l7policy", UPDATE)?;
-    let change = Change {
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
+    let body = Body::open(outer, "l7policy_", "l7policy", UPDATE)?;
+    Ok(Change {
         name: body.text("name", TEXT)?.change(String::new()),
         description: body.description()?.change(String::new()),
         enabled: body.bool("admin_state_up")?.change(false),
         target: target(&body)?,
         position: body.int("position", 1, i32::MAX)?.value(),
         tags: body.tags()?.change(Vec::new()),
-    };
+    })
+}
+
+pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
+    let change = changed(call.json("l7policy_")?)?;
     app::update(&call.state, &call.caller, &id, &change).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(ok(json!({"l7policy": render(&view)})))

@@ -11,7 +11,7 @@ use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Attributes of a create.
 pub(super) const CREATE: &[&str] = &[
@@ -110,9 +110,13 @@ pub(super) async fn show(
     Ok(ok(json!({"rule": call.fields(render(&view))})))
 }
 
+pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
+    let body = Body::open(outer, "rule_", "rule", CREATE)?;
+    parse(&body)
+}
+
 pub(super) async fn create(Path(policy): Path<String>, call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("rule_")?, "rule_", "rule", CREATE)?;
-    let new = parse(&body)?;
+    let new = created(call.json("rule_")?)?;
     let id = app::create(&call.state, &call.caller, &policy, &new).await?;
     let view = app::show(&call.state, &policy, &id).await?;
     Ok(with_status(
@@ -121,11 +125,8 @@ pub(super) async fn create(Path(policy): Path<String>, call: Call) -> Result<Res
     ))
 }
 
-pub(super) async fn update(
-    Path((policy, id)): Path<(String, String)>,
-    call: Call,
-) -> Result<Response, Error> {
-    let body = Body::open(call.json("l7rule_")?, "l7rule_", "rule", UPDATE)?;
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
+    let body = Body::open(outer, "l7rule_", "rule", UPDATE)?;
     let word = |name: &str, words: &[&str]| match body.choice(name, words)? {
         Field::Null => Err(Error::option("None", name)),
         other => Ok(other.value()),
@@ -134,7 +135,7 @@ pub(super) async fn update(
         Field::Null => return Err(Error::option("None", "value")),
         other => other.value(),
     };
-    let change = Change {
+    Ok(Change {
         enabled: body.bool("admin_state_up")?.change(false),
         kind: word("type", TYPES)?,
         compare_type: word("compare_type", COMPARISONS)?,
@@ -142,7 +143,14 @@ pub(super) async fn update(
         value,
         invert: body.bool("invert")?.change(false),
         tags: body.tags()?.change(Vec::new()),
-    };
+    })
+}
+
+pub(super) async fn update(
+    Path((policy, id)): Path<(String, String)>,
+    call: Call,
+) -> Result<Response, Error> {
+    let change = changed(call.json("l7rule_")?)?;
     app::update(&call.state, &call.caller, &policy, &id, &change).await?;
     let view = app::show(&call.state, &policy, &id).await?;
     Ok(ok(json!({"rule": render(&view)})))

@@ -12,7 +12,7 @@ use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Longest time-out in milliseconds: 24 days, upstream's limit.
@@ -250,8 +250,8 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
     Ok(ok(json!({"listener": call.fields(render(&view))})))
 }
 
-pub(super) async fn create(call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("listener_")?, "listener_", "listener", CREATE)?;
+pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
+    let body = Body::open(outer, "listener_", "listener", CREATE)?;
     let lb = body.uuid("loadbalancer_id")?;
     let lb = body.required("loadbalancer_id", lb)?;
     if body.has_content("default_pool") || body.has_content("l7policies") {
@@ -260,10 +260,14 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
              load balancer: use default_pool_id, and create the policies after the listener.",
         ));
     }
-    let new = New {
+    Ok(New {
         load_balancer_id: lb,
         ..parse(&body)?
-    };
+    })
+}
+
+pub(super) async fn create(call: Call) -> Result<Response, Error> {
+    let new = created(call.json("listener_")?)?;
     let id = app::create(&call.state, &call.caller, &new).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(with_status(
@@ -272,13 +276,13 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
     ))
 }
 
-pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("listener_")?, "listener_", "listener", UPDATE)?;
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
+    let body = Body::open(outer, "listener_", "listener", UPDATE)?;
     body.refuse_unsupported("listener")?;
     let timeout = |name: &str, default: i32| -> Result<Option<i32>, Error> {
         Ok(timeout(&body, name)?.change(default))
     };
-    let change = Change {
+    Ok(Change {
         name: body.text("name", TEXT)?.change(String::new()),
         description: body.description()?.change(String::new()),
         enabled: body.bool("admin_state_up")?.change(false),
@@ -291,7 +295,11 @@ pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Respons
         timeout_member_data: timeout("timeout_member_data", TIMEOUTS.member_data)?,
         timeout_tcp_inspect: timeout("timeout_tcp_inspect", TIMEOUTS.tcp_inspect)?,
         tags: body.tags()?.change(Vec::new()),
-    };
+    })
+}
+
+pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
+    let change = changed(call.json("listener_")?)?;
     app::update(&call.state, &call.caller, &id, &change).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(ok(json!({"listener": render(&view)})))

@@ -10,7 +10,7 @@ use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const CREATE: &[&str] = &[
     "name",
@@ -93,13 +93,8 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
     Ok(ok(json!({"loadbalancer": call.fields(render(&view))})))
 }
 
-pub(super) async fn create(call: Call) -> Result<Response, Error> {
-    let body = Body::open(
-        call.json("load_balancer")?,
-        "load_balancer",
-        "loadbalancer",
-        CREATE,
-    )?;
+pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
+    let body = Body::open(outer, "load_balancer", "loadbalancer", CREATE)?;
     body.refuse_unsupported("loadbalancer")?;
     let mut pools = Vec::new();
     for definition in body.objects("pools", pool::CREATE)? {
@@ -109,7 +104,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
     for definition in body.objects("listeners", listener::CREATE)? {
         listeners.push(listener::parse_in_graph(&definition, &mut pools)?);
     }
-    let new = New {
+    Ok(New {
         name: body.text("name", TEXT)?.or_default(),
         description: body.description()?.or_default(),
         enabled: admin_state(&body)?,
@@ -124,7 +119,11 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
         tags: body.tags()?.or_default(),
         listeners,
         pools,
-    };
+    })
+}
+
+pub(super) async fn create(call: Call) -> Result<Response, Error> {
+    let new = created(call.json("load_balancer")?)?;
     let graph = !new.listeners.is_empty() || !new.pools.is_empty();
     let id = app::create(&call.state, &call.caller, &new).await?;
     let mut shown = render(&app::show(&call.state, &id).await?);
@@ -170,20 +169,19 @@ async fn embed(call: &Call, shown: &mut Value, whole: &Whole) -> Result<(), Erro
     Ok(())
 }
 
-pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let body = Body::open(
-        call.json("load_balancer")?,
-        "load_balancer",
-        "loadbalancer",
-        UPDATE,
-    )?;
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
+    let body = Body::open(outer, "load_balancer", "loadbalancer", UPDATE)?;
     body.refuse_unsupported("loadbalancer")?;
-    let change = Change {
+    Ok(Change {
         name: body.text("name", TEXT)?.change(String::new()),
         description: body.description()?.change(String::new()),
         enabled: body.bool("admin_state_up")?.change(false),
         tags: body.tags()?.change(Vec::new()),
-    };
+    })
+}
+
+pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
+    let change = changed(call.json("load_balancer")?)?;
     app::update(&call.state, &call.caller, &id, &change).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(ok(json!({"loadbalancer": render(&view)})))

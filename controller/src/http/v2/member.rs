@@ -12,7 +12,7 @@ use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Members of one batch: what fits a body of [`super::super::MAX_BODY`] anyway.
 const MAX_BATCH: usize = 10_000;
@@ -120,9 +120,13 @@ pub(super) async fn show(
     Ok(ok(json!({"member": call.fields(render(&view))})))
 }
 
+pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
+    let body = Body::open(outer, "member_", "member", CREATE)?;
+    parse(&body)
+}
+
 pub(super) async fn create(Path(pool): Path<String>, call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("member_")?, "member_", "member", CREATE)?;
-    let new = parse(&body)?;
+    let new = created(call.json("member_")?)?;
     let id = app::create(&call.state, &call.caller, &pool, &new).await?;
     let view = app::show(&call.state, &pool, &id).await?;
     Ok(with_status(
@@ -131,8 +135,7 @@ pub(super) async fn create(Path(pool): Path<String>, call: Call) -> Result<Respo
     ))
 }
 
-pub(super) async fn replace(Path(pool): Path<String>, call: Call) -> Result<Response, Error> {
-    let mut outer = call.json("members_")?;
+pub(super) fn replaced(mut outer: Map<String, Value>) -> Result<Vec<New>, Error> {
     let unknown = outer.keys().find(|key| *key != "members").cloned();
     if let Some(key) = unknown {
         return Err(Error::bad(format!(
@@ -153,17 +156,19 @@ pub(super) async fn replace(Path(pool): Path<String>, call: Call) -> Result<Resp
         let body = Body::new(item, "members_.members".to_owned(), CREATE)?;
         wanted.push(parse(&body)?);
     }
+    Ok(wanted)
+}
+
+pub(super) async fn replace(Path(pool): Path<String>, call: Call) -> Result<Response, Error> {
+    let wanted = replaced(call.json("members_")?)?;
     let additive = call.flag("additive_only");
     app::replace(&call.state, &call.caller, &pool, &wanted, additive).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-pub(super) async fn update(
-    Path((pool, id)): Path<(String, String)>,
-    call: Call,
-) -> Result<Response, Error> {
-    let body = Body::open(call.json("member_")?, "member_", "member", UPDATE)?;
-    let change = Change {
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
+    let body = Body::open(outer, "member_", "member", UPDATE)?;
+    Ok(Change {
         name: body.text("name", TEXT)?.change(String::new()),
         enabled: body.bool("admin_state_up")?.change(false),
         weight: body.int("weight", 0, 256)?.change(1),
@@ -171,7 +176,14 @@ pub(super) async fn update(
         monitor_address: body.ip("monitor_address")?.change_or_clear(),
         monitor_port: body.int("monitor_port", 1, 65_535)?.change_or_clear(),
         tags: body.tags()?.change(Vec::new()),
-    };
+    })
+}
+
+pub(super) async fn update(
+    Path((pool, id)): Path<(String, String)>,
+    call: Call,
+) -> Result<Response, Error> {
+    let change = changed(call.json("member_")?)?;
     app::update(&call.state, &call.caller, &pool, &id, &change).await?;
     let view = app::show(&call.state, &pool, &id).await?;
     Ok(ok(json!({"member": render(&view)})))

@@ -1,9 +1,9 @@
 //! Octavia's API v2: one module per resource. The same tree is served under four roots.
 
-use super::call::Call;
+use super::call::{Call, object};
 use super::envelope::ok;
 use super::openapi::Resource;
-use crate::app::AppState;
+use crate::app::{AppState, Error};
 use axum::Router;
 use axum::response::Response;
 use axum::routing::{get, post, put};
@@ -31,6 +31,55 @@ pub(super) const RESOURCES: &[Resource] = &[
     l7policy::RESOURCE,
     l7rule::RESOURCE,
 ];
+
+/// What a body is read as: the resource and the operation, as `krater-fuzz` names them.
+pub const BODIES: [&str; 16] = [
+    "loadbalancer-create",
+    "loadbalancer-update",
+    "listener-create",
+    "listener-update",
+    "pool-create",
+    "pool-update",
+    "member-create",
+    "member-update",
+    "members-replace",
+    "healthmonitor-create",
+    "healthmonitor-update",
+    "l7policy-create",
+    "l7policy-update",
+    "rule-create",
+    "rule-update",
+    "quota-update",
+];
+
+/// Reads a body as the handlers do, without doing anything: for the fuzz target. The text is what was
+/// understood.
+pub fn read(body: &str, bytes: &[u8]) -> Result<String, Error> {
+    macro_rules! read {
+        ($parse:path, $argument:expr) => {
+            $parse(object(bytes, $argument)?).map(|read| format!("{read:?}"))
+        };
+    }
+    match body {
+        "loadbalancer-create" => read!(load_balancer::created, "load_balancer"),
+        "loadbalancer-update" => read!(load_balancer::changed, "load_balancer"),
+        "listener-create" => read!(listener::created, "listener_"),
+        "listener-update" => read!(listener::changed, "listener_"),
+        "pool-create" => read!(pool::created, "pool_"),
+        "pool-update" => read!(pool::changed, "pool_"),
+        "member-create" => read!(member::created, "member_"),
+        "member-update" => read!(member::changed, "member_"),
+        "members-replace" => read!(member::replaced, "members_"),
+        "healthmonitor-create" => read!(health_monitor::created, "health_monitor_"),
+        "healthmonitor-update" => read!(health_monitor::changed, "health_monitor_"),
+        "l7policy-create" => read!(l7policy::created, "l7policy_"),
+        "l7policy-update" => read!(l7policy::changed, "l7policy_"),
+        "rule-create" => read!(l7rule::created, "rule_"),
+        "rule-update" => read!(l7rule::changed, "l7rule_"),
+        "quota-update" => read!(quota::changed, "quotas"),
+        other => Err(Error::bad(format!("no body is {other}"))),
+    }
+}
 
 /// All routes of the API.
 pub(super) fn routes() -> Router<AppState> {
@@ -166,9 +215,9 @@ fn not_yet(path: &str, what: &'static str, links: &'static str) -> Router<AppSta
         _ => "availability_zone_profiles",
     };
     let empty = move || async move { ok(json!({plural: [], links: []})) };
-    let refuse = move || async move { crate::app::Error::not_supported(what) };
+    let refuse = move || async move { Error::not_supported(what) };
     let missing = move |axum::extract::Path(id): axum::extract::Path<String>| async move {
-        crate::app::Error::not_found(what, &id)
+        Error::not_found(what, &id)
     };
     Router::new()
         .route(&format!("/{path}"), get(empty).merge(post(refuse)))

@@ -12,7 +12,7 @@ use crate::http::openapi::Resource;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Attributes of a create.
 pub(super) const CREATE: &[&str] = &[
@@ -215,8 +215,8 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
     Ok(ok(json!({"pool": call.fields(render(&view))})))
 }
 
-pub(super) async fn create(call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("pool_")?, "pool_", "pool", CREATE)?;
+pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
+    let body = Body::open(outer, "pool_", "pool", CREATE)?;
     let new = parse(&body)?;
     if !new.members.is_empty() || new.health_monitor.is_some() {
         return Err(Error::validation(
@@ -224,6 +224,11 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
              balancer: create the pool, then its members.",
         ));
     }
+    Ok(new)
+}
+
+pub(super) async fn create(call: Call) -> Result<Response, Error> {
+    let new = created(call.json("pool_")?)?;
     let id = app::create(&call.state, &call.caller, &new).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(with_status(
@@ -232,21 +237,25 @@ pub(super) async fn create(call: Call) -> Result<Response, Error> {
     ))
 }
 
-pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let body = Body::open(call.json("pool_")?, "pool_", "pool", UPDATE)?;
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
+    let body = Body::open(outer, "pool_", "pool", UPDATE)?;
     body.refuse_unsupported("pool")?;
     let algorithm = match body.choice("lb_algorithm", ALGORITHMS)? {
         Field::Null => return Err(Error::option("None", "lb_algorithm")),
         other => other.value(),
     };
-    let change = Change {
+    Ok(Change {
         name: body.text("name", TEXT)?.change(String::new()),
         description: body.description()?.change(String::new()),
         enabled: body.bool("admin_state_up")?.change(false),
         lb_algorithm: algorithm,
         persistence: persistence(&body)?.change_or_clear(),
         tags: body.tags()?.change(Vec::new()),
-    };
+    })
+}
+
+pub(super) async fn update(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
+    let change = changed(call.json("pool_")?)?;
     app::update(&call.state, &call.caller, &id, &change).await?;
     let view = app::show(&call.state, &id).await?;
     Ok(ok(json!({"pool": render(&view)})))

@@ -11,7 +11,7 @@ use crate::transaction;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Limit of what has none of its own.
 const UNLIMITED: i32 = -1;
@@ -80,16 +80,12 @@ pub(super) async fn defaults_of(Path(_project): Path<String>) -> Response {
     ok(json!({"quota": render(None)}))
 }
 
-pub(super) async fn update(Path(project): Path<String>, call: Call) -> Result<Response, Error> {
-    if project.len() > 36 {
-        let why = "Value should have a maximum character requirement of 36";
-        return Err(Error::input("project_id", project, why));
-    }
-    let body = Body::open(call.json("quotas")?, "quotas", "quota", UPDATE)?;
+pub(super) fn changed(outer: Map<String, Value>) -> Result<Limits, Error> {
+    let body = Body::open(outer, "quotas", "quota", UPDATE)?;
     let limit =
         |name: &str| Ok::<_, Error>(body.int(name, UNLIMITED, MAX_LIMIT)?.change_or_clear());
     let either = |name: &str, old: &str| Ok::<_, Error>(limit(name)?.or(limit(old)?));
-    let limits = Limits {
+    Ok(Limits {
         load_balancer: either("loadbalancer", "load_balancer")?,
         listener: limit("listener")?,
         pool: limit("pool")?,
@@ -97,7 +93,15 @@ pub(super) async fn update(Path(project): Path<String>, call: Call) -> Result<Re
         health_monitor: either("healthmonitor", "health_monitor")?,
         l7policy: limit("l7policy")?,
         l7rule: limit("l7rule")?,
-    };
+    })
+}
+
+pub(super) async fn update(Path(project): Path<String>, call: Call) -> Result<Response, Error> {
+    if project.len() > 36 {
+        let why = "Value should have a maximum character requirement of 36";
+        return Err(Error::input("project_id", project, why));
+    }
+    let limits = changed(call.json("quotas")?)?;
     let db = &call.state.db;
     let done: Result<quota::Model, Error> =
         transaction!(db, |txn| { app::set(txn, &project, &limits).await });
