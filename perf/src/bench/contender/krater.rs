@@ -7,16 +7,11 @@ use crate::sys;
 use anyhow::{Context, bail};
 use krater_model::config::DATAPLANE_UID;
 use krater_model::control::{DataplaneStatus, Progress, Snapshot};
-use krater_model::state::{
-    Algorithm, Certificate, HealthCheck, HealthMonitor, HttpCheck, HttpVersion, InsertHeader,
-    L7Action, L7Compare, L7Policy, L7Rule, L7Subject, Listener, ListenerProtocol, ListenerTls,
-    LoadBalancer, Member, Pool, PoolProtocol, Timeouts,
-};
 use krater_model::{
-    CertificateId, Epoch, Generation, HealthMonitorId, L7PolicyId, L7RuleId, ListenerId,
-    LoadBalancerId, MemberId, Millis, PoolId, Port, ProbeCount, Revision, SCHEMA, Secret,
-    StatusCode, Weight,
+    CertificateId, HealthMonitorId, L7PolicyId, L7RuleId, ListenerId, LoadBalancerId, MemberId,
+    PoolId, SCHEMA,
 };
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -63,8 +58,8 @@ pub(super) fn start(
     sys::inherit(&mut command, progress)?;
     let child = task.topology.spawn(Place::Balancer, command)?;
     let snapshot = snapshot(task, address)?;
-    let mut shown = serde_json::to_value(&snapshot)?;
-    shown["certificates"] = serde_json::Value::from("(left out of the report)");
+    let mut shown = snapshot.clone();
+    shown["certificates"] = Value::from("(left out of the report)");
     let shown = serde_json::to_string_pretty(&shown)?;
     let body = serde_json::to_vec(&snapshot)?;
     // The data plane would refuse the same; here the field is named without a look into its log.
@@ -113,143 +108,67 @@ pub(super) fn seen(folder: &Path) -> anyhow::Result<Seen> {
     Ok(seen)
 }
 
-fn ranged<T>(value: Result<T, String>) -> anyhow::Result<T> {
-    value.map_err(anyhow::Error::msg)
-}
-
-/// The document that the controller would make of such a load balancer.
-fn snapshot(task: &Task<'_>, address: SocketAddr) -> anyhow::Result<Snapshot> {
-    let pool = |name: &str| -> anyhow::Result<Pool> {
-        let members = task.topology.members.iter().map(|to| {
-            Ok(Member {
-                id: MemberId::random(),
-                name: String::new(),
-                enabled: true,
-                address: *to,
-                port: ranged(Port::new(task.member_port()?.into()))?,
-                weight: ranged(Weight::new(1))?,
-                backup: false,
-                monitor_address: None,
-                monitor_port: None,
-            })
-        });
-        Ok(Pool {
-            options: Default::default(),
-            id: PoolId::random(),
-            name: name.into(),
-            enabled: true,
-            protocol: if task.is_http() {
-                PoolProtocol::Http
-            } else {
-                PoolProtocol::Tcp
-            },
-            algorithm: Algorithm::RoundRobin,
-            persistence: None,
-            health_monitor: Some(monitor(task)?),
-            tls: None,
-            members: members.collect::<anyhow::Result<_>>()?,
+/// The document that the controller would make of such a load balancer. Written as JSON, so that fields
+/// that come later have the values that the controller's document has without them.
+fn snapshot(task: &Task<'_>, address: SocketAddr) -> anyhow::Result<Value> {
+    let port = task.member_port()?;
+    let id = PoolId::random;
+    let protocol = match task.service {
+        Service::Udp => bail!("not supported yet: UDP listeners"),
+        Service::Echo | Service::Bulk => "TCP",
+        Service::TlsEcdsa | Service::TlsRsa => "TERMINATED_HTTPS",
+        Service::Http | Service::Policies(_) => "HTTP",
+    };
+    let check = if task.is_http() {
+        json!({ "type": "HTTP", "method": "GET", "path": "/health", "expected": [[200, 200]] })
+    } else {
+        json!({ "type": "TCP" })
+    };
+    let pool = |id: PoolId| {
+        let members: Vec<Value> = task
+            .topology
+            .members
+            .iter()
+            .map(|to| json!({ "id": MemberId::random(), "address": to, "port": port, "weight": 1 }))
+            .collect();
+        // Checked every five seconds, as in the other configurations.
+        json!({
+            "id": id, "protocol": if task.is_http() { "HTTP" } else { "TCP" },
+            "algorithm": "ROUND_ROBIN", "members": members,
+            "health_monitor": { "id": HealthMonitorId::random(), "enabled": true, "check": check,
+                "delay": 5_000, "timeout": 5_000, "rise": 2, "fall": 3 },
         })
     };
-    let mut pools = vec![pool("default")?];
+    let default = id();
+    let mut pools = vec![pool(default)];
     let mut policies = Vec::new();
     for n in 1..=task.policies() {
-        let target = pool(&format!("policy-{n}"))?;
-        policies.push(L7Policy {
-            id: L7PolicyId::random(),
-            enabled: true,
-            position: n.into(),
-            action: L7Action::RedirectToPool { pool: target.id },
-            rules: vec![L7Rule {
-                id: L7RuleId::random(),
-                enabled: true,
-                subject: L7Subject::Path,
-                compare: L7Compare::StartsWith,
-                value: task.prefix(n),
-                invert: false,
-            }],
-        });
-        pools.push(target);
+        let target = id();
+        pools.push(pool(target));
+        policies.push(json!({
+            "id": L7PolicyId::random(), "position": n,
+            "action": { "type": "REDIRECT_TO_POOL", "pool": target },
+            "rules": [{ "id": L7RuleId::random(), "subject": { "type": "PATH" },
+                "compare": "STARTS_WITH", "value": task.prefix(n) }],
+        }));
     }
-    let certificate = Certificate {
-        id: CertificateId::of(task.pem.as_bytes()),
-        pem: Secret::new(task.pem),
-    };
-    let listener = Listener {
-        id: ListenerId::random(),
-        name: String::new(),
-        enabled: true,
-        protocol: match task.service {
-            Service::Udp => bail!("not supported yet: UDP listeners"),
-            Service::Echo | Service::Bulk => ListenerProtocol::Tcp,
-            Service::TlsEcdsa | Service::TlsRsa => ListenerProtocol::TerminatedHttps,
-            Service::Http | Service::Policies(_) => ListenerProtocol::Http,
-        },
-        port: ranged(Port::new(address.port().into()))?,
-        connection_limit: None,
-        timeouts: Timeouts::default(),
-        allowed_cidrs: Vec::new(),
-        options: Default::default(),
-        insert_headers: if task.is_http() {
-            vec![InsertHeader::XForwardedFor]
-        } else {
-            Vec::new()
-        },
-        tls: task.is_tls().then(|| ListenerTls {
-            default_certificate: certificate.id.clone(),
-            sni_certificates: Vec::new(),
-            versions: Vec::new(),
-            ciphers: Vec::new(),
-            alpn: Vec::new(),
-            client_authentication: Default::default(),
-            client_ca: None,
-            client_crl: None,
-            hsts: None,
-        }),
-        default_pool: pools.first().map(|pool| pool.id),
-        l7_policies: policies,
-    };
-    Ok(Snapshot {
-        schema: SCHEMA,
-        revision: Revision {
-            epoch: Epoch(1),
-            generation: Generation(1),
-        },
-        request_id: "req-krater-perf".into(),
-        load_balancers: vec![LoadBalancer {
-            id: LoadBalancerId::random(),
-            name: "perf".into(),
-            enabled: true,
-            vips: vec![address.ip()],
-            listeners: vec![listener],
-            pools,
-        }],
-        certificates: if task.is_tls() {
-            vec![certificate]
-        } else {
-            Vec::new()
-        },
-    })
-}
-
-/// Every five seconds, as in the other configurations.
-fn monitor(task: &Task<'_>) -> anyhow::Result<HealthMonitor> {
-    Ok(HealthMonitor {
-        id: HealthMonitorId::random(),
-        enabled: true,
-        check: if task.is_http() {
-            HealthCheck::Http(HttpCheck {
-                method: "GET".into(),
-                path: "/health".into(),
-                expected: vec![(ranged(StatusCode::new(200))?, ranged(StatusCode::new(200))?)],
-                version: HttpVersion::Http10,
-                host: None,
-            })
-        } else {
-            HealthCheck::Tcp
-        },
-        delay: Millis::literal(5_000),
-        timeout: Millis::literal(5_000),
-        rise: ranged(ProbeCount::new(2))?,
-        fall: ranged(ProbeCount::new(3))?,
-    })
+    let mut listener = json!({
+        "id": ListenerId::random(), "protocol": protocol, "port": address.port(),
+        "default_pool": default, "l7_policies": policies,
+    });
+    if task.is_http() {
+        listener["insert_headers"] = json!(["X-Forwarded-For"]);
+    }
+    let mut certificates = Vec::new();
+    if task.is_tls() {
+        let id = CertificateId::of(task.pem.as_bytes());
+        listener["tls"] = json!({ "default_certificate": id });
+        certificates.push(json!({ "id": id, "pem": task.pem }));
+    }
+    Ok(json!({
+        "schema": SCHEMA, "revision": { "epoch": 1, "generation": 1 },
+        "request_id": "req-krater-perf", "certificates": certificates,
+        "load_balancers": [{ "id": LoadBalancerId::random(), "name": "perf",
+            "vips": [address.ip()], "listeners": [listener], "pools": pools }],
+    }))
 }
