@@ -12,6 +12,7 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -330,6 +331,20 @@ pub(crate) fn delete_rule(rule: &Rule) -> Request {
     let message = RouteNetlinkMessage::DelRule(rule_message(rule));
     let what = format!("delete rule {rule:?}");
     Request::new(message, NLM_F_ACK, what).forgiving(&[libc::ENOENT])
+}
+
+pub(crate) fn delete_neighbour(link: u32, address: IpAddr) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.ifindex = link;
+    let destination = NeighbourAttribute::Destination(address.into());
+    message.attributes.push(destination);
+    let what = format!("delete neighbour {address} of link {link}");
+    Request::new(RouteNetlinkMessage::DelNeighbour(message), NLM_F_ACK, what)
+        .forgiving(&[libc::ENOENT, libc::ENODEV])
 }
 
 /// The link in an answer or event.

@@ -14,6 +14,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Larger than any datagram that the kernel makes for a dump (32 KiB).
@@ -178,6 +179,11 @@ impl NetlinkSocket {
     /// Deletes a rule; none there is fine.
     pub fn delete_rule(&self, rule: &Rule) -> Result<()> {
         self.request(&message::delete_rule(rule))
+    }
+
+    /// Forgets what was learned of the neighbour `address`; nothing learned is fine.
+    pub fn delete_neighbour(&self, link: u32, address: IpAddr) -> Result<()> {
+        self.request(&message::delete_neighbour(link, address))
     }
 
     fn request(&self, request: &Request) -> Result<()> {

@@ -80,6 +80,8 @@ pub struct Watch {
     /// Silence before this moment is ours.
     since: Instant,
     looked: Instant,
+    /// When each was first looked at: one that was never heard is silent since then.
+    met: HashMap<String, Instant>,
     behind: HashMap<String, Instant>,
     asked: HashMap<String, (Instant, Duration)>,
     /// When they were asked to be started again, in this silence.
@@ -92,6 +94,7 @@ impl Watch {
         Self {
             since: now,
             looked: now,
+            met: HashMap::new(),
             behind: HashMap::new(),
             asked: HashMap::new(),
             restarted: HashMap::new(),
@@ -115,8 +118,16 @@ impl Watch {
             self.since = now;
         }
         self.looked = now;
-        let since = self.since;
-        let silence = |a: &Watched| age(now, a.heard.map_or(since, |heard| heard.max(since)));
+        self.met
+            .retain(|id, _| amphorae.iter().any(|a| a.id == *id));
+        for amphora in amphorae {
+            self.met.entry(amphora.id.clone()).or_insert(now);
+        }
+        let (met, since) = (&self.met, self.since);
+        let silence = |a: &Watched| {
+            let heard = a.heard.or_else(|| met.get(&a.id).copied());
+            age(now, heard.map_or(since, |heard| heard.max(since)))
+        };
         let silent = |a: &Watched| silence(a) >= limits.stale_after;
         let dead: Vec<&Watched> = amphorae.iter().filter(|a| !a.held && silent(a)).collect();
         let storm = limits.failover_threshold > 0 && dead.len() >= limits.failover_threshold;
@@ -326,6 +337,16 @@ mod tests {
             1,
             "and then is nobody's"
         );
+    }
+
+    #[test]
+    fn one_that_was_just_made_has_the_whole_limit_for_its_first_word() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        assert!(looks(&mut watch, start, (0, 30), |_| vec![], &[], LIMITS).is_empty());
+        let young = |_| vec![watched("a1", None)];
+        let asked = looks(&mut watch, start, (31, 40), young, &[], LIMITS);
+        assert_eq!(asked, [(36_000, Request::Amphora("a1".into()))]);
     }
 
     #[test]

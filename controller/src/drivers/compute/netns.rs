@@ -192,6 +192,12 @@ impl Inner {
         let peer = (MANAGEMENT_NIC, boot.management_mac);
         let network = self.layout.open_management()?;
         pair(&network, &name, MANAGEMENT_BRIDGE, None, peer, management)?;
+        // Addresses are used again: what was learned of the last owner would send the first packets to
+        // nobody, and a lost SYN costs a second.
+        let outside = NetlinkSocket::open_in(&network)?;
+        if let Some(bridge) = outside.link_by_name(MANAGEMENT_BRIDGE)? {
+            outside.delete_neighbour(bridge.index, boot.management_address.addr())?;
+        }
         let inside = NetlinkSocket::open_in(management)?;
         let missing = || io::Error::other("the management NIC is not in its namespace");
         let link = inside.link_by_name(MANAGEMENT_NIC)?.ok_or_else(missing)?;

@@ -434,3 +434,30 @@ fn a_missing_program_is_named_and_not_retried() {
     let text = krater_model::error::report(&error);
     assert!(text.contains("/nonexistent/amphora"), "{text}");
 }
+
+/// A lost SYN costs a second: nothing may be remembered of the last owner of an address.
+#[test]
+fn a_used_management_address_is_free_of_its_last_owner() {
+    let host = Host::new();
+    let management = host.layout.open_management().unwrap();
+    let neighbours = || {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/arp");
+        management.run(read).unwrap().unwrap()
+    };
+    let first = AmphoraId::random();
+    host.boot(first).unwrap();
+    let old = MANAGEMENT_MAC.to_string();
+    let ask = || std::net::UdpSocket::bind("100.96.0.1:0")?.send_to(b"x", "100.96.0.7:9");
+    let started = std::time::Instant::now();
+    while !neighbours().contains(&old) {
+        assert!(started.elapsed() < Duration::from_secs(20), "not learned");
+        management.run(ask).unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    host.runtime.block_on(host.compute.delete(first)).unwrap();
+    assert!(neighbours().contains(&old), "{}", neighbours());
+    let mut second = spec(AmphoraId::random());
+    second.management_mac = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 9]);
+    host.runtime.block_on(host.compute.boot(second)).unwrap();
+    assert!(!neighbours().contains(&old), "{}", neighbours());
+}
