@@ -6,8 +6,10 @@
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction,
-    DbErr, EntityTrait, TransactionTrait,
+    DbErr, EntityTrait, RuntimeErr, SqlxSqliteConnector, TransactionTrait,
 };
+use sqlx::sqlite::{SqliteConnection, SqliteTransactionManager as SqliteTransactions};
+use sqlx::{ConnectOptions as _, Connection as _, TransactionManager};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -66,6 +68,18 @@ pub enum Error {
 pub trait Retriable {
     /// Busy, deadlock, serialization failure.
     fn retriable(&self) -> bool;
+}
+
+/// Whether the disk that holds the database is full. SQLite: SQLITE_FULL. PostgreSQL: 53100. MariaDB: 1021.
+pub fn is_full(error: &DbErr) -> bool {
+    let text = error.to_string();
+    [
+        "database or disk is full",
+        "No space left on device",
+        "Disk full",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
 }
 
 impl Retriable for DbErr {
@@ -191,7 +205,10 @@ macro_rules! transaction {
                         Ok(value)
                     }
                     Err(error) => {
-                        transaction.rollback().await?;
+                        // Its failure says less than what failed, and the pool closes the connection.
+                        if let Err(failed) = transaction.rollback().await {
+                            tracing::debug!(error = %failed, "not rolled back");
+                        }
                         Err(error)
                     }
                 }
@@ -227,25 +244,40 @@ async fn sqlite(
     connections: u32,
     read_only: bool,
 ) -> Result<DatabaseConnection, Error> {
-    let mut options = ConnectOptions::new("sqlite://");
-    let file = file.to_owned();
-    options
+    use sqlx::sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+    };
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(!read_only)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging();
+    let pool = SqlitePoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(move |options| {
-            use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-            options
-                .filename(&file)
-                .create_if_missing(!read_only)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .foreign_keys(true)
-                .busy_timeout(BUSY_TIMEOUT)
-        });
-    Ok(sea_orm::Database::connect(options).await?)
+        .after_release(|connection, _| Box::pin(is_outside_transactions(connection)))
+        .connect_with(options)
+        .await
+        .map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error)))?;
+    Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+}
+
+/// Whether a released connection may be used again. On a full disk or an I/O error SQLite ends the
+/// transaction by itself, the ROLLBACK that follows fails, and sqlx goes on to count it as open: later
+/// transactions become savepoints in one that nobody commits. Such a connection is closed.
+async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // A rollback of a dropped transaction is in the queue before this.
+    connection.ping().await?;
+    let depth = <SqliteTransactions as TransactionManager>::get_transaction_depth(connection);
+    if depth > 0 {
+        tracing::warn!("a database connection was closed: its transaction ended in an error");
+    }
+    Ok(depth == 0)
 }
 
 /// Names of the migrations of this program, oldest first.

@@ -2,6 +2,7 @@ use super::*;
 use crate::db::query::network::{self, NewPort, NewSubnet};
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, PaginatorTrait};
+use std::collections::BTreeMap;
 
 async fn fresh() -> (tempfile::TempDir, Db) {
     let dir = tempfile::tempdir().unwrap();
@@ -147,4 +148,78 @@ async fn foreign_keys_are_enforced() {
         created_at: Set(0),
     };
     assert!(orphan.insert(db.write()).await.is_err());
+}
+
+/// A folder on a small disk of its own. Needs root.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        let size = Some("size=4m");
+        nix::mount::mount(Some("tmpfs"), folder.path(), Some("tmpfs"), flags, size)
+            .expect("mount a tmpfs: this test needs root");
+        Self(folder)
+    }
+
+    /// Leaves no page free.
+    fn fill(&self) -> PathBuf {
+        use std::io::Write as _;
+        let path = self.0.path().join("fill");
+        let mut file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_on_a_full_disk_and_after_it_is_kept() {
+    let disk = SmallDisk::new();
+    let file = disk.0.path().join("krater.db");
+    let db = Db::open_sqlite(&file).await.unwrap();
+    let fill = disk.fill();
+    let mut acknowledged = BTreeMap::new();
+    let mut refused = 0;
+    let mut write = async |n: u32, acknowledged: &mut BTreeMap<String, String>| {
+        let (key, value) = (format!("key{}", n % 7), format!("{n}").repeat(2_000));
+        let done: Result<(), DbErr> =
+            transaction!(db, |txn| { query::meta::write(txn, &key, &value).await });
+        match done {
+            Ok(()) => drop(acknowledged.insert(key.clone(), value)),
+            Err(error) => {
+                assert!(is_full(&error), "{error}");
+                refused += 1;
+            }
+        }
+        // Readers see it at once, not after the next restart.
+        let seen = query::meta::read(db.read(), &key).await.unwrap();
+        assert_eq!(seen.as_ref(), acknowledged.get(&key), "write {n}");
+        refused
+    };
+    for n in 0..40 {
+        write(n, &mut acknowledged).await;
+    }
+    let while_full = write(40, &mut acknowledged).await;
+    assert!(while_full > 20, "the disk was full: {while_full} refused");
+    std::fs::remove_file(fill).unwrap();
+    for n in 50..60 {
+        assert_eq!(write(n, &mut acknowledged).await, while_full, "{n}");
+    }
+    drop(db);
+    let again = Db::open_sqlite(&file).await.unwrap();
+    for (key, value) in acknowledged {
+        let kept = query::meta::read(again.read(), &key).await.unwrap();
+        assert_eq!(kept, Some(value));
+    }
 }

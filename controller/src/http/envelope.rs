@@ -94,7 +94,11 @@ impl IntoResponse for Error {
             }
             Self::Sql(error) => {
                 tracing::error!(error = %krater_model::report(error), "database failed");
-                let text = "The database does not answer. Please try again.";
+                let text = if crate::db::is_full(error) {
+                    "The disk of the controller's database is full: free space on it and try again."
+                } else {
+                    "The database does not answer. Please try again."
+                };
                 fault(self.status(), text)
             }
         }
