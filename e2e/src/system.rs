@@ -3,6 +3,7 @@
 use crate::api::Api;
 use crate::{bin, wait};
 use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -13,6 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Name of the folders below the folder for temporary files.
 const PREFIX: &str = "krater-e2e-";
+/// Below it: the mount point of a small disk, with the state folder in it.
+const DISK: &str = "disk";
+/// More than the 256 MiB that `krater doctor` wants.
+const DISK_SIZE: &str = "size=272m";
+/// The file that fills it.
+const FILL: &str = "fill";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static ALONE: Mutex<()> = Mutex::new(());
 static SWEPT: Mutex<bool> = Mutex::new(false);
@@ -43,7 +50,12 @@ impl System {
 
     /// Starts `krater up` from another folder that holds the binaries.
     pub fn of(bins: &Path) -> Self {
-        Self::make(bins.to_path_buf(), "", &[])
+        Self::make(bins.to_path_buf(), "", &[], false)
+    }
+
+    /// Starts `krater up` on a disk of its own that a test can fill: see [`Self::fill_disk`].
+    pub fn on_small_disk(config: &str) -> Self {
+        Self::make(crate::bin_dir(), config, &[], true)
     }
 
     /// Starts `krater up` with a `krater.toml` and environment variables.
@@ -51,10 +63,10 @@ impl System {
     /// # Panics
     /// Without root, without the binaries, or when it does not get ready.
     pub fn with(config: &str, environment: &[(&str, &str)]) -> Self {
-        Self::make(crate::bin_dir(), config, environment)
+        Self::make(crate::bin_dir(), config, environment, false)
     }
 
-    fn make(bins: PathBuf, config: &str, environment: &[(&str, &str)]) -> Self {
+    fn make(bins: PathBuf, config: &str, environment: &[(&str, &str)], small_disk: bool) -> Self {
         bin("amphora");
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -66,6 +78,12 @@ impl System {
         std::fs::create_dir(&folder)
             .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         let lock = lock(&folder).expect("a new folder is not locked");
+        let disk = folder.join(DISK);
+        if small_disk {
+            std::fs::create_dir(&disk).expect("a mount point");
+            let none = MsFlags::empty();
+            mount(Some("tmpfs"), &disk, Some("tmpfs"), none, Some(DISK_SIZE)).expect("a tmpfs");
+        }
         let mut arguments = Vec::new();
         if !config.is_empty() {
             let path = folder.join("krater.toml");
@@ -186,7 +204,30 @@ impl System {
 
     /// The controller's state folder.
     pub fn state_dir(&self) -> PathBuf {
-        self.folder.join("state")
+        state_of(&self.folder)
+    }
+
+    /// Fills the disk of [`Self::on_small_disk`] to its last page, until [`Self::free_disk`].
+    ///
+    /// # Panics
+    /// When it does not get full: it is no small disk.
+    pub fn fill_disk(&self) {
+        use std::io::Write as _;
+        let path = self.folder.join(DISK).join(FILL);
+        let mut file = File::create(path).expect("the small disk");
+        for size in [1 << 20, 4096] {
+            let block = vec![0; size];
+            let full = (0..4096).any(|_| file.write_all(&block).is_err());
+            assert!(full, "the disk does not get full");
+        }
+    }
+
+    /// Takes back what [`Self::fill_disk`] did.
+    ///
+    /// # Panics
+    /// When it was not filled.
+    pub fn free_disk(&self) {
+        std::fs::remove_file(self.folder.join(DISK).join(FILL)).expect("the disk was filled");
     }
 
     /// A folder for the test's own files.
@@ -297,8 +338,21 @@ fn sweep() {
     }
 }
 
+/// The state folder of a test's folder.
+fn state_of(folder: &Path) -> PathBuf {
+    let disk = folder.join(DISK);
+    if disk.exists() {
+        disk
+    } else {
+        folder.to_path_buf()
+    }
+    .join("state")
+}
+
 fn remove(folder: &Path) -> Result<(), String> {
-    let state = folder.join("state");
+    let disk = folder.join(DISK);
+    let _ = std::fs::remove_file(disk.join(FILL));
+    let state = state_of(folder);
     if state.exists() {
         let down = Command::new(bin("krater"))
             .args(["down", "--purge"])
@@ -314,6 +368,10 @@ fn remove(folder: &Path) -> Result<(), String> {
                 said.trim()
             ));
         }
+    }
+    if disk.exists() {
+        // Not mounted when the test was killed before.
+        let _ = umount2(&disk, MntFlags::MNT_DETACH);
     }
     std::fs::remove_dir_all(folder).map_err(|error| format!("remove {}: {error}", folder.display()))
 }

@@ -12,6 +12,7 @@ mod api_errors;
 mod chain;
 mod crash;
 mod demo;
+mod disk;
 mod faults;
 mod heartbeats;
 mod live;
