@@ -49,8 +49,11 @@ pub fn parse(text: &str) -> Option<i64> {
         && (0..24).contains(&hour)
         && (0..60).contains(&minute)
         && (0..60).contains(&second);
-    let seconds = days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
-    plausible.then_some(seconds * 1_000)
+    // Before it is reckoned with: a client's hour of 19 digits does not fit.
+    plausible.then(|| {
+        let seconds = days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
+        seconds * 1_000
+    })
 }
 
 #[cfg(test)]
@@ -75,6 +78,8 @@ mod tests {
             "2026-13-02T00:00:00",
             "a-b-cTd:e:f",
             "1-1-1T1:1:1:1",
+            "2026-01-02T9000000000000000000:00:00",
+            "9000000000000000000-01-02T00:00:00",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }

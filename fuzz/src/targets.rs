@@ -12,6 +12,8 @@ pub type Target = fn(&[u8]);
 /// Name, which is also the corpus folder, and function.
 pub const TARGETS: &[(&str, Target)] = &[
     ("api_body", api::body),
+    ("api_query", api::query),
+    ("krater_toml", model::krater_toml),
     ("heartbeat", model::heartbeat),
     ("desired_state", model::desired_state),
     ("agent_toml", model::agent_toml),

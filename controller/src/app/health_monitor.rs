@@ -2,6 +2,7 @@
 
 use super::lock::{PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
+use super::shown::{self, Tagged};
 use super::{AppState, Caller, Error, lock, pool};
 use crate::db::entity::{health_monitor, pool as pool_row};
 use crate::db::now;
@@ -103,28 +104,14 @@ pub struct Change {
 }
 
 /// A health monitor with its tags.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// The row.
-    pub row: health_monitor::Model,
-    /// Tags.
-    pub tags: Vec<String>,
-}
+pub type View = Tagged<health_monitor::Model>;
 
 /// Completes rows.
 pub async fn views(
     db: &impl ConnectionTrait,
     rows: Vec<health_monitor::Model>,
 ) -> Result<Vec<View>, Error> {
-    let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
-    let mut tags = list::tags(db, &ids).await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| View {
-            tags: tags.remove(&row.id).unwrap_or_default(),
-            row,
-        })
-        .collect())
+    Ok(shown::tagged(db, rows, |row| &row.id).await?)
 }
 
 /// A page.
@@ -138,15 +125,11 @@ pub async fn list(state: &AppState, page: &PageRequest) -> Result<Vec<View>, Err
 pub async fn show(state: &AppState, id: &str) -> Result<View, Error> {
     let db = state.db.read();
     let row = find(db, id).await?;
-    let view = views(db, vec![row]).await?.pop();
-    view.ok_or_else(|| Error::not_found(NAME, id))
+    shown::only(views(db, vec![row]).await?, NAME, id)
 }
 
 async fn find(db: &impl ConnectionTrait, id: &str) -> Result<health_monitor::Model, Error> {
-    health_monitor::Entity::find_by_id(id.to_owned())
-        .one(db)
-        .await?
-        .ok_or_else(|| Error::not_found(NAME, id))
+    shown::find::<health_monitor::Entity>(db, NAME, id).await
 }
 
 /// Makes a health monitor; returns its id.

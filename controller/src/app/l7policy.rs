@@ -2,7 +2,7 @@
 
 use super::lock::{self, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
-use super::{AppState, Caller, Error, l7rule, listener};
+use super::{AppState, Caller, Error, l7rule, listener, shown};
 use crate::db::entity::{l7policy, l7rule as rule_row, listener as listener_row};
 use crate::db::now;
 use crate::db::query::flow::{Action, Item, Resource};
@@ -134,16 +134,12 @@ pub async fn list(state: &AppState, page: &PageRequest) -> Result<Vec<View>, Err
 pub async fn show(state: &AppState, id: &str) -> Result<View, Error> {
     let db = state.db.read();
     let row = find(db, id).await?;
-    let view = views(db, vec![row]).await?.pop();
-    view.ok_or_else(|| Error::not_found(NAME, id))
+    shown::only(views(db, vec![row]).await?, NAME, id)
 }
 
 /// The row or 404.
 pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<l7policy::Model, Error> {
-    l7policy::Entity::find_by_id(id.to_owned())
-        .one(db)
-        .await?
-        .ok_or_else(|| Error::not_found(NAME, id))
+    shown::find::<l7policy::Entity>(db, NAME, id).await
 }
 
 /// Makes a policy; returns its id.

@@ -2,6 +2,7 @@
 
 use super::lock::{self, ACTIVE, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
+use super::shown::{self, Tagged};
 use super::{AppState, Caller, Error, l7policy, listener};
 use crate::db::entity::{l7policy as policy_row, l7rule};
 use crate::db::now;
@@ -83,28 +84,14 @@ pub struct Change {
 }
 
 /// A rule with its tags.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// The row.
-    pub row: l7rule::Model,
-    /// Tags.
-    pub tags: Vec<String>,
-}
+pub type View = Tagged<l7rule::Model>;
 
 /// Completes rows.
 pub async fn views(
     db: &impl ConnectionTrait,
     rows: Vec<l7rule::Model>,
 ) -> Result<Vec<View>, Error> {
-    let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
-    let mut tags = list::tags(db, &ids).await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| View {
-            tags: tags.remove(&row.id).unwrap_or_default(),
-            row,
-        })
-        .collect())
+    Ok(shown::tagged(db, rows, |row| &row.id).await?)
 }
 
 /// A page of a policy's rules.
@@ -120,15 +107,13 @@ pub async fn list(state: &AppState, policy: &str, page: &PageRequest) -> Result<
 pub async fn show(state: &AppState, policy: &str, id: &str) -> Result<View, Error> {
     let db = state.db.read();
     let row = find(db, policy, id).await?;
-    let view = views(db, vec![row]).await?.pop();
-    view.ok_or_else(|| Error::not_found(NAME, id))
+    shown::only(views(db, vec![row]).await?, NAME, id)
 }
 
 async fn find(db: &impl ConnectionTrait, policy: &str, id: &str) -> Result<l7rule::Model, Error> {
     l7policy::find(db, policy).await?;
-    l7rule::Entity::find_by_id(id.to_owned())
-        .one(db)
-        .await?
+    let row = shown::find::<l7rule::Entity>(db, NAME, id).await?;
+    Some(row)
         .filter(|row| row.l7policy_id == policy)
         .ok_or_else(|| Error::not_found(NAME, id))
 }

@@ -4,7 +4,7 @@ use super::lock::{
     self, ACTIVE, DELETED, ERROR, LOAD_BALANCER, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE,
 };
 use super::quota::{self, Counted};
-use super::{AppState, Caller, Error, l7policy, listener, pool, vip};
+use super::{AppState, Caller, Error, l7policy, listener, pool, shown, vip};
 use crate::db::entity::{
     amphora, health_monitor, listener as listener_row, listener_statistics, load_balancer,
     member as member_row, pool as pool_row,
@@ -125,8 +125,7 @@ pub async fn list(state: &AppState, page: &PageRequest) -> Result<Vec<View>, Err
 pub async fn show(state: &AppState, id: &str) -> Result<View, Error> {
     let db = state.db.read();
     let row = lock::load_balancer(db, id).await?;
-    let view = views(db, vec![row]).await?.pop();
-    view.ok_or_else(|| Error::not_found(LOAD_BALANCER, id))
+    shown::only(views(db, vec![row]).await?, LOAD_BALANCER, id)
 }
 
 /// Makes a load balancer with all that is in the request; returns its id.

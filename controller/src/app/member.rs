@@ -2,6 +2,7 @@
 
 use super::lock::{PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
+use super::shown::{self, Tagged};
 use super::{AppState, Caller, Error, lock, pool, vip};
 use crate::db::entity::{health_monitor, member, pool as pool_row};
 use crate::db::now;
@@ -85,28 +86,14 @@ pub struct Change {
 }
 
 /// A member with its tags.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// The row.
-    pub row: member::Model,
-    /// Tags.
-    pub tags: Vec<String>,
-}
+pub type View = Tagged<member::Model>;
 
 /// Completes rows.
 pub async fn views(
     db: &impl ConnectionTrait,
     rows: Vec<member::Model>,
 ) -> Result<Vec<View>, Error> {
-    let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
-    let mut tags = list::tags(db, &ids).await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| View {
-            tags: tags.remove(&row.id).unwrap_or_default(),
-            row,
-        })
-        .collect())
+    Ok(shown::tagged(db, rows, |row| &row.id).await?)
 }
 
 /// A page of a pool's members.
@@ -122,15 +109,13 @@ pub async fn list(state: &AppState, pool_id: &str, page: &PageRequest) -> Result
 pub async fn show(state: &AppState, pool_id: &str, id: &str) -> Result<View, Error> {
     let db = state.db.read();
     let row = find(db, pool_id, id).await?;
-    let view = views(db, vec![row]).await?.pop();
-    view.ok_or_else(|| Error::not_found(NAME, id))
+    shown::only(views(db, vec![row]).await?, NAME, id)
 }
 
 async fn find(db: &impl ConnectionTrait, pool_id: &str, id: &str) -> Result<member::Model, Error> {
     pool::find(db, pool_id).await?;
-    member::Entity::find_by_id(id.to_owned())
-        .one(db)
-        .await?
+    let row = shown::find::<member::Entity>(db, NAME, id).await?;
+    Some(row)
         .filter(|row| row.pool_id == pool_id)
         .ok_or_else(|| Error::not_found(NAME, id))
 }

@@ -19,6 +19,7 @@ pub mod member;
 pub mod not_supported;
 pub mod pool;
 pub mod quota;
+pub mod shown;
 pub mod vip;
 
 pub use error::Error;

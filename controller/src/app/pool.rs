@@ -2,7 +2,7 @@
 
 use super::lock::{self, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
-use super::{AppState, Caller, Error, health_monitor, listener, member, not_supported};
+use super::{AppState, Caller, Error, health_monitor, listener, member, not_supported, shown};
 use crate::db::entity::{
     health_monitor as monitor_row, l7policy, listener as listener_row, load_balancer,
     member as member_row, pool, session_persistence,
@@ -159,16 +159,12 @@ pub async fn list(state: &AppState, page: &PageRequest) -> Result<Vec<View>, Err
 pub async fn show(state: &AppState, id: &str) -> Result<View, Error> {
     let db = state.db.read();
     let row = find(db, id).await?;
-    let view = views(db, vec![row]).await?.pop();
-    view.ok_or_else(|| Error::not_found(NAME, id))
+    shown::only(views(db, vec![row]).await?, NAME, id)
 }
 
 /// The row or 404.
 pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<pool::Model, Error> {
-    pool::Entity::find_by_id(id.to_owned())
-        .one(db)
-        .await?
-        .ok_or_else(|| Error::not_found(NAME, id))
+    shown::find::<pool::Entity>(db, NAME, id).await
 }
 
 /// Makes a pool; returns its id.

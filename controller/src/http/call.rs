@@ -140,65 +140,13 @@ impl Call {
         })
     }
 
-    /// What the client asks of a list. `ignored` are parameters that are no filters.
+    /// What the client asks of a list.
     pub(super) fn page(&self) -> Result<PageRequest, Error> {
-        let mut page = PageRequest {
-            limit: Some(PAGE_MAX_LIMIT),
-            ..PageRequest::default()
-        };
-        let tags = |value: &str| value.split(',').map(str::to_owned).collect::<Vec<_>>();
-        for (name, value) in &self.query {
-            match name.as_str() {
-                "limit" => page.limit = limit(value)?,
-                "marker" => page.marker = Some(value.clone()),
-                "page_reverse" => page.reverse = value == "True",
-                "sort" | "sort_key" | "sort_dir" | "fields" => {}
-                "tags" => page.tags.extend(tags(value)),
-                "tags-any" => page.tags_any.extend(tags(value)),
-                "not-tags" => page.not_tags.extend(tags(value)),
-                "not-tags-any" => page.not_tags_any.extend(tags(value)),
-                _ => {
-                    let name = if name == "tenant_id" {
-                        "project_id"
-                    } else {
-                        name
-                    };
-                    if page.filters.iter().any(|(known, _)| known == name) {
-                        return Err(crate::db::query::list::ListError::Filter.into());
-                    }
-                    page.filters.push((name.to_owned(), value.clone()));
-                }
-            }
-        }
-        page.sort = self.sort()?;
-        Ok(page)
+        page(&self.query)
     }
 
     fn value(&self, name: &str) -> Option<&str> {
-        let pair = self.query.iter().find(|(key, _)| key == name);
-        pair.map(|(_, value)| value.as_str())
-    }
-
-    fn sort(&self) -> Result<Vec<(String, bool)>, Error> {
-        let mut keys = Vec::new();
-        if let Some(sort) = self.value("sort").filter(|sort| !sort.is_empty()) {
-            for key in sort.split(',') {
-                match key.split_once(':') {
-                    None => keys.push((key.to_owned(), false)),
-                    Some((key, direction)) => keys.push((key.to_owned(), descending(direction)?)),
-                }
-            }
-        } else if let Some(sort) = self.value("sort_key").filter(|key| !key.is_empty()) {
-            let directions = self.value("sort_dir").unwrap_or_default();
-            let mut directions = directions.split(',').filter(|text| !text.is_empty());
-            for key in sort.split(',') {
-                keys.push((
-                    key.to_owned(),
-                    descending(directions.next().unwrap_or("asc"))?,
-                ));
-            }
-        }
-        Ok(keys)
+        value(&self.query, name)
     }
 
     /// The page's links, with upstream's quirks: `next` whenever the page is full, `previous`
@@ -255,6 +203,65 @@ impl Call {
             other => other,
         }
     }
+}
+
+fn value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let pair = query.iter().find(|(key, _)| key == name);
+    pair.map(|(_, value)| value.as_str())
+}
+
+/// What a query asks of a list.
+pub(super) fn page(query: &[(String, String)]) -> Result<PageRequest, Error> {
+    let mut page = PageRequest {
+        limit: Some(PAGE_MAX_LIMIT),
+        sort: sort(query)?,
+        ..PageRequest::default()
+    };
+    let tags = |value: &str| value.split(',').map(str::to_owned).collect::<Vec<_>>();
+    for (name, value) in query {
+        match name.as_str() {
+            "limit" => page.limit = limit(value)?,
+            "marker" => page.marker = Some(value.clone()),
+            "page_reverse" => page.reverse = value == "True",
+            "sort" | "sort_key" | "sort_dir" | "fields" => {}
+            "tags" => page.tags.extend(tags(value)),
+            "tags-any" => page.tags_any.extend(tags(value)),
+            "not-tags" => page.not_tags.extend(tags(value)),
+            "not-tags-any" => page.not_tags_any.extend(tags(value)),
+            _ => {
+                let name = if name == "tenant_id" {
+                    "project_id"
+                } else {
+                    name
+                };
+                if page.filters.iter().any(|(known, _)| known == name) {
+                    return Err(crate::db::query::list::ListError::Filter.into());
+                }
+                page.filters.push((name.to_owned(), value.clone()));
+            }
+        }
+    }
+    Ok(page)
+}
+
+fn sort(query: &[(String, String)]) -> Result<Vec<(String, bool)>, Error> {
+    let mut keys = Vec::new();
+    if let Some(sort) = value(query, "sort").filter(|sort| !sort.is_empty()) {
+        for key in sort.split(',') {
+            match key.split_once(':') {
+                None => keys.push((key.to_owned(), false)),
+                Some((key, direction)) => keys.push((key.to_owned(), descending(direction)?)),
+            }
+        }
+    } else if let Some(sort) = value(query, "sort_key").filter(|key| !key.is_empty()) {
+        let directions = value(query, "sort_dir").unwrap_or_default();
+        let mut directions = directions.split(',').filter(|text| !text.is_empty());
+        for key in sort.split(',') {
+            let direction = descending(directions.next().unwrap_or("asc"))?;
+            keys.push((key.to_owned(), direction));
+        }
+    }
+    Ok(keys)
 }
 
 fn limit(text: &str) -> Result<Option<u64>, Error> {

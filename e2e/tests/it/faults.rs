@@ -14,7 +14,7 @@ use std::sync::Arc;
 const PATIENT: &str = "[heartbeat]\nstale_after_ms = 600000\n";
 
 /// The amphora that holds the VIP, and the other; waits until there is exactly one.
-fn roles(story: &Story) -> (Amphora, Amphora) {
+pub(crate) fn roles(story: &Story) -> (Amphora, Amphora) {
     wait::until("exactly one amphora holds the VIP", || {
         let all = story
             .amphorae()

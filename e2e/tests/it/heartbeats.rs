@@ -1,9 +1,9 @@
 //! Heartbeats that are not an amphora's own: dropped, counted by reason, without effect.
 
 use crate::story::Story;
-use krater_e2e::amphora::pins;
+use krater_e2e::amphora::{Amphora, pins};
 use krater_e2e::api::text;
-use krater_e2e::system::alone;
+use krater_e2e::system::{System, alone};
 use krater_e2e::wait;
 use krater_model::wire::heartbeat::{Beat, PORT};
 use krater_model::{AmphoraId, Secret};
@@ -27,8 +27,8 @@ fn forged(amphora: AmphoraId, boot_id: &str) -> Beat {
     }
 }
 
-fn metric(story: &Story, name: &str) -> u64 {
-    let answer = story.system.api.send("GET", "/metrics", None).unwrap();
+fn metric(system: &System, name: &str) -> u64 {
+    let answer = system.api.send("GET", "/metrics", None).unwrap();
     text(&answer.body)
         .lines()
         .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
@@ -37,7 +37,7 @@ fn metric(story: &Story, name: &str) -> u64 {
 
 fn dropped(story: &Story, reason: &str) -> u64 {
     metric(
-        story,
+        &story.system,
         &format!("krater_heartbeats_dropped_total{{reason=\"{reason}\"}}"),
     )
 }
@@ -94,11 +94,58 @@ fn forged_damaged_and_replayed_ones_are_dropped_and_counted() {
 
     // Negative control: the amphora's own beats go on being taken, and what the forged ones said
     // (no listener, no data plane) had no effect.
-    let taken = metric(&story, "krater_heartbeats_total");
+    let taken = metric(&story.system, "krater_heartbeats_total");
     wait::for_condition("own heartbeats are taken", || {
-        metric(&story, "krater_heartbeats_total") > taken
+        metric(&story.system, "krater_heartbeats_total") > taken
     });
     assert_eq!(story.amphorae().len(), 2);
     assert!(story.amphorae().contains(&id), "nobody was replaced");
     story.answers();
+}
+
+/// Twelve of these are the time-out.
+const QUICK: &str = "[heartbeat]\ninterval_ms = 250\nstale_after_ms = 3000\ncheck_ms = 20\n";
+
+/// Waits for so many more heartbeats.
+fn beats(system: &System, count: u64) {
+    let name = "krater_heartbeats_total";
+    let goal = metric(system, name) + count;
+    wait::for_condition("heartbeats", || metric(system, name) >= goal);
+}
+
+#[test]
+fn a_new_amphora_on_an_old_system_has_the_whole_time_out() {
+    let _alone = alone();
+    let system = System::with(QUICK, &[]);
+    let create = |name: &str| {
+        let made = system.api.create_load_balancer(name);
+        let id = text(&made["id"]);
+        system.api.active(&id);
+        id
+    };
+    let amphorae = |of: &str| -> Vec<String> {
+        let list = system.api.amphorae(of);
+        list.iter().map(|amphora| text(&amphora["id"])).collect()
+    };
+    create("old");
+    // Two amphorae beat: the controller has run for longer than its time-out.
+    beats(&system, 2 * 13);
+    let new = create("new");
+    let before = amphorae(&new);
+    assert_eq!(before.len(), 2);
+    beats(&system, 4 * 13);
+    assert_eq!(amphorae(&new), before, "nobody is replaced");
+    let flows = system.run(&["flows", "--all", "--json"]);
+    assert!(flows.contains("CreateLoadBalancer"), "{flows}");
+    assert!(!flows.contains("Failover"), "{flows}");
+
+    // The negative control: one that really falls silent is replaced.
+    Amphora::find(&system, &before[0]).kill_and_cut();
+    wait::for_condition("a silent amphora is replaced", || {
+        let now = amphorae(&new);
+        now.len() == 2 && !now.contains(&before[0])
+    });
+    system.api.active(&new);
+    let flows = system.run(&["flows", "--all", "--json"]);
+    assert!(flows.contains("Failover"), "{flows}");
 }

@@ -16,6 +16,7 @@ mod disk;
 mod faults;
 mod heartbeats;
 mod live;
+mod logs;
 mod metrics;
 mod openstack;
 mod persistence;

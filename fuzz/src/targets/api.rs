@@ -1,6 +1,6 @@
-//! JSON bodies of the REST API.
+//! JSON bodies and queries of the REST API.
 
-use krater_controller::http::v2::{BODIES, read};
+use krater_controller::http::v2::{BODIES, LISTS, read, read_query};
 
 /// Longest text of a refusal: it repeats a value at most, never a whole body.
 const REFUSAL: usize = 8 * 1024;
@@ -15,6 +15,29 @@ pub(super) fn body(data: &[u8]) {
             assert!(
                 (400..=501).contains(&error.status().as_u16()),
                 "a refusal of {body} is the client's fault, or not supported yet"
+            );
+            assert!(
+                text.len() < REFUSAL.max(data.len() * 8),
+                "{} bytes",
+                text.len()
+            );
+        }
+    }
+}
+
+/// A query is read as that of every list: it is understood, or refused with a text.
+pub(super) fn query(data: &[u8]) {
+    let Ok(query) = std::str::from_utf8(data) else {
+        return;
+    };
+    for list in LISTS {
+        if let Err(error) = read_query(list, query) {
+            let text = error.to_string();
+            assert!(!text.is_empty(), "a refusal of {list} says why");
+            assert_eq!(
+                error.status().as_u16(),
+                400,
+                "a query is the client's: {text}"
             );
             assert!(
                 text.len() < REFUSAL.max(data.len() * 8),

@@ -1,5 +1,6 @@
-//! Parsers of krater-model.
+//! Parsers of krater-model, and the configuration files.
 
+use krater_controller::config::Config;
 use krater_model::DesiredState;
 use krater_model::config::AgentConfig;
 use krater_model::control::Progress;
@@ -46,6 +47,28 @@ pub(super) fn desired_state(data: &[u8]) {
 pub(super) fn agent_toml(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = AgentConfig::parse(text);
+    }
+}
+
+/// The controller's file. What is accepted is what `--print-config` shows.
+pub(super) fn krater_toml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match Config::parse(text) {
+        Ok(config) => {
+            let shown = config.to_toml().unwrap_or_default();
+            let meant = Config {
+                networks: config.inventory(),
+                ..config
+            };
+            assert_eq!(
+                Config::parse(&shown),
+                Ok(meant),
+                "a shown file is read back"
+            );
+        }
+        Err(error) => assert!(!error.to_string().is_empty(), "a refusal says why"),
     }
 }
 

@@ -80,16 +80,8 @@ pub async fn page<E>(
 where
     E: EntityTrait,
 {
-    let mut select = E::find().filter(scope);
-    for (name, value) in &request.filters {
-        let attribute = attributes.iter().find(|(api, ..)| api == name);
-        let (_, column, kind) = attribute.ok_or(ListError::Filter)?;
-        select = select.filter(equals(column, *kind, value)?);
-    }
-    if let Some(condition) = tag_condition(request) {
-        select = select.filter(condition);
-    }
-    let order = order(attributes, request)?;
+    let (wanted, order) = wanted(attributes, request)?;
+    let mut select = E::find().filter(scope).filter(wanted);
     if let Some(marker) = &request.marker {
         let row = marker_row::<E>(db, marker).await?;
         let row = row.ok_or_else(|| ListError::Marker(marker.clone()))?;
@@ -103,7 +95,25 @@ where
     Ok(select.limit(limit).all(db).await?)
 }
 
-type Key = (&'static str, Kind, bool);
+/// Column, its type, whether descending.
+pub type Key = (&'static str, Kind, bool);
+
+/// Which rows a client wants, and in which order, without a look at the database.
+pub fn wanted(
+    attributes: &[Attribute],
+    request: &PageRequest,
+) -> Result<(Cond, Vec<Key>), ListError> {
+    let mut condition = Cond::all();
+    for (name, value) in &request.filters {
+        let attribute = attributes.iter().find(|(api, ..)| api == name);
+        let (_, column, kind) = attribute.ok_or(ListError::Filter)?;
+        condition = condition.add(equals(column, *kind, value)?);
+    }
+    if let Some(tags) = tag_condition(request) {
+        condition = condition.add(tags);
+    }
+    Ok((condition, order(attributes, request)?))
+}
 
 fn order(attributes: &[Attribute], request: &PageRequest) -> Result<Vec<Key>, ListError> {
     let mut keys = Vec::new();

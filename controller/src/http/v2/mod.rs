@@ -1,9 +1,9 @@
 //! Octavia's API v2: one module per resource. The same tree is served under four roots.
 
-use super::call::{Call, object};
+use super::call::{Call, decode, object, page};
 use super::envelope::ok;
 use super::openapi::Resource;
-use crate::app::{AppState, Error};
+use crate::app::{self, AppState, Error};
 use axum::Router;
 use axum::response::Response;
 use axum::routing::{get, post, put};
@@ -80,6 +80,36 @@ pub fn read(body: &str, bytes: &[u8]) -> Result<String, Error> {
         other => Err(Error::bad(format!("no body is {other}"))),
     }
 }
+
+/// Reads the query of a list as the handlers do, for the fuzz target. The text is what was understood.
+pub fn read_query(list: &str, query: &str) -> Result<String, Error> {
+    let attributes = match list {
+        "loadbalancers" => app::load_balancer::ATTRIBUTES,
+        "listeners" => app::listener::ATTRIBUTES,
+        "pools" => app::pool::ATTRIBUTES,
+        "members" => app::member::ATTRIBUTES,
+        "healthmonitors" => app::health_monitor::ATTRIBUTES,
+        "l7policies" => app::l7policy::ATTRIBUTES,
+        "rules" => app::l7rule::ATTRIBUTES,
+        "amphorae" => app::amphora::ATTRIBUTES,
+        other => return Err(Error::bad(format!("no list is {other}"))),
+    };
+    let request = page(&decode(query))?;
+    let wanted = crate::db::query::list::wanted(attributes, &request)?;
+    Ok(format!("{request:?} {wanted:?}"))
+}
+
+/// Lists that [`read_query`] knows.
+pub const LISTS: [&str; 8] = [
+    "loadbalancers",
+    "listeners",
+    "pools",
+    "members",
+    "healthmonitors",
+    "l7policies",
+    "rules",
+    "amphorae",
+];
 
 /// All routes of the API.
 pub(super) fn routes() -> Router<AppState> {
