@@ -10,9 +10,7 @@ use crate::db::query::list::{self, Attribute, Kind, PageRequest};
 use crate::db::query::position::reposition;
 use crate::transaction;
 use http::StatusCode;
-use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, Condition, ConnectionTrait, EntityTrait, IntoActiveModel,
-};
+use sea_orm::{ActiveModelTrait, ActiveValue::Set, Condition, ConnectionTrait, IntoActiveModel};
 use uuid::Uuid;
 
 /// As upstream's 404 names it.
