@@ -28,6 +28,10 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Err(error) = krater_net::process::unblock_signals() {
+        cli::complain(&anyhow::Error::from(error).context("unblock signals"));
+        return ExitCode::FAILURE;
+    }
     let outcome = match cli::Cli::parse().command {
         cli::Command::Agent { config } => agent::run(&config),
         cli::Command::Dataplane(args) => child::dataplane(args),

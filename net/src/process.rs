@@ -4,6 +4,7 @@ use crate::netns::{NetNs, NsId, helper, private_mounts};
 use crate::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -12,6 +13,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// Takes every signal again that whoever started us had blocked: a mask outlives `exec`, and a service that
+/// inherited a blocked SIGTERM can only be killed. Call it before any thread is started.
+pub fn unblock_signals() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// Does something that a signal must not end halfway: one that comes meanwhile is taken afterwards. Only of use
+/// while this is the only thread, or all others hold signals too.
+pub fn holding_signals<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let done = work();
+    before.thread_set_mask()?;
+    Ok(done)
+}
 
 /// What to start.
 #[derive(Debug)]

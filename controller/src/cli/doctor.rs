@@ -11,7 +11,7 @@ use crate::drivers::network::local::has_ipv6;
 use krater_net::announce::Announcer;
 use krater_net::link::{Address, VethSpec};
 use krater_net::netns::{self, NetNs};
-use krater_net::process::ProcessId;
+use krater_net::process::{ProcessId, holding_signals};
 use krater_net::sync::NetlinkSocket;
 use krater_net::{PROTO_VRRP, sysctl};
 use nix::sys::resource::{Resource, getrlimit};
@@ -234,9 +234,18 @@ fn kernel() -> Vec<Check> {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let folder = base.join(format!("{SCRATCH}{}-{number}", std::process::id()));
     let path = folder.join("netns");
+    // SIGTERM right after the start would leave namespace and folder behind.
+    let tried = holding_signals(|| try_out(&folder, &path));
+    tried.unwrap_or_else(|error| {
+        let cure = "allow rt_sigprocmask (seccomp)";
+        vec![Check::bad("signals", error.to_string(), cure)]
+    })
+}
+
+fn try_out(folder: &Path, path: &Path) -> Vec<Check> {
     // Of a killed process that had our number.
-    let _ = netns::delete(&path);
-    let made = std::fs::create_dir_all(&folder).and_then(|()| NetNs::create(&path));
+    let _ = netns::delete(path);
+    let made = std::fs::create_dir_all(folder).and_then(|()| NetNs::create(path));
     let checks = match made {
         Err(error) => vec![Check::bad(
             "namespaces",
@@ -250,8 +259,8 @@ fn kernel() -> Vec<Check> {
             checks
         }
     };
-    let _ = netns::delete(&path);
-    let _ = std::fs::remove_dir_all(&folder);
+    let _ = netns::delete(path);
+    let _ = std::fs::remove_dir_all(folder);
     checks
 }
 

@@ -7,6 +7,7 @@
     reason = "the one place that reports a failed command"
 )]
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -92,7 +93,18 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let cli = Cli::parse();
+    let outcome = krater_net::process::unblock_signals()
+        .context("unblock signals")
+        .and_then(|()| run(cli.command));
+    outcome.unwrap_or_else(|error| {
+        eprintln!("krater: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Demo(args) => crate::demo::run(args),
         Command::Db(args) => db::run(args),
         Command::Doctor(args) => doctor::run(args),
@@ -105,9 +117,5 @@ pub fn main() -> ExitCode {
         Command::Certs(args) => status::certs(args),
         Command::Up(args) => crate::up::run(args),
         Command::Controller(args) => crate::up::run_controller(args),
-    };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("krater: {error:#}");
-        ExitCode::FAILURE
-    })
+    }
 }

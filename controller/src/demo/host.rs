@@ -221,13 +221,14 @@ fn lock(folder: &Path) -> anyhow::Result<Option<Flock<File>>> {
     Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
 }
 
-/// Folders of runs that no longer live.
+/// Folders of runs that no longer live. A kept one counts once its state folder is purged.
 fn leftovers(parent: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
         .map(|entry| entry.path())
-        .filter(|path| !path.join("kept").exists() && matches!(lock(path), Ok(Some(_))))
+        .filter(|path| !path.join("kept").exists() || !path.join("state").exists())
+        .filter(|path| matches!(lock(path), Ok(Some(_))))
         .collect()
 }
 
@@ -280,9 +281,12 @@ mod tests {
         );
         make("another");
         std::fs::write(kept.join("kept"), "").unwrap();
+        std::fs::create_dir(kept.join("state")).unwrap();
         let held = lock(&living).unwrap().unwrap();
         assert_eq!(leftovers(parent.path()), [dead]);
         drop(held);
         assert_eq!(leftovers(parent.path()).len(), 2);
+        std::fs::remove_dir(kept.join("state")).unwrap();
+        assert_eq!(leftovers(parent.path()).len(), 3, "a purged one");
     }
 }

@@ -176,3 +176,35 @@ fn the_next_run_removes_what_a_killed_one_left() {
         "Ctrl-C cleans up"
     );
 }
+
+#[test]
+fn a_kept_system_serves_until_it_is_told_to_stop() {
+    let _alone = alone();
+    let temp = tempfile::tempdir().expect("a folder");
+    let output = demo(temp.path(), &["--keep"]);
+    assert!(output.status.success(), "{}", shown(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let end = text
+        .lines()
+        .find_map(|line| line.strip_prefix("end it with: krater "))
+        .unwrap_or_else(|| panic!("it does not say how to end it:\n{text}"));
+    let state = Path::new(end.split(' ').next_back().expect("a state folder"));
+    let show = |arguments: &[&str]| {
+        let output = Command::new(bin("krater")).args(arguments).output();
+        output.expect("krater")
+    };
+    let endpoint = text
+        .lines()
+        .find_map(|line| line.strip_prefix("kept: ")?.split(',').next())
+        .expect("its address");
+    let status = show(&["status", "--json", "--endpoint", endpoint]);
+    assert!(status.status.success(), "it serves: {}", shown(&status));
+    let down = show(&end.split(' ').collect::<Vec<_>>());
+    assert!(down.status.success(), "{}", shown(&down));
+    let said = String::from_utf8_lossy(&down.stdout).into_owned();
+    // "killed the controller" is what a blocked SIGTERM looks like.
+    assert!(said.contains("stopped the controller"), "{said}");
+    assert!(!state.exists(), "{said}");
+    let gone = show(&["status", "--endpoint", endpoint]);
+    assert!(!gone.status.success(), "it still serves: {}", shown(&gone));
+}
