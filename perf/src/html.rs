@@ -1,6 +1,7 @@
 //! `report`: one HTML file without network, scripts or colours that paper does not show.
 
 use crate::bench::report::{Cell, Report, Row};
+use crate::bench::table;
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,8 +47,16 @@ pub(crate) fn write(args: &Args) -> anyhow::Result<PathBuf> {
         .out
         .clone()
         .unwrap_or_else(|| args.folder.join("report.html"));
-    std::fs::write(&out, page(&reports)).with_context(|| out.display().to_string())?;
+    let shown = reports.iter().map(|(name, r)| (name.clone(), r)).collect();
+    std::fs::write(&out, page(&shown)).with_context(|| out.display().to_string())?;
     Ok(out)
+}
+
+/// Writes one run's report.
+pub(crate) fn keep(path: &Path, report: &Report) -> anyhow::Result<()> {
+    let name = report.commit.clone().unwrap_or_else(|| "run".into());
+    let page = page(&BTreeMap::from([(name, report)]));
+    std::fs::write(path, page).with_context(|| path.display().to_string())
 }
 
 fn read(path: &Path) -> anyhow::Result<Report> {
@@ -66,7 +75,7 @@ fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-fn page(reports: &BTreeMap<String, Report>) -> String {
+fn page(reports: &BTreeMap<String, &Report>) -> String {
     let mut out = String::from(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>krater-perf</title><style>\
          body{font:15px/1.5 serif;max-width:48em;margin:2em auto;padding:0 1em;color:#111;background:#fff}\
@@ -135,6 +144,16 @@ fn one(out: &mut String, name: &str, report: &Report) {
         }
     }
     put("</table>".into());
+    if let Some(text) = table::changes(&report.rows) {
+        put(format!(
+            "<h3>Changes of the configuration</h3><pre>{}</pre>",
+            escape(&text)
+        ));
+    }
+    for (name, why) in &report.failed {
+        let (name, why) = (escape(name), escape(why));
+        put(format!("<p><strong>{name} failed: {why}</strong></p>"));
+    }
     for row in &report.rows {
         workload(out, row);
     }
@@ -347,7 +366,7 @@ mod tests {
         }))
         .unwrap();
         report.rows[0].judge("krater");
-        let page = page(&BTreeMap::from([("a.json".to_owned(), report)]));
+        let page = page(&BTreeMap::from([("a.json".to_owned(), &report)]));
         for word in [
             "<rect",
             "<polyline",

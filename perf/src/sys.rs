@@ -2,11 +2,14 @@
 #![allow(unsafe_code)]
 
 use nix::sys::epoll::{Epoll, EpollEvent};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
 
 /// Waits for events with a time-out of nanoseconds: epoll_wait's milliseconds are too coarse for a
 /// schedule of 20,000 requests per second.
@@ -61,4 +64,39 @@ pub(crate) fn inherit(command: &mut Command, fd: OwnedFd) -> io::Result<()> {
     // SAFETY: between fork and exec the closure only calls dup2, which is async-signal-safe.
     unsafe { command.pre_exec(run) };
     Ok(())
+}
+
+/// A timer of nanoseconds for an asynchronous loop, whose own has milliseconds.
+#[derive(Debug)]
+pub(crate) struct Timer(AsyncFd<Fd>);
+
+#[derive(Debug)]
+struct Fd(TimerFd);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Timer {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let fd = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        // SAFETY: the descriptor is owned by the value that is registered, which nothing takes out of it,
+        // replaces or closes before it is dropped together with its registration.
+        Ok(Self(unsafe { AsyncFd::register(Fd(fd)) }?))
+    }
+
+    pub(crate) async fn until(&self, at: Instant) -> io::Result<()> {
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let after = Expiration::OneShot(TimeSpec::from_duration(left));
+        self.0.get_ref().0.set(after, TimerSetTimeFlags::empty())?;
+        let mut ready = self.0.readable().await?;
+        ready.clear_ready();
+        Ok(())
+    }
 }

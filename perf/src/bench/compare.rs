@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
     }
-    Ok(!dearer(&report))
+    Ok(!dearer(&report) && report.failed.is_empty())
 }
 
 fn dearer(report: &Report) -> bool {
@@ -98,7 +98,8 @@ pub(crate) fn self_test(args: &SelfTest) -> anyhow::Result<bool> {
         let report = measure(both, &args.work, extent, handicap)
             .inspect_err(|_| topology::end_if_interrupted())?;
         let ratios = || report.rows.iter().flat_map(|row| &row.ratios);
-        let right = ratios().count() == report.rows.len()
+        let right = report.failed.is_empty()
+            && ratios().count() == report.rows.len()
             && match handicap {
                 None => ratios().all(|ratio| ratio.tree.contains(1.0)),
                 Some(_) => ratios().all(|ratio| ratio.tree.min > 1.0),

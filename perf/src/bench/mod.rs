@@ -1,12 +1,13 @@
 //! `run`: Krater and its peers in turn, on a topology of its own.
 
+pub(crate) mod change;
 pub(crate) mod compare;
 mod contender;
 mod helpers;
 pub(crate) mod report;
 mod results;
 mod stats;
-mod table;
+pub(crate) mod table;
 mod topology;
 mod workload;
 
@@ -21,7 +22,7 @@ use topology::Topology;
 use workload::{SMOKE, Service, Unit, Workload};
 
 use crate::load::Summary;
-use crate::{cpu, output};
+use crate::{cpu, html, output};
 
 /// Share of the weaker side's capacity at which CPU per unit is taken.
 const SHARE: f64 = 0.6;
@@ -34,12 +35,20 @@ const CREDIBLE: f64 = 0.9;
 /// How long counters may take to settle.
 const SETTLING: Duration = Duration::from_secs(5);
 
+/// Pairs and seconds of the full suite.
+const FULL_PAIRS: u32 = 5;
+const FULL_SECONDS: f64 = 1.5;
+/// Pairs of a row about changes: each takes ten seconds and more.
+const CHANGE_PAIRS: u32 = 3;
+/// What a measurement takes beside its seconds: idle baseline, start and stop, counters that settle.
+const AROUND: f64 = 0.8;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Suite {
-    /// Five pairs of four seconds: what may be quoted.
+    /// Five pairs of a second and a half: what may be quoted.
     Full,
-    /// Three pairs of a second and a half.
+    /// Three pairs of a second.
     Quick,
     /// One short run each: equal work and no errors, no figures worth reading.
     Smoke,
@@ -81,8 +90,11 @@ pub(crate) struct Args {
     /// Write everything, raw values of all pairs included, to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Folder that gets text and JSON of a full suite, named by commit; needs a clean checkout and an
-    /// amphora built from it
+    /// Write the same as one HTML file that needs no network
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Folder that gets text and JSON of a whole full suite, named by commit; needs a clean checkout and
+    /// an amphora built from it
     #[arg(long)]
     results: Option<PathBuf>,
 }
@@ -99,8 +111,8 @@ struct Effort {
 impl Args {
     fn effort(&self) -> anyhow::Result<Effort> {
         let (pairs, seconds, warmup) = match self.suite {
-            Suite::Full => (5, 4.0, 1.0),
-            Suite::Quick => (3, 1.5, 0.5),
+            Suite::Full => (FULL_PAIRS, FULL_SECONDS, 0.5),
+            Suite::Quick => (3, 1.0, 0.3),
             Suite::Smoke => (1, 0.3, 0.0),
         };
         let seconds = self.seconds.unwrap_or(seconds);
@@ -113,6 +125,22 @@ impl Args {
             warmup,
             smoke: self.suite == Suite::Smoke,
         })
+    }
+
+    /// Whether this is the full suite and nothing less.
+    fn whole(&self, who: &[Who]) -> bool {
+        let all = [
+            Who::HaproxyOctavia,
+            Who::HaproxyTuned,
+            Who::Nginx,
+            Who::Direct,
+        ];
+        self.suite == Suite::Full
+            && self.work.is_empty()
+            && self.pairs.is_none_or(|pairs| pairs >= FULL_PAIRS)
+            && self.seconds.is_none_or(|seconds| seconds >= FULL_SECONDS)
+            && !self.loopback
+            && all.iter().all(|peer| who.contains(peer))
     }
 
     fn who(&self) -> anyhow::Result<Vec<Who>> {
@@ -195,7 +223,7 @@ fn measure(args: &Args) -> anyhow::Result<bool> {
     let versions = versions(&programs, &who)?;
     let checkout = results::checkout();
     if args.results.is_some() {
-        results::may_be_kept(args.suite == Suite::Full, checkout.as_ref(), &versions)?;
+        results::may_be_kept(args.whole(&who), checkout.as_ref(), &versions)?;
     }
     let report = Plan {
         suite: format!("{:?}", args.suite).to_lowercase(),
@@ -217,7 +245,10 @@ fn measure(args: &Args) -> anyhow::Result<bool> {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
             .with_context(|| path.display().to_string())?;
     }
-    Ok(true)
+    if let Some(path) = &args.html {
+        html::keep(path, &report)?;
+    }
+    Ok(report.failed.is_empty())
 }
 
 /// A run that is decided upon.
@@ -250,7 +281,9 @@ impl Plan {
             cores: std::thread::available_parallelism()?.get(),
             loopback: self.loopback,
             rows: Vec::new(),
+            failed: BTreeMap::new(),
         };
+        table::estimate(self.works.len(), self.estimate());
         let start = Instant::now();
         for (done, work) in self.works.iter().enumerate() {
             table::progress(work.name, done, self.works.len(), start.elapsed());
@@ -265,13 +298,40 @@ impl Plan {
                 pem,
                 effort: self.effort,
             };
-            let row = bench
-                .row(work, &self.who)
-                .with_context(|| format!("workload {}", work.name))?;
-            report.rows.push(row);
+            match bench.row(work, &self.who) {
+                Ok(row) => report.rows.push(row),
+                Err(error) => {
+                    topology::end_if_interrupted();
+                    let why = format!("{error:#}");
+                    table::failure(work.name, &why);
+                    report.failed.insert(work.name.into(), why);
+                    // Whatever went wrong must not count in the next one.
+                    drop(origin);
+                    origin = Origin::start(&topology, &pems.0)?;
+                }
+            }
+        }
+        if let (true, Some((name, why))) = (report.rows.is_empty(), report.failed.iter().next()) {
+            bail!("every workload failed; {name}: {why}");
         }
         table::progress("", self.works.len(), self.works.len(), start.elapsed());
         Ok(report)
+    }
+}
+
+impl Plan {
+    /// How long it will take, roughly.
+    fn estimate(&self) -> Duration {
+        let effort = self.effort;
+        let each = effort.seconds + effort.warmup + AROUND;
+        let seconds = |work: &Workload| {
+            let does = |w: &&Who| w.does(work.service) && w.changes(work.unit);
+            let sides = self.who.iter().filter(does).count();
+            // The rate for all is found first.
+            let rounds = f64::from(effort.pairs) + if effort.smoke { 0.0 } else { 0.7 };
+            f64::from(u32::try_from(sides).unwrap_or(u32::MAX)) * rounds * each
+        };
+        Duration::from_secs_f64(self.works.iter().map(seconds).sum())
     }
 }
 
@@ -302,20 +362,40 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn start(&self, work: &Workload, who: Who) -> anyhow::Result<Contender> {
-        let task = Task {
+    fn task(&self, work: &Workload) -> Task<'_> {
+        Task {
             service: work.service,
             topology: self.topology,
             programs: self.programs,
             origin: &self.origin.ports,
             pem: self.pem,
-        };
-        Contender::start(who, &task)
+        }
+    }
+
+    fn start(&self, work: &Workload, who: Who) -> anyhow::Result<Contender> {
+        Contender::start(who, &self.task(work))
+    }
+
+    /// A cell of a row about changes: failures are its figure, not its end.
+    fn change(&self, work: &Workload, contender: &Contender) -> anyhow::Result<Cell> {
+        let smoke = self.effort.smoke;
+        let (change, summary) = change::measure(work, contender, &self.task(work), smoke)?;
+        Ok(Cell {
+            user: None,
+            system: None,
+            core: None,
+            memory: None,
+            latency: None,
+            apply_ms: change.applied(),
+            change: Some(change),
+            generator_bound: false,
+            summary,
+        })
     }
 
     fn row(&mut self, work: &Workload, who: &[Who]) -> anyhow::Result<Row> {
-        // Memory is only told by a process that has never had more connections.
-        let fresh = work.unit == Unit::IdleConnection;
+        // Memory is only told by a process that has never had more connections, or other configurations.
+        let fresh = matches!(work.unit, Unit::IdleConnection | Unit::Change);
         let mut row = Row {
             workload: work.name.into(),
             unit: work.unit.name().into(),
@@ -331,7 +411,7 @@ impl Bench<'_> {
         let who: Vec<Who> = all
             .iter()
             .copied()
-            .filter(|w| w.does(work.service))
+            .filter(|w| w.does(work.service) && w.changes(work.unit))
             .collect();
         for missing in all.iter().filter(|w| !who.contains(w)) {
             let name = missing.name();
@@ -352,7 +432,11 @@ impl Bench<'_> {
         } else if self.paced(work) && living.iter().any(|c| c.pid().is_some()) {
             row.rate = Some(self.rate(work, &living)?);
         }
-        for _ in 0..self.effort.pairs {
+        let pairs = match work.unit {
+            Unit::Change => self.effort.pairs.min(CHANGE_PAIRS),
+            _ => self.effort.pairs,
+        };
+        for pair in 1..=pairs {
             // One after the other, in the same order: A B C A B C …
             for (place, who) in who.iter().enumerate() {
                 let own = if fresh {
@@ -364,9 +448,19 @@ impl Bench<'_> {
                     .as_ref()
                     .or_else(|| living.get(place))
                     .context("contender")?;
-                let cell = self
-                    .cell(work, contender, row.rate)
-                    .with_context(|| who.name())?;
+                let applied = match work.service {
+                    Service::Pools(_) if *who != Who::Direct => {
+                        let took = contender.change(pair).with_context(|| who.name())?;
+                        Some(took.as_secs_f64() * 1e3)
+                    }
+                    _ => None,
+                };
+                let cell = match work.unit {
+                    Unit::Change => self.change(work, contender),
+                    _ => self.cell(work, contender, row.rate),
+                };
+                let mut cell = cell.with_context(|| who.name())?;
+                cell.apply_ms = cell.apply_ms.or(applied);
                 row.cells.entry(who.name().into()).or_default().push(cell);
             }
         }
@@ -440,11 +534,11 @@ impl Bench<'_> {
         }
         add("--core", core.to_string());
         let (summary, origin_cpu) = self.checked(work, contender, &args)?;
-        if summary.requests == 0 {
+        let memory = work.unit == Unit::IdleConnection;
+        if summary.requests == 0 && !memory {
             bail!("nothing was answered within {seconds} s: give more --seconds");
         }
         let per = |seconds: f64| per_unit(work.unit, &summary, seconds);
-        let memory = work.unit == Unit::IdleConnection;
         let latency = work.unit == Unit::Latency;
         #[allow(clippy::cast_precision_loss)]
         let connections = summary.total.connections.max(1) as f64;
@@ -466,6 +560,8 @@ impl Bench<'_> {
                 .map(|busy| per(busy.max(0.0))),
             memory: summary.watched.filter(|_| memory).map(grown),
             latency: latency.then_some(summary.p99_ms),
+            apply_ms: None,
+            change: None,
             generator_bound: summary.own_busy + origin_cpu / summary.seconds > BOUND,
             summary,
         })
@@ -548,7 +644,7 @@ fn equal_work(
         ));
         // Above TLS the client counts what is inside; and HAProxy counts its own form of a message (HTX)
         // where it parses HTTP.
-        let tls = matches!(work.service, Service::TlsEcdsa | Service::TlsRsa);
+        let tls = work.service.is_tls();
         if !tls && (matches!(who, Who::Krater | Who::Old) || !http) {
             let (bytes_in, bytes_out) = (
                 b.bytes_in.saturating_sub(a.bytes_in),
@@ -609,10 +705,20 @@ fn idle(core: u32) -> anyhow::Result<f64> {
 /// What is on or off on both sides.
 fn notes(work: &Workload) -> Vec<String> {
     let http = work.service.is_http();
-    let mut notes = vec![
-        "request log off, statistics on, time-outs 50 s, health checks every 5 s (nginx: none)"
-            .into(),
-    ];
+    let checks = match work.service {
+        Service::Pools(_) => "no health checks",
+        _ => "health checks every 5 s (nginx: none)",
+    };
+    let mut notes = vec![format!(
+        "request log off, statistics on, time-outs 50 s, {checks}"
+    )];
+    if work.unit == Unit::Change {
+        notes.push(
+            "a WebSocket is opened before each change and stays open; RSS counts pages that old and new \
+             processes share for each of them"
+                .into(),
+        );
+    }
     if http {
         notes.push("X-Forwarded-For on in all, keep-alive to members on in all".into());
     }

@@ -1,5 +1,6 @@
 //! What a run found: all of it, as it is written to JSON.
 
+use super::change::Change;
 use super::stats::{self, Spread};
 use crate::load::Summary;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub(crate) struct Report {
     pub(crate) cores: usize,
     pub(crate) loopback: bool,
     pub(crate) rows: Vec<Row>,
+    /// Workloads without a row, and why: they cost the others nothing but are not passed over either.
+    #[serde(default)]
+    pub(crate) failed: BTreeMap<String, String>,
 }
 
 /// A workload.
@@ -55,6 +59,11 @@ pub(crate) struct Cell {
     /// 99th percentile of latency in milliseconds, in a row about latency.
     #[serde(default)]
     pub(crate) latency: Option<f64>,
+    /// From the order to change the configuration until the new one serves.
+    #[serde(default)]
+    pub(crate) apply_ms: Option<f64>,
+    #[serde(default)]
+    pub(crate) change: Option<Change>,
     pub(crate) generator_bound: bool,
     pub(crate) summary: Summary,
 }

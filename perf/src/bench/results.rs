@@ -37,12 +37,15 @@ pub(crate) fn checkout() -> Option<Checkout> {
 
 /// Refuses what nobody could repeat.
 pub(crate) fn may_be_kept(
-    full: bool,
+    whole: bool,
     checkout: Option<&Checkout>,
     versions: &BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
-    if !full {
-        bail!("--results: only a full suite may be quoted: add --suite full");
+    if !whole {
+        bail!(
+            "--results: only a whole full suite may be quoted: add --suite full, and leave out --work, \
+             --peer, --loopback, fewer --pairs and fewer --seconds"
+        );
     }
     let checkout = checkout.context("--results: not in a git checkout: start the run in one")?;
     if checkout.dirty {

@@ -1,19 +1,36 @@
 //! The aligned table, and the line of progress.
 #![allow(clippy::print_stderr, reason = "progress is for the screen")]
 
-use super::report::{FLOOR, Report, Row};
+use super::change::Change;
+use super::report::{Cell, FLOOR, Report, Row};
 use super::stats::Spread;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Shows what runs and how long the rest will take; on a terminal only.
+/// Says how long it will take, before it starts.
+pub(crate) fn estimate(works: usize, estimate: Duration) {
+    let minutes = estimate.as_secs().div_ceil(60);
+    eprintln!("{works} workloads, about {minutes} min");
+}
+
+/// Tells at once of a workload that failed.
+pub(crate) fn failure(name: &str, why: &str) {
+    let clear = if std::io::stderr().is_terminal() {
+        format!("\r{:78}\r", "")
+    } else {
+        String::new()
+    };
+    eprintln!("{clear}FAILED {name}: {why}");
+}
+
+/// Shows what runs and how long the rest will take: a bar on a terminal, else a line per workload.
 pub(crate) fn progress(name: &str, done: usize, of: usize, so_far: Duration) {
-    if !std::io::stderr().is_terminal() {
-        return;
-    }
+    let terminal = std::io::stderr().is_terminal();
     if done == of {
-        eprint!("\r{:78}\r", "");
+        if terminal {
+            eprint!("\r{:78}\r", "");
+        }
         return;
     }
     let filled = done * 30 / of.max(1);
@@ -26,7 +43,11 @@ pub(crate) fn progress(name: &str, done: usize, of: usize, so_far: Duration) {
         }
         _ => String::new(),
     };
-    eprint!("\r{bar} {done}/{of} {name:<18} {left:<14}");
+    if terminal {
+        eprint!("\r{bar} {done}/{of} {name:<18} {left:<14}");
+    } else {
+        eprintln!("{}/{of} {name:<18} {left}", done + 1);
+    }
 }
 
 /// The whole table.
@@ -70,28 +91,18 @@ pub(crate) fn render(report: &Report) -> String {
             ]);
         }
     }
-    let widths: Vec<usize> = (0..head.len())
-        .map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0))
-        .collect();
-    for row in &rows {
-        let mut line = String::new();
-        for (c, cell) in row.iter().enumerate() {
-            let pad = " ".repeat(widths[c] - cell.chars().count());
-            // Numbers stand right, words left.
-            let right = matches!(c, 2 | 4..=7);
-            let (left, after) = if right {
-                (pad.as_str(), "")
-            } else {
-                ("", pad.as_str())
-            };
-            let _infallible = write!(line, "{left}{cell}{after}  ");
-        }
-        let _infallible = writeln!(out, "{}", line.trim_end());
+    // Numbers stand right, words left.
+    out.push_str(&aligned(&rows, |column| matches!(column, 2 | 4..=7)));
+    if let Some(text) = changes(&report.rows) {
+        let _infallible = write!(out, "\n{text}\n");
     }
     for row in &report.rows {
         for note in &row.doubts {
             let _infallible = writeln!(out, "{}: {note}", row.workload);
         }
+    }
+    for (name, why) in &report.failed {
+        let _infallible = writeln!(out, "FAILED {name}: {why}");
     }
     let _infallible = writeln!(
         out,
@@ -100,6 +111,93 @@ pub(crate) fn render(report: &Report) -> String {
     );
     for (name, version) in &report.versions {
         let _infallible = writeln!(out, "{name}: {version}");
+    }
+    out
+}
+
+/// What changes of the configuration did, and what they cost; none when no row is about that.
+pub(crate) fn changes(rows: &[Row]) -> Option<String> {
+    let head = [
+        "workload",
+        "contender",
+        "changes",
+        "in effect ms",
+        "answered",
+        "failed",
+        "long lost",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "processes",
+        "RSS MiB",
+    ];
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
+    for row in rows {
+        for (who, cells) in &row.cells {
+            if cells.iter().any(|cell| cell.apply_ms.is_some()) {
+                let mut line = vec![row.workload.clone(), who.clone()];
+                line.extend(changed(cells));
+                lines.push(line);
+            }
+        }
+    }
+    (lines.len() > 1).then(|| aligned(&lines, |column| column > 1))
+}
+
+/// Sums of what is counted, medians of what is measured, over all pairs.
+fn changed(cells: &[Cell]) -> Vec<String> {
+    let none = || "–".to_owned();
+    let median = |of: &dyn Fn(&Cell) -> Option<f64>| {
+        let values: Option<Vec<f64>> = cells.iter().map(of).collect();
+        values
+            .and_then(|v| Spread::of(&v))
+            .map_or_else(none, figure)
+    };
+    let sum = |of: &dyn Fn(&Change) -> u64| {
+        let values: Option<Vec<u64>> = cells.iter().map(|c| c.change.as_ref().map(of)).collect();
+        values.map_or_else(none, |v| v.iter().sum::<u64>().to_string())
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let rss = |cell: &Cell| {
+        let bytes = match &cell.change {
+            Some(change) => Some(change.rss),
+            None => cell.summary.watched.map(|w| w.rss),
+        };
+        bytes.map(|bytes| bytes as f64 / 1_048_576.0)
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let processes = |cell: &Cell| cell.change.as_ref().map(|c| c.processes as f64);
+    vec![
+        sum(&|c| c.changes.into()),
+        median(&|c| c.apply_ms),
+        sum(&|c| c.answered),
+        sum(&|c| c.failed),
+        sum(&|c| c.long_lost.into()),
+        median(&|c| Some(c.summary.p50_ms)),
+        median(&|c| Some(c.summary.p99_ms)),
+        median(&|c| Some(c.summary.max_ms)),
+        median(&processes),
+        median(&rss),
+    ]
+}
+
+fn aligned(rows: &[Vec<String>], right: impl Fn(usize) -> bool) -> String {
+    let mut out = String::new();
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let mut line = String::new();
+        for (c, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths[c] - cell.chars().count());
+            let (left, after) = if right(c) {
+                (pad.as_str(), "")
+            } else {
+                ("", pad.as_str())
+            };
+            let _infallible = write!(line, "{left}{cell}{after}  ");
+        }
+        let _infallible = writeln!(out, "{}", line.trim_end());
     }
     out
 }

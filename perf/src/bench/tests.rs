@@ -85,6 +85,8 @@ fn cell(figure: f64) -> Cell {
         core: Some(figure),
         memory: None,
         latency: None,
+        apply_ms: None,
+        change: None,
         generator_bound: false,
         summary: summary(1),
     }

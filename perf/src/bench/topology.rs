@@ -20,6 +20,9 @@ const RUNS: &str = "/run/krater-perf";
 /// How long processes may take to die of SIGKILL.
 const DYING: Duration = Duration::from_secs(10);
 
+/// Addresses of the server.
+const MEMBERS: u8 = 10;
+
 /// Who runs where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -36,7 +39,7 @@ pub(crate) struct Topology {
     /// Where clients find the load balancer.
     pub(crate) vip: IpAddr,
     /// Where members are.
-    pub(crate) members: [IpAddr; 2],
+    pub(crate) members: Vec<IpAddr>,
     /// The core of the load balancer, and the core of client and server.
     pub(crate) cores: (u32, u32),
     pub(crate) loopback: bool,
@@ -68,11 +71,15 @@ impl Topology {
             } else {
                 v4(10, 77, 1, 1)
             },
-            members: if loopback {
-                [v4(127, 0, 0, 1), v4(127, 0, 0, 2)]
-            } else {
-                [v4(10, 77, 2, 2), v4(10, 77, 2, 3)]
-            },
+            members: (0..MEMBERS)
+                .map(|n| {
+                    if loopback {
+                        v4(127, 0, 0, 1 + n)
+                    } else {
+                        v4(10, 77, 2, 2 + n)
+                    }
+                })
+                .collect(),
             cores: (0, count - 1),
             folder,
             loopback,
@@ -108,21 +115,16 @@ impl Topology {
             bail!("three namespaces were made");
         };
         let near = NetlinkSocket::open_in(balancer)?;
+        let members: Vec<String> = self.members.iter().map(|ip| format!("{ip}/24")).collect();
         for (ns, name, own, theirs, gateway) in [
             (
                 client,
                 "clients",
                 "10.77.1.1/24",
-                &["10.77.1.2/24"][..],
+                &["10.77.1.2/24".to_owned()][..],
                 "10.77.1.1",
             ),
-            (
-                server,
-                "members",
-                "10.77.2.1/24",
-                &["10.77.2.2/24", "10.77.2.3/24"],
-                "10.77.2.1",
-            ),
+            (server, "members", "10.77.2.1/24", &members, "10.77.2.1"),
         ] {
             use std::os::fd::AsFd;
             near.create_veth(&VethSpec {

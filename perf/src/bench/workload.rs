@@ -7,10 +7,15 @@ pub(crate) enum Service {
     Http,
     /// The same with L7 policies that match the path; the last one matches.
     Policies(u16),
+    /// The same with that many pools of ten members each, a policy for each, and no health checks: ten
+    /// thousand of them would be most of the work.
+    Pools(u16),
     /// TLS ends at the load balancer; ECDSA P-256.
     TlsEcdsa,
     /// TLS ends at the load balancer; RSA 2048.
     TlsRsa,
+    /// TLS as above, and HTTP/2 in it; HTTP/1.1 to the members.
+    Http2,
     /// TCP to the echo port.
     Echo,
     /// TCP to the bulk port.
@@ -24,6 +29,11 @@ impl Service {
     pub(crate) const fn is_http(self) -> bool {
         !matches!(self, Self::Echo | Self::Bulk | Self::Udp)
     }
+
+    /// Whether clients come over TLS.
+    pub(crate) const fn is_tls(self) -> bool {
+        matches!(self, Self::TlsEcdsa | Self::TlsRsa | Self::Http2)
+    }
 }
 
 /// What a figure is divided by.
@@ -34,6 +44,8 @@ pub(crate) enum Unit {
     Gigabyte,
     /// Not CPU but the 99th percentile of latency at half of the weakest side's capacity.
     Latency,
+    /// Not CPU but what a hundred changes of the configuration under load do.
+    Change,
     /// Not CPU but resident bytes per connection.
     IdleConnection,
 }
@@ -44,6 +56,7 @@ impl Unit {
             Self::Request => "CPU µs/request",
             Self::Connection => "CPU µs/connection",
             Self::Gigabyte => "CPU ms/GB",
+            Self::Change => "100 changes",
             Self::Latency => "p99 ms at 50 %",
             Self::IdleConnection => "RSS bytes/connection",
         }
@@ -67,7 +80,7 @@ pub(crate) struct Workload {
 /// Requests after which a smoke run ends.
 pub(crate) const SMOKE: &str = "40";
 
-use Service::{Bulk, Echo, Http, Policies, TlsEcdsa, TlsRsa, Udp};
+use Service::{Bulk, Echo, Http, Http2, Policies, Pools, TlsEcdsa, TlsRsa, Udp};
 
 const fn row(
     name: &'static str,
@@ -103,10 +116,16 @@ pub(crate) const ALL: &[Workload] = &[
     row("policies-1", Policies(1), "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Request, Some(0.85)),
     row("policies-10", Policies(10), "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Request, Some(0.85)),
     row("policies-100", Policies(100), "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Request, Some(0.85)),
+    row("pools-1000", Pools(1000), "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Request, Some(0.85)),
+    row("change-keep-alive", Http, "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Change, None),
+    row("change-close", Http, "http://{}/bytes/1024", &["--pattern", "--length", "1024", "--close"], Unit::Change, None),
     row("websocket-64", Http, "ws://{}/", &["--size", "64"], Unit::Request, Some(0.85)),
     row("latency-1k", Http, "http://{}/bytes/1024", &["--pattern", "--length", "1024"], Unit::Latency, None),
     row("http-slow", Http, "http://{}/bytes/1024", &["--pattern", "--slow", "4000", "--connections", "200"], Unit::Request, None),
     row("http-idle", Http, "http://{}/bytes/64", &["--idle", "--connections", "4000"], Unit::IdleConnection, Some(1.0)),
+    row("http-half-open", Http, "http://{}/bytes/64", &["--idle", "--half", "--connections", "4000"], Unit::IdleConnection, Some(1.0)),
+    row("h2-1", Http2, "https://{}/bytes/1024", &["--http2", "--pattern", "--length", "1024"], Unit::Request, None),
+    row("h2-32", Http2, "https://{}/bytes/1024", &["--http2", "--streams", "32", "--pattern", "--length", "1024", "--connections", "2"], Unit::Request, None),
     row("tls-full-ecdsa", TlsEcdsa, "https://{}/bytes/1024", &["--pattern", "--close", "--connections", "16"], Unit::Connection, Some(0.52)),
     row("tls-full-rsa", TlsRsa, "https://{}/bytes/1024", &["--pattern", "--close", "--connections", "16"], Unit::Connection, None),
     row("tls-resumed", TlsEcdsa, "https://{}/bytes/1024", &["--pattern", "--close", "--resume", "--connections", "16"], Unit::Connection, Some(0.58)),

@@ -36,6 +36,12 @@ pub(crate) struct Args {
     /// A new connection for each request
     #[arg(long)]
     pub(crate) close: bool,
+    /// HTTP/2: over TLS by ALPN, in clear with prior knowledge
+    #[arg(long)]
+    pub(crate) http2: bool,
+    /// Requests at a time on each connection of HTTP/2 [default: 1]
+    #[arg(long, requires = "http2")]
+    pub(crate) streams: Option<u32>,
     /// HTTP requests that are sent at once
     #[arg(long, default_value_t = 1)]
     pub(crate) pipeline: u32,
@@ -57,6 +63,9 @@ pub(crate) struct Args {
     /// One exchange on each connection, then hold them all for the duration, then one exchange more
     #[arg(long, conflicts_with_all = ["close", "connect", "rate", "requests", "slow"])]
     pub(crate) idle: bool,
+    /// With --idle: hold each connection with half of a request's head sent, then send the rest
+    #[arg(long, requires = "idle")]
+    pub(crate) half: bool,
     /// Slow clients: each sends and reads this many bytes per second
     #[arg(long, conflicts_with_all = ["rate", "pipeline", "connect"])]
     pub(crate) slow: Option<u32>,

@@ -120,6 +120,41 @@ impl Conn {
         Ok(())
     }
 
+    /// Opens a connection and sends the first half of a request.
+    pub(crate) fn start_half(
+        &mut self,
+        plan: &Plan,
+        at: Instant,
+        place: (&Epoll, u64),
+        sessions: Option<&Sessions>,
+        tally: &mut Tally,
+    ) -> anyhow::Result<()> {
+        self.at = at;
+        self.answers_left = 1;
+        self.begin_answer();
+        self.connect(plan, place, sessions, false)?;
+        tally.connections += 1;
+        self.out.push(plan.halves().0);
+        Ok(())
+    }
+
+    /// Sends the second half; its answer counts from now.
+    pub(crate) fn end_half(
+        &mut self,
+        plan: &Plan,
+        at: Instant,
+        tally: &mut Tally,
+    ) -> anyhow::Result<()> {
+        self.at = at;
+        self.out.push(plan.halves().1);
+        self.flush(tally)
+    }
+
+    /// All that was to be sent has left, or the connection is no more.
+    pub(crate) fn sent(&self) -> bool {
+        self.transport.is_none() || self.out.waiting() == 0
+    }
+
     /// Opens the connection, and asks for the opening where there is one.
     fn connect(
         &mut self,

@@ -223,6 +223,55 @@ impl Engine {
         Ok(())
     }
 
+    /// Half of a request on each connection, `batch` connections at a time.
+    pub(crate) fn begin_halves(&mut self, batch: usize) -> anyhow::Result<()> {
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        let mut schedule = Schedule::new(Instant::now(), Duration::ZERO, 0, None);
+        for first in (0..self.conns.len()).step_by(batch.max(1)) {
+            let some = first..(first + batch).min(self.conns.len());
+            for place in some.clone() {
+                self.busy += 1;
+                let (sessions, key) = (self.sessions.as_ref(), (&self.epoll, place as u64));
+                let conn = &mut self.conns[place];
+                let now = Instant::now();
+                if let Err(error) = conn.start_half(&self.plan, now, key, sessions, &mut self.tally)
+                {
+                    self.fail(place, true, &error);
+                }
+            }
+            while some.clone().any(|place| !self.conns[place].sent()) {
+                let ready = sys::wait(&self.epoll, &mut events, SWEEP)?;
+                for event in events.iter().take(ready) {
+                    self.event(event, &mut schedule);
+                }
+                self.sweep(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// The other halves, and the answers.
+    pub(crate) fn end_halves(&mut self) -> anyhow::Result<()> {
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        let mut schedule = Schedule::new(Instant::now(), Duration::ZERO, 0, None);
+        for place in 0..self.conns.len() {
+            let conn = &mut self.conns[place];
+            if conn.busy()
+                && let Err(error) = conn.end_half(&self.plan, Instant::now(), &mut self.tally)
+            {
+                self.fail(place, true, &error);
+            }
+        }
+        while self.busy > 0 {
+            let ready = sys::wait(&self.epoll, &mut events, SWEEP)?;
+            for event in events.iter().take(ready) {
+                self.event(event, &mut schedule);
+            }
+            self.sweep(Instant::now());
+        }
+        Ok(())
+    }
+
     /// Slow clients: every tick each sends and reads its share of `rate` bytes per second.
     pub(crate) fn slow(&mut self, args: &Args, rate: u32) -> anyhow::Result<()> {
         let share = usize::try_from(rate)?.div_ceil(10).max(1);

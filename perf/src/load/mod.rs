@@ -4,6 +4,7 @@
 mod args;
 mod conn;
 mod engine;
+mod http2;
 mod plan;
 mod schedule;
 pub(crate) mod tally;
@@ -26,11 +27,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Summary> {
     args.check()?;
     raise_file_limit()?;
     let target = target::Target::parse(&args.url)?;
+    if args.http2 {
+        return http2::run(args, &target);
+    }
     if target.scheme == Scheme::Udp {
         return udp::run(args, &target);
     }
     let mut engine = Engine::new(args)?;
     match args.slow {
+        _ if args.half => half_open(args, &mut engine)?,
         _ if args.idle => idle(args, &mut engine)?,
         Some(rate) => engine.slow(args, rate)?,
         None => engine.run(args)?,
@@ -53,6 +58,21 @@ fn idle(args: &Args, engine: &mut Engine) -> anyhow::Result<()> {
             .failed(|| format!("{lost} connections were closed while they were idle"));
     }
     Ok(())
+}
+
+/// Opens all connections with half of a request each, holds them, and shows with the rest that they live.
+fn half_open(args: &Args, engine: &mut Engine) -> anyhow::Result<()> {
+    engine.tally.open(std::time::Instant::now())?;
+    engine.begin_halves(AT_ONCE)?;
+    engine.hold(args.span())?;
+    engine.tally.close()?;
+    let early = engine.tally.done;
+    if early > 0 {
+        engine
+            .tally
+            .failed(|| format!("{early} answers came before their requests were whole"));
+    }
+    engine.end_halves()
 }
 
 fn raise_file_limit() -> anyhow::Result<()> {

@@ -91,6 +91,10 @@ impl Plan {
             "tcp://, tls://, udp:// and ws://",
             !http,
         )?;
+        only(args.half, "--half", "http:// and https://", http)?;
+        if args.half && (args.upload.is_some() || args.pipeline > 1) {
+            bail!("--half: goes with neither --upload nor --pipeline");
+        }
         only(args.resume && !target.tls, "--resume", "TLS", false)?;
         only(args.ca.is_some() && !target.tls, "--ca", "TLS", false)?;
         let size = args.size.unwrap_or(64);
@@ -130,6 +134,13 @@ impl Plan {
             pattern: args.pattern,
             target,
         })
+    }
+}
+
+impl Plan {
+    /// The request in two parts, cut within its head.
+    pub(crate) fn halves(&self) -> (&[u8], &[u8]) {
+        self.request.split_at(self.request.len() / 2)
     }
 }
 

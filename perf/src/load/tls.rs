@@ -20,36 +20,41 @@ pub(crate) struct Sessions(Arc<ClientConfig>);
 
 impl Sessions {
     pub(crate) fn new(args: &Args) -> anyhow::Result<Self> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?;
-        let mut config = match &args.ca {
-            Some(path) => {
-                let mut roots = rustls::RootCertStore::empty();
-                for certificate in CertificateDer::pem_file_iter(path)
-                    .with_context(|| format!("--ca {}", path.display()))?
-                {
-                    roots.add(certificate.with_context(|| format!("--ca {}", path.display()))?)?;
-                }
-                builder.with_root_certificates(roots).with_no_client_auth()
-            }
-            None => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-                .with_no_client_auth(),
-        };
-        config.resumption = if args.resume {
-            Resumption::in_memory_sessions(TICKETS)
-        } else {
-            Resumption::disabled()
-        };
-        Ok(Self(Arc::new(config)))
+        Ok(Self(Arc::new(config(args)?)))
     }
 
     pub(crate) fn client(&self, to: SocketAddr) -> anyhow::Result<Connection> {
         let name = ServerName::from(to.ip());
         Ok(ClientConnection::new(Arc::clone(&self.0), name)?.into())
     }
+}
+
+/// Versions, trust and resumption as the command line says.
+pub(super) fn config(args: &Args) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let mut config = match &args.ca {
+        Some(path) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_file_iter(path)
+                .with_context(|| format!("--ca {}", path.display()))?
+            {
+                roots.add(certificate.with_context(|| format!("--ca {}", path.display()))?)?;
+            }
+            builder.with_root_certificates(roots).with_no_client_auth()
+        }
+        None => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            .with_no_client_auth(),
+    };
+    config.resumption = if args.resume {
+        Resumption::in_memory_sessions(TICKETS)
+    } else {
+        Resumption::disabled()
+    };
+    Ok(config)
 }
 
 /// Accepts any certificate, but checks that its owner has the key: the work of a handshake is done.

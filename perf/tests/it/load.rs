@@ -187,6 +187,10 @@ fn idle_and_slow_clients_get_their_answers() {
     );
     assert_eq!(total(&json, "connections"), 200);
     assert_eq!(total(&json, "requests"), 400);
+    let half = ["--idle", "--half", "--connections", "200"];
+    let json = good(&url, &[&half[..], &["--duration", "0.2"]].concat());
+    assert_eq!(total(&json, "connections"), 200);
+    assert_eq!(total(&json, "requests"), 200);
     let slow = ["--slow", "2000", "--connections", "5", "--requests", "5"];
     let json = good(&url, &[&slow[..], &["--duration", "60"]].concat());
     assert_eq!(total(&json, "requests"), 5);
@@ -208,6 +212,17 @@ fn idle_and_slow_clients_get_their_answers() {
             .contains("3 connections"),
         "{json}"
     );
+    // So is one that answers half a request, or none.
+    let half = [
+        "--idle",
+        "--half",
+        "--connections",
+        "3",
+        "--duration",
+        "0.5",
+    ];
+    let (code, json) = load(&url, &half);
+    assert_eq!(code, Some(1), "{json}");
 }
 
 #[test]
@@ -306,6 +321,14 @@ fn options_without_effect_are_refused() {
         (format!("tcp://{here}"), &["--upload", "5"]),
         (format!("tcp://{here}"), &["--pattern"]),
         (format!("udp://{here}"), &["--close"]),
+        (format!("udp://{here}"), &["--http2"]),
+        (format!("tcp://{here}"), &["--http2"]),
+        (format!("http://{here}/"), &["--streams", "2"]),
+        (format!("http://{here}/"), &["--streams", "0", "--http2"]),
+        (format!("http://{here}/"), &["--close", "--http2"]),
+        (format!("http://{here}/"), &["--resume", "--http2"]),
+        (format!("http://{here}/"), &["--half"]),
+        (format!("tcp://{here}"), &["--half", "--idle"]),
         (format!("udp://{here}"), &["--size", "4"]),
         (format!("ftp://{here}/"), &[]),
     ] {
@@ -321,4 +344,71 @@ fn options_without_effect_are_refused() {
             .map_or("URL", |w| w.split('=').next().unwrap());
         assert!(text.contains(option), "{text}");
     }
+}
+
+/// An HTTP/2 server that answers with this status and body, one connection after the other.
+fn http2_server(status: u16, body: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_, mut answer))) = connection.accept().await {
+                        let head = http::Response::builder().status(status).body(()).unwrap();
+                        let mut out = answer.send_response(head, false).unwrap();
+                        out.send_data(bytes::Bytes::from_static(body), true)
+                            .unwrap();
+                    }
+                });
+            }
+        });
+    });
+    address
+}
+
+#[test]
+fn http2_answers_are_checked_and_wrong_ones_fail_the_run() {
+    let bounds = [
+        "--http2",
+        "--requests",
+        "90",
+        "--duration",
+        "60",
+        "--connections",
+        "3",
+    ];
+    let run = |status, body, more: &[&str]| {
+        let url = format!("http://{}/", http2_server(status, body));
+        load(&url, &[&bounds[..], more].concat())
+    };
+    for more in [&["--streams", "8"][..], &["--rate", "5000"], &[]] {
+        let (code, json) = run(200, b"ab", &[more, &["--length", "2"]].concat());
+        assert_eq!(code, Some(0), "{json}");
+        assert_eq!(total(&json, "requests"), 90);
+        assert_eq!(total(&json, "body_bytes"), 180);
+        assert_eq!(total(&json, "connections"), 3);
+    }
+    for (status, body, more) in [
+        (503, &b""[..], &[][..]),
+        (200, b"ab", &["--pattern"]),
+        (200, b"ab", &["--length", "3"]),
+    ] {
+        let (code, json) = run(status, body, more);
+        let errors = json["errors"].as_u64();
+        assert_eq!((code, errors), (Some(1), Some(90)), "{more:?} {json}");
+    }
+    // A server that speaks HTTP/1.1 is no HTTP/2 server.
+    let origin = Origin::start(None);
+    let url = format!("http://{}/bytes/1", origin.at("http"));
+    let short = ["--http2", "--duration", "0.3", "--timeout", "0.2"];
+    let (code, json) = load(&url, &short);
+    assert_eq!(code, Some(1), "{json}");
 }

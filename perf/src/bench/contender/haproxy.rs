@@ -2,7 +2,9 @@
 
 use super::{Seen, Task, logged};
 use crate::bench::topology::Place;
+use crate::bench::workload::Service;
 use anyhow::{Context, bail};
+use krater_net::process::ProcessId;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
@@ -55,8 +57,10 @@ fn configuration(
     line("    user nobody");
     line("    nbthread 1");
     line(&format!(
-        "    stats socket {} mode 0666 level user",
-        socket(folder).display()
+        "    stats socket {} mode 0666 level user{}",
+        socket(folder).display(),
+        // A reload takes the sockets over, so that no connection waits in one that is closed.
+        if tuned { " expose-fd listeners" } else { "" }
     ));
     line(&format!("    maxconn {MAXCONN}"));
     if tuned {
@@ -85,6 +89,10 @@ fn configuration(
         if !tuned {
             line("    redirect scheme https if !{ ssl_fc }");
         }
+        let alpn = match task.service {
+            Service::Http2 => " alpn h2,http/1.1",
+            _ => "",
+        };
         // The template's ciphers for TLS 1.3; the tuned one takes the fastest first.
         let suites = if tuned {
             "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
@@ -92,7 +100,7 @@ fn configuration(
             "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
         };
         line(&format!(
-            "    bind {address} ssl crt {} ciphersuites {suites} no-sslv3 no-tlsv10 no-tlsv11",
+            "    bind {address} ssl crt {} ciphersuites {suites} no-sslv3 no-tlsv10 no-tlsv11{alpn}",
             folder.join("cert.pem").display()
         ));
     } else {
@@ -122,25 +130,68 @@ fn backend(
         text,
         "backend b{n}\n    mode {mode}\n    balance roundrobin"
     )?;
+    if task.has_checks() {
+        writeln!(text, "    timeout check 5s")?;
+    }
     if task.is_http() {
         let reuse = if tuned { "always" } else { "safe" };
         writeln!(text, "    http-reuse {reuse}\n    option forwardfor")?;
-        writeln!(
-            text,
-            "    option httpchk GET /health\n    http-check expect rstatus 200"
-        )?;
+        if task.has_checks() {
+            writeln!(
+                text,
+                "    option httpchk GET /health\n    http-check expect rstatus 200"
+            )?;
+        }
     }
-    writeln!(
-        text,
-        "    timeout check 5s\n    fullconn {MAXCONN}\n    option allbackups"
-    )?;
+    writeln!(text, "    fullconn {MAXCONN}\n    option allbackups")?;
     writeln!(text, "    timeout connect 5000\n    timeout server 50000")?;
     let port = task.member_port()?;
-    for (i, member) in task.topology.members.iter().enumerate() {
-        let check = "weight 1 check inter 5s fall 3 rise 2";
+    let check = if task.has_checks() {
+        "weight 1 check inter 5s fall 3 rise 2"
+    } else {
+        "weight 1 "
+    };
+    for (i, member) in task.members().iter().enumerate() {
         writeln!(text, "    server m{i} {member}:{port} {check}")?;
     }
     Ok(())
+}
+
+/// A reload, as systemd does it for Octavia: over when a new worker answers on the statistics socket.
+pub(super) fn change(folder: &Path, number: u32, master: u32) -> anyhow::Result<()> {
+    // The template writes a weight for each member; the first server line is the first member of b0.
+    let weights = ("weight 1 ", "weight 2 ");
+    super::with_weight(&folder.join("haproxy.cfg"), weights, number)?;
+    let old = worker(folder)?;
+    // A master that has just started anew loses a signal that comes before it looks for one.
+    super::until("HAProxy's master takes SIGUSR2", || takes(master))?;
+    ProcessId::of(master)?.signal(libc::SIGUSR2)?;
+    super::until("a new worker of HAProxy answers", || {
+        worker(folder).is_ok_and(|pid| pid != old)
+    })
+}
+
+/// Whether the process catches SIGUSR2 and does not hold it back.
+fn takes(pid: u32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let bit = 1_u64 << (libc::SIGUSR2 - 1);
+    let has = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & bit != 0)
+    };
+    has("SigCgt:") && !has("SigBlk:")
+}
+
+/// The process that answers now.
+fn worker(folder: &Path) -> anyhow::Result<u32> {
+    let mut stream = UnixStream::connect(socket(folder)).context("stats socket of HAProxy")?;
+    stream.write_all(b"show info\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid: "));
+    pid.and_then(|pid| pid.trim().parse().ok())
+        .context("HAProxy does not say who it is")
 }
 
 pub(super) fn seen(folder: &Path) -> anyhow::Result<Seen> {

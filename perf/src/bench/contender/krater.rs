@@ -72,7 +72,21 @@ pub(super) fn start(
         std::thread::sleep(Duration::from_millis(10));
     }
     request(folder, "PUT", "/snapshot", &body)?;
+    fs::write(snapshot_file(folder), &body)?;
     Ok((child, shown))
+}
+
+fn snapshot_file(folder: &Path) -> PathBuf {
+    folder.join("snapshot.json")
+}
+
+/// The next generation, as the agent sends it: the answer comes when it serves.
+pub(super) fn change(folder: &Path, number: u32) -> anyhow::Result<()> {
+    let mut snapshot: Value = serde_json::from_slice(&fs::read(snapshot_file(folder))?)?;
+    snapshot["revision"]["generation"] = (number + 1).into();
+    snapshot["load_balancers"][0]["pools"][0]["members"][0]["weight"] = (1 + number % 2).into();
+    request(folder, "PUT", "/snapshot", &serde_json::to_vec(&snapshot)?)?;
+    Ok(())
 }
 
 /// A request on the control socket; the body of a good answer.
@@ -115,9 +129,10 @@ fn snapshot(task: &Task<'_>, address: SocketAddr) -> anyhow::Result<Value> {
     let id = PoolId::random;
     let protocol = match task.service {
         Service::Udp => bail!("not supported yet: UDP listeners"),
+        Service::Http2 => bail!("not supported yet: HTTP/2"),
         Service::Echo | Service::Bulk => "TCP",
         Service::TlsEcdsa | Service::TlsRsa => "TERMINATED_HTTPS",
-        Service::Http | Service::Policies(_) => "HTTP",
+        Service::Http | Service::Policies(_) | Service::Pools(_) => "HTTP",
     };
     let check = if task.is_http() {
         json!({ "type": "HTTP", "method": "GET", "path": "/health", "expected": [[200, 200]] })
@@ -126,18 +141,20 @@ fn snapshot(task: &Task<'_>, address: SocketAddr) -> anyhow::Result<Value> {
     };
     let pool = |id: PoolId| {
         let members: Vec<Value> = task
-            .topology
-            .members
+            .members()
             .iter()
             .map(|to| json!({ "id": MemberId::random(), "address": to, "port": port, "weight": 1 }))
             .collect();
         // Checked every five seconds, as in the other configurations.
-        json!({
+        let mut pool = json!({
             "id": id, "protocol": if task.is_http() { "HTTP" } else { "TCP" },
             "algorithm": "ROUND_ROBIN", "members": members,
-            "health_monitor": { "id": HealthMonitorId::random(), "enabled": true, "check": check,
-                "delay": 5_000, "timeout": 5_000, "rise": 2, "fall": 3 },
-        })
+        });
+        if task.has_checks() {
+            pool["health_monitor"] = json!({ "id": HealthMonitorId::random(), "enabled": true,
+                "check": check, "delay": 5_000, "timeout": 5_000, "rise": 2, "fall": 3 });
+        }
+        pool
     };
     let default = id();
     let mut pools = vec![pool(default)];

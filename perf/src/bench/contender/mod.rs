@@ -5,7 +5,7 @@ mod krater;
 mod nginx;
 
 use super::topology::{Place, Topology};
-use super::workload::Service;
+use super::workload::{Service, Unit};
 use crate::origin::Ports;
 use anyhow::{Context, bail};
 use krater_net::process::ProcessId;
@@ -61,9 +61,19 @@ impl Who {
 }
 
 impl Who {
-    /// Whether it does this at all. HAProxy balances no UDP; Krater not yet.
+    /// Whether it does this at all. HAProxy balances no UDP, and Krater does neither that nor HTTP/2 yet; the
+    /// members speak HTTP/1.1 only.
     pub(crate) fn does(self, service: Service) -> bool {
-        service != Service::Udp || matches!(self, Self::Nginx | Self::Direct)
+        match service {
+            Service::Udp => matches!(self, Self::Nginx | Self::Direct),
+            Service::Http2 => !matches!(self, Self::Krater | Self::Old | Self::Direct),
+            _ => true,
+        }
+    }
+
+    /// Whether it has a configuration that can change, where the row is about that.
+    pub(crate) fn changes(self, unit: Unit) -> bool {
+        unit != Unit::Change || self != Self::Direct
     }
 }
 
@@ -160,13 +170,27 @@ impl Task<'_> {
     }
 
     const fn is_tls(&self) -> bool {
-        matches!(self.service, Service::TlsEcdsa | Service::TlsRsa)
+        self.service.is_tls()
+    }
+
+    /// Whether members are looked after.
+    pub(crate) const fn has_checks(&self) -> bool {
+        !matches!(self.service, Service::Pools(_))
+    }
+
+    /// How many members each pool has; they share two addresses otherwise.
+    fn members(&self) -> &[IpAddr] {
+        let all = &self.topology.members;
+        match self.service {
+            Service::Pools(_) => all,
+            _ => all.get(..2).unwrap_or(all),
+        }
     }
 
     /// How many policies come before the default pool.
     const fn policies(&self) -> u16 {
         match self.service {
-            Service::Policies(n) => n,
+            Service::Policies(n) | Service::Pools(n) => n,
             _ => 0,
         }
     }
@@ -313,6 +337,21 @@ impl Contender {
             .collect()
     }
 
+    /// Gives it a configuration that differs in the weight of a member, and waits until that serves; the
+    /// time it took.
+    pub(crate) fn change(&self, number: u32) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        match (self.who, self.pid()) {
+            (Who::Krater | Who::Old, _) => krater::change(&self.folder, number)?,
+            (Who::HaproxyOctavia | Who::HaproxyTuned, Some(master)) => {
+                haproxy::change(&self.folder, number, master)?;
+            }
+            (Who::Nginx, Some(master)) => nginx::change(&self.folder, number, master)?,
+            _ => bail!("{} has no configuration", self.who.name()),
+        }
+        Ok(start.elapsed())
+    }
+
     /// What it counted so far; none when it has no counters.
     pub(crate) fn seen(&self) -> anyhow::Result<Option<Seen>> {
         match self.who {
@@ -344,6 +383,33 @@ impl Drop for Contender {
             }
         }
     }
+}
+
+/// Polls until something is so.
+fn until(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let end = Instant::now() + STARTING;
+    while !is() {
+        if Instant::now() > end {
+            bail!("waited {STARTING:?} in vain until {what}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The configuration in `path` with another weight of the first member: `number` says which.
+fn with_weight(path: &Path, word: (&str, &str), number: u32) -> anyhow::Result<()> {
+    let text = fs::read_to_string(path)?;
+    let (from, to) = if number % 2 == 1 {
+        word
+    } else {
+        (word.1, word.0)
+    };
+    if !text.contains(from) {
+        bail!("{}: there is no {from:?} to change", path.display());
+    }
+    fs::write(path, text.replacen(from, to, 1))?;
+    Ok(())
 }
 
 /// Whether a datagram comes back.

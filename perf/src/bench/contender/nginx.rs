@@ -4,6 +4,7 @@ use super::{Task, logged};
 use crate::bench::topology::Place;
 use crate::bench::workload::Service;
 use anyhow::Context;
+use krater_net::process::ProcessId;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
@@ -29,6 +30,21 @@ pub(super) fn start(
     Ok((task.topology.spawn(Place::Balancer, command)?, text))
 }
 
+/// A reload: over when there is a new worker.
+pub(super) fn change(folder: &Path, number: u32, master: u32) -> anyhow::Result<()> {
+    // The first server of the first upstream.
+    super::with_weight(
+        &folder.join("nginx.conf"),
+        ("weight=1;", "weight=2;"),
+        number,
+    )?;
+    let old = crate::cpu::tree(&[master]);
+    ProcessId::of(master)?.signal(libc::SIGHUP)?;
+    super::until("nginx has a new worker", || {
+        !crate::cpu::tree(&[master]).is_subset(&old)
+    })
+}
+
 fn configuration(task: &Task<'_>, folder: &Path, address: SocketAddr) -> anyhow::Result<String> {
     let mut text = String::new();
     let at = folder.display();
@@ -48,8 +64,8 @@ fn configuration(task: &Task<'_>, folder: &Path, address: SocketAddr) -> anyhow:
     )?;
     let port = task.member_port()?;
     let mut servers = String::new();
-    for member in task.topology.members {
-        write!(servers, "server {member}:{port}; ")?;
+    for member in task.members() {
+        write!(servers, "server {member}:{port} weight=1; ")?;
     }
     if !task.is_http() {
         let listen = match task.service {
@@ -78,7 +94,11 @@ fn configuration(task: &Task<'_>, folder: &Path, address: SocketAddr) -> anyhow:
             "  upstream b{n} {{ {servers}keepalive 256; keepalive_requests 1000000000; }}"
         )?;
     }
-    let tls = if task.is_tls() { " ssl" } else { "" };
+    let tls = match task.service {
+        Service::Http2 => " ssl http2",
+        _ if task.is_tls() => " ssl",
+        _ => "",
+    };
     writeln!(text, "  server {{\n    listen {address}{tls} backlog=4096;")?;
     if task.is_tls() {
         writeln!(
