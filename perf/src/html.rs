@@ -59,7 +59,8 @@ pub(crate) fn keep(path: &Path, report: &Report) -> anyhow::Result<()> {
     std::fs::write(path, page).with_context(|| path.display().to_string())
 }
 
-fn read(path: &Path) -> anyhow::Result<Report> {
+/// A report that `run --json` wrote.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Report> {
     let length = std::fs::metadata(path)?.len();
     if length > MAX_FILE {
         bail!("{length} bytes; at most {MAX_FILE} are read");
@@ -175,7 +176,7 @@ fn workload(out: &mut String, row: &Row) {
     }
     put(
         "<table><tr><th>contender</th><th>user</th><th>system</th><th>core</th><th>per second</th>\
-         <th>p50 ms</th><th>p99 ms</th><th>max ms</th><th>RSS MiB</th><th>switches</th></tr>"
+         <th>p50 ms</th><th>p99 ms</th><th>max ms</th><th>RSS MiB</th><th>switches</th><th>calls</th></tr>"
             .into(),
     );
     for (who, cells) in &row.cells {
@@ -186,7 +187,7 @@ fn workload(out: &mut String, row: &Row) {
             let rss = cell.summary.watched.map(|w| w.rss as f64 / 1_048_576.0);
             put(format!(
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0}</td><td>{:.3}</td>\
-                 <td>{:.3}</td><td>{:.3}</td><td>{}</td><td>{}</td></tr>",
+                 <td>{:.3}</td><td>{:.3}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(who),
                 number(cell.user),
                 number(cell.system),
@@ -197,6 +198,7 @@ fn workload(out: &mut String, row: &Row) {
                 cell.summary.max_ms,
                 number(rss),
                 number(cell.summary.watched.map(|w| w.switches)),
+                number(row.calls.get(who).copied()),
             ));
         }
     }

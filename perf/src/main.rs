@@ -6,6 +6,7 @@
 //! | `run` | Krater, HAProxy, nginx and no load balancer at all, in turn, on a topology of its own |
 //! | `compare` | two amphora binaries in turn, by the same method |
 //! | `self-test` | the method tried on a known difference |
+//! | `quote` | the figures of a kept run as the README shows them |
 //! | `report` | one HTML file of what runs wrote |
 //! | `origin` | the server whose answers the load generator can verify byte for byte |
 //!
@@ -13,6 +14,7 @@
 
 mod bench;
 mod burn;
+mod calls;
 mod cpu;
 mod framing;
 mod html;
@@ -20,6 +22,7 @@ mod load;
 mod origin;
 mod output;
 mod pattern;
+mod quote;
 mod sys;
 mod transport;
 mod websocket;
@@ -53,6 +56,8 @@ enum Command {
     /// Burns a share of another process's CPU time
     #[command(hide = true)]
     Burn(burn::Args),
+    /// Prints the figures of a kept run as the README shows them
+    Quote(quote::Args),
     /// Makes one self-contained HTML file of the JSON files in a folder
     Report(html::Args),
 }
@@ -67,6 +72,9 @@ fn main() -> ExitCode {
         Command::Compare(args) => bench::compare::run(&args),
         Command::SelfTest(args) => bench::compare::self_test(&args),
         Command::Burn(args) => burn::run(&args).map(|()| true),
+        Command::Quote(args) => quote::run(&args)
+            .and_then(|text| output::text(&text))
+            .map(|()| true),
         Command::Report(args) => html::write(&args)
             .and_then(|path| output::line(&path.display().to_string()))
             .map(|()| true),

@@ -100,3 +100,52 @@ impl Timer {
         Ok(())
     }
 }
+
+/// `struct perf_event_attr` as its first version was (PERF_ATTR_SIZE_VER0): the kernel takes every size.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Attributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup: u32,
+    breakpoint: u32,
+    address: u64,
+}
+
+const TRACEPOINT: u32 = 2;
+/// Second bit of the flags: threads and processes that it starts count too.
+const INHERIT: u64 = 1 << 1;
+const CLOSE_ON_EXEC: libc::c_ulong = 8;
+
+/// A counter of a tracepoint for one thread; a read gives eight bytes (perf_event_open(2)).
+pub(crate) fn count_tracepoint(number: u64, thread: libc::pid_t) -> io::Result<OwnedFd> {
+    let attributes = Attributes {
+        kind: TRACEPOINT,
+        size: u32::try_from(size_of::<Attributes>()).unwrap_or(0),
+        config: number,
+        flags: INHERIT,
+        ..Attributes::default()
+    };
+    let (any_core, no_group) = (-1, -1);
+    // SAFETY: `attributes` has the layout and the size that it names, and lives over the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attributes,
+            thread,
+            any_core,
+            no_group,
+            CLOSE_ON_EXEC,
+        )
+    };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel has just opened this descriptor for us.
+        Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

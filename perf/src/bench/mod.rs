@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use topology::Topology;
 use workload::{SMOKE, Service, Unit, Workload};
 
+use crate::calls::{self, Calls};
 use crate::load::Summary;
 use crate::{cpu, html, output};
 
@@ -38,6 +39,10 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// Pairs and seconds of the full suite.
 const FULL_PAIRS: u32 = 5;
 const FULL_SECONDS: f64 = 1.5;
+/// Bytes of a configuration that the report shows.
+const SHOWN: usize = 20_000;
+/// Seconds in which system calls are counted.
+const CALLS_FOR: &str = "0.5";
 /// Pairs of a row about changes: each takes ten seconds and more.
 const CHANGE_PAIRS: u32 = 3;
 /// What a measurement takes beside its seconds: idle baseline, start and stop, counters that settle.
@@ -87,6 +92,9 @@ pub(crate) struct Args {
     /// Another build of a peer, such as haproxy=/path; may be repeated
     #[arg(long = "peer-bin")]
     peer_bins: Vec<String>,
+    /// Print all figures of all contenders: system calls, latency, memory, the load generator's cost
+    #[arg(long)]
+    details: bool,
     /// Write everything, raw values of all pairs included, to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -238,6 +246,9 @@ fn measure(args: &Args) -> anyhow::Result<bool> {
     .measure()?;
     let table = table::render(&report);
     output::text(&table)?;
+    if args.details {
+        output::text(&format!("\n{}", table::details(&report)))?;
+    }
     if let (Some(folder), Some(checkout)) = (&args.results, &checkout) {
         results::keep(folder, checkout, &report, &table)?;
     }
@@ -284,6 +295,7 @@ impl Plan {
             failed: BTreeMap::new(),
         };
         table::estimate(self.works.len(), self.estimate());
+        let tracepoint = calls::tracepoint().map_err(|error| format!("{error:#}"));
         let start = Instant::now();
         for (done, work) in self.works.iter().enumerate() {
             table::progress(work.name, done, self.works.len(), start.elapsed());
@@ -297,6 +309,7 @@ impl Plan {
                 origin: &mut origin,
                 pem,
                 effort: self.effort,
+                tracepoint: &tracepoint,
             };
             match bench.row(work, &self.who) {
                 Ok(row) => report.rows.push(row),
@@ -359,6 +372,8 @@ struct Bench<'a> {
     origin: &'a mut Origin,
     pem: &'a str,
     effort: Effort,
+    /// Of the kernel's count of system calls, or why there is none.
+    tracepoint: &'a Result<u64, String>,
 }
 
 impl Bench<'_> {
@@ -405,6 +420,7 @@ impl Bench<'_> {
             doubts: Vec::new(),
             cells: BTreeMap::new(),
             ratios: Vec::new(),
+            calls: BTreeMap::new(),
             configurations: BTreeMap::new(),
         };
         let all = who;
@@ -423,7 +439,7 @@ impl Bench<'_> {
         let mut living = Vec::new();
         for who in &who {
             let contender = self.start(work, *who)?;
-            let text = contender.configuration.clone();
+            let text = shortened(&contender.configuration);
             row.configurations.insert(who.name().into(), text);
             living.push(contender);
         }
@@ -464,6 +480,9 @@ impl Bench<'_> {
                 row.cells.entry(who.name().into()).or_default().push(cell);
             }
         }
+        if !fresh && work.unit != Unit::Latency {
+            self.calls(work, &living, &mut row)?;
+        }
         row.judge(Who::Krater.name());
         if self.effort.smoke {
             for ratio in &mut row.ratios {
@@ -471,6 +490,61 @@ impl Bench<'_> {
             }
         }
         Ok(row)
+    }
+
+    /// System calls, counted in a short run of their own.
+    fn calls(
+        &mut self,
+        work: &Workload,
+        living: &[Contender],
+        row: &mut Row,
+    ) -> anyhow::Result<()> {
+        let tracepoint = match &self.tracepoint {
+            Ok(number) => *number,
+            Err(why) => {
+                row.doubts.push(format!("system calls not counted: {why}"));
+                return Ok(());
+            }
+        };
+        for contender in living.iter().filter(|c| c.pid().is_some()) {
+            let mut args = own_args(work);
+            if self.effort.smoke {
+                self.smoke(work, &mut args);
+            } else {
+                args.extend(["--duration", CALLS_FOR].map(str::to_owned));
+            }
+            if let Some(rate) = row.rate {
+                args.extend(["--rate".to_owned(), format!("{rate:.3}")]);
+            }
+            let name = contender.who.name();
+            let mut calls = Calls::attach(tracepoint, &contender.pids())?;
+            let before = calls.count()?;
+            let (summary, _) = self.checked(work, contender, &args).context(name)?;
+            #[allow(clippy::cast_precision_loss)]
+            let n = (calls.count()? - before) as f64;
+            #[allow(clippy::cast_precision_loss)]
+            let units = match work.unit {
+                Unit::Gigabyte => summary.total.body_bytes as f64 / 1e9,
+                _ => summary.total.requests as f64,
+            };
+            row.calls
+                .insert(name.into(), n / units.max(f64::MIN_POSITIVE));
+        }
+        Ok(())
+    }
+
+    /// Little is enough to see that the work is done.
+    fn smoke(&self, work: &Workload, args: &mut Vec<String>) {
+        for (name, value) in [
+            ("--duration", "20"),
+            ("--requests", SMOKE),
+            ("--connections", "8"),
+        ] {
+            set(args, name, value);
+        }
+        if work.load.contains(&"--bulk") {
+            set(args, "--bulk", "1000000");
+        }
     }
 
     /// Whether the workload runs at a fixed rate.
@@ -509,21 +583,14 @@ impl Bench<'_> {
         let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
         let seconds = self.effort.seconds;
         let closed = !work.load.contains(&"--idle");
-        if self.effort.smoke && closed {
-            add("--duration", "20".into());
-            add("--requests", SMOKE.into());
-        } else {
-            add("--duration", seconds.to_string());
-        }
+        add("--duration", seconds.to_string());
         if closed && self.effort.warmup > 0.0 {
             add("--warmup", self.effort.warmup.to_string());
         }
-        if self.effort.smoke {
-            // Little is enough to see that the work is done.
+        if self.effort.smoke && closed {
+            self.smoke(work, &mut args);
+        } else if self.effort.smoke {
             set(&mut args, "--connections", "8");
-            if work.load.contains(&"--bulk") {
-                set(&mut args, "--bulk", "1000000");
-            }
         }
         let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
         if let Some(rate) = rate {
@@ -668,6 +735,16 @@ fn equal_work(
         }
     }
     Ok(())
+}
+
+/// A configuration as the report shows it: a thousand pools are alike.
+fn shortened(text: &str) -> String {
+    if text.len() <= SHOWN {
+        return text.to_owned();
+    }
+    let end = (0..=SHOWN).rev().find(|n| text.is_char_boundary(*n));
+    let (shown, rest) = text.split_at(end.unwrap_or(0));
+    format!("{shown}\n… and {} bytes more of the same\n", rest.len())
 }
 
 fn own_args(work: &Workload) -> Vec<String> {

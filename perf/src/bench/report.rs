@@ -42,6 +42,9 @@ pub(crate) struct Row {
     /// All values of all pairs, by contender.
     pub(crate) cells: BTreeMap<String, Vec<Cell>>,
     pub(crate) ratios: Vec<Ratio>,
+    /// System calls in the row's unit, by contender: of a run of their own, as counting costs time.
+    #[serde(default)]
+    pub(crate) calls: BTreeMap<String, f64>,
     /// Whole configurations, by contender.
     pub(crate) configurations: BTreeMap<String, String>,
 }

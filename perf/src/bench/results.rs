@@ -72,7 +72,11 @@ pub(crate) fn keep(
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let base = folder.join(checkout.short());
     let command = report.command.join(" ");
-    let text = format!("commit {}, clean\n{command}\n\n{table}", checkout.commit);
+    let details = super::table::details(report);
+    let text = format!(
+        "commit {}, clean\n{command}\n\n{table}\n{details}",
+        checkout.commit
+    );
     std::fs::write(base.with_extension("txt"), text)?;
     std::fs::write(base.with_extension("json"), serde_json::to_vec(report)?)?;
     Ok(())

@@ -115,6 +115,71 @@ pub(crate) fn render(report: &Report) -> String {
     out
 }
 
+/// All figures of all contenders, medians over the pairs.
+pub(crate) fn details(report: &Report) -> String {
+    let head = [
+        "workload",
+        "contender",
+        "unit",
+        "user",
+        "system",
+        "core",
+        "calls",
+        "switches",
+        "per second",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "RSS MiB",
+        "generator µs",
+    ];
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
+    for row in &report.rows {
+        for (who, cells) in &row.cells {
+            let median = |of: &dyn Fn(&Cell) -> Option<f64>| {
+                let values: Option<Vec<f64>> = cells.iter().map(of).collect();
+                let spread = values.and_then(|v| Spread::of(&v));
+                spread.map_or_else(|| "–".to_owned(), figure)
+            };
+            let ms = |of: &dyn Fn(&Cell) -> f64| {
+                let values: Vec<f64> = cells.iter().map(of).collect();
+                Spread::of(&values).map_or_else(|| "–".to_owned(), |s| format!("{:.3}", s.median))
+            };
+            let calls = row.calls.get(who).map(|n| format!("{n:.2}"));
+            lines.push(vec![
+                row.workload.clone(),
+                who.clone(),
+                row.unit.clone(),
+                median(&|c| c.user),
+                median(&|c| c.system),
+                median(&|c| c.core.or(c.memory).or(c.latency)),
+                calls.unwrap_or_else(|| "–".into()),
+                median(&|c| c.summary.watched.map(|w| w.switches)),
+                median(&|c| Some(c.summary.per_second)),
+                ms(&|c| c.summary.p50_ms),
+                ms(&|c| c.summary.p90_ms),
+                ms(&|c| c.summary.p99_ms),
+                ms(&|c| c.summary.p999_ms),
+                ms(&|c| c.summary.max_ms),
+                median(&rss),
+                median(&|c| Some(c.summary.own_cpu_us)),
+            ]);
+        }
+    }
+    aligned(&lines, |column| column > 2)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn rss(cell: &Cell) -> Option<f64> {
+    let bytes = match &cell.change {
+        Some(change) => Some(change.rss),
+        None => cell.summary.watched.map(|w| w.rss),
+    };
+    bytes.map(|bytes| bytes as f64 / 1_048_576.0)
+}
+
 /// What changes of the configuration did, and what they cost; none when no row is about that.
 pub(crate) fn changes(rows: &[Row]) -> Option<String> {
     let head = [
@@ -145,7 +210,7 @@ pub(crate) fn changes(rows: &[Row]) -> Option<String> {
 }
 
 /// Sums of what is counted, medians of what is measured, over all pairs.
-fn changed(cells: &[Cell]) -> Vec<String> {
+pub(crate) fn changed(cells: &[Cell]) -> Vec<String> {
     let none = || "–".to_owned();
     let median = |of: &dyn Fn(&Cell) -> Option<f64>| {
         let values: Option<Vec<f64>> = cells.iter().map(of).collect();
@@ -158,14 +223,6 @@ fn changed(cells: &[Cell]) -> Vec<String> {
         values.map_or_else(none, |v| v.iter().sum::<u64>().to_string())
     };
     #[allow(clippy::cast_precision_loss)]
-    let rss = |cell: &Cell| {
-        let bytes = match &cell.change {
-            Some(change) => Some(change.rss),
-            None => cell.summary.watched.map(|w| w.rss),
-        };
-        bytes.map(|bytes| bytes as f64 / 1_048_576.0)
-    };
-    #[allow(clippy::cast_precision_loss)]
     let processes = |cell: &Cell| cell.change.as_ref().map(|c| c.processes as f64);
     vec![
         sum(&|c| c.changes.into()),
@@ -176,7 +233,11 @@ fn changed(cells: &[Cell]) -> Vec<String> {
         median(&|c| Some(c.summary.p50_ms)),
         median(&|c| Some(c.summary.p99_ms)),
         median(&|c| Some(c.summary.max_ms)),
-        median(&processes),
+        median(&processes)
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .into(),
         median(&rss),
     ]
 }
@@ -202,7 +263,7 @@ fn aligned(rows: &[Vec<String>], right: impl Fn(usize) -> bool) -> String {
     out
 }
 
-fn figure(spread: Spread) -> String {
+pub(crate) fn figure(spread: Spread) -> String {
     match spread.median {
         v if v >= 1_000.0 => format!("{v:.0}"),
         v if v >= 100.0 => format!("{v:.1}"),

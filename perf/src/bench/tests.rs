@@ -110,6 +110,7 @@ fn row(cells: &[(&str, &[f64])]) -> Row {
             })
             .collect(),
         ratios: Vec::new(),
+        calls: BTreeMap::new(),
         configurations: BTreeMap::new(),
     }
 }

@@ -44,12 +44,16 @@ fn every_workload_does_equal_work_everywhere_without_errors() {
                 continue;
             }
             let summary = &cells[who][0]["summary"];
+            if row["unit"].as_str().unwrap().starts_with("CPU") && who != "direct" {
+                assert!(row["calls"][who].as_f64().unwrap() > 0.1, "{name}");
+            }
             let change = &cells[who][0]["change"];
             let is_change = row["unit"] == "100 changes";
             assert_eq!(is_change, change.is_object(), "{name}");
             if is_change {
-                assert_eq!(change["changes"].as_u64(), Some(3), "{name}");
-                assert_eq!(change["long"].as_u64(), Some(3), "{name}");
+                // As many as there was time for.
+                assert!(change["changes"].as_u64() >= Some(1), "{name}");
+                assert!(change["long"].as_u64() >= Some(1), "{name}");
                 assert_eq!(change["long_lost"].as_u64(), Some(0), "{name}");
             }
             // What a peer fails while it reloads is a figure of the row.
@@ -351,4 +355,35 @@ fn compare_runs_both_in_turn_and_refuses_what_is_no_program() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/a"));
+}
+
+/// The README may quote no figure but those of a kept run, and all of that run.
+#[test]
+fn the_readme_quotes_what_was_measured() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let results = std::fs::read_dir(root.join("perf/results")).into_iter();
+    let kept: Vec<PathBuf> = results
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    let Some((_, rest)) = readme.split_once("<!-- measured: ") else {
+        assert!(kept.is_empty(), "{kept:?} is not quoted");
+        return;
+    };
+    let (file, rest) = rest.split_once(" -->\n").unwrap();
+    let (quoted, _) = rest.split_once("<!-- measured: end -->").unwrap();
+    let output = Command::new(PERF)
+        .arg("quote")
+        .arg(root.join(file))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{file}");
+    let measured = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        quoted, measured,
+        "write what `krater-perf quote {file}` prints"
+    );
+    assert!(measured.contains("| http-1k |"), "{measured}");
 }
