@@ -16,4 +16,5 @@ pub mod limit;
 pub mod member;
 pub mod persistence;
 pub mod proxy_protocol;
+pub mod shortage;
 pub mod table;

@@ -7,7 +7,7 @@ mod hello;
 mod http;
 mod ping;
 
-use crate::io::ConnectError;
+use crate::io::{ConnectError, is_own};
 use crate::runtime::Shared;
 use crate::tls::Connector;
 use krater_dataplane_core::health::Health;
@@ -45,23 +45,28 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Timeout { after, .. } => Self::Member(format!("no answer in {after:?}")),
-            ConnectError::Io { source, .. } => Self::of(&source),
+            ConnectError::Own { own, source, .. } => {
+                Self::Own(format!("{}: {source}", own.reason()))
+            }
+            ConnectError::Io { source, .. } => Self::of_theirs(&source),
         }
     }
 }
 
 impl Failure {
     fn of(error: &io::Error) -> Self {
-        let own = [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::ENOMEM,
-            libc::ENOBUFS,
-            libc::EACCES,
-            libc::EPERM,
-        ];
+        match is_own(error) {
+            Some(_) => Self::Own(error.to_string()),
+            None => Self::of_theirs(error),
+        }
+    }
+
+    /// Of an error that is known to be no shortage of ours.
+    fn of_theirs(error: &io::Error) -> Self {
+        // What the host's rules forbid says nothing about the member either.
+        let forbidden = [libc::EACCES, libc::EPERM];
         match error.raw_os_error() {
-            Some(code) if own.contains(&code) => Self::Own(error.to_string()),
+            Some(code) if forbidden.contains(&code) => Self::Own(error.to_string()),
             _ => Self::Member(match error.kind() {
                 io::ErrorKind::ConnectionRefused => "connection refused".into(),
                 io::ErrorKind::ConnectionReset => "connection reset".into(),

@@ -142,7 +142,7 @@ impl Dataplane {
             .unwrap()
     }
 
-    /// A metric without labels.
+    /// A metric, with its labels as they are written.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.request("GET", "/metrics", b"");
         let line = text.lines().find(|l| l.split(' ').next() == Some(name));

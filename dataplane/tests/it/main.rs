@@ -17,6 +17,7 @@ mod peers;
 mod per_worker;
 mod process;
 mod relay;
+mod shortage;
 mod swap;
 mod tls;
 mod tls_members;
