@@ -12,6 +12,7 @@ mod control;
 mod front;
 mod health;
 mod http1;
+mod keepalive;
 mod limits;
 mod peers;
 mod per_worker;
