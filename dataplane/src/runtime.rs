@@ -12,7 +12,7 @@
 use crate::io::{self, Conn, ConnectError, PipePool, Sources};
 use crate::tls;
 use arc_swap::ArcSwap;
-use krater_dataplane_core::balance::{self, Candidate};
+use krater_dataplane_core::balance::{self, Candidate, SlowStart};
 use krater_dataplane_core::limit::{Clients, Gauge};
 use krater_dataplane_core::member::MemberState;
 use krater_dataplane_core::persistence::{CAPACITY, CookieKey, Table, Token};
@@ -28,11 +28,9 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
     fence,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-
-pub use krater_dataplane_core::balance::Input as SelectInput;
 
 /// While something is exhausted the log says so this often: each of the workers' attempts fails.
 const EXHAUSTION_LOG_PERIOD: Duration = Duration::from_secs(60);
@@ -620,6 +618,21 @@ impl Drop for MemberGuard {
     }
 }
 
+/// For whom a member is chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct SelectInput<'a> {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// Members that were tried in vain for this client.
+    pub exclude: &'a [MemberId],
+}
+
+/// The clock of slow starts.
+pub(crate) fn uptime() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
 /// Chooses a member of `pool` and counts the connection. None: no member can serve (503).
 pub fn select(pool: &PoolView, input: &SelectInput<'_>, token: &Token) -> Option<MemberGuard> {
     if !pool.conf.enabled || pool.is_down() {
@@ -649,7 +662,16 @@ pub fn select(pool: &PoolView, input: &SelectInput<'_>, token: &Token) -> Option
     {
         return Some(MemberGuard::enter(view, true));
     }
-    let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
+    let input = balance::Input {
+        client: input.client,
+        exclude: input.exclude,
+        // The clock is read only where something depends on it.
+        slow_start: pool.conf.slow_start.map(|over| SlowStart {
+            over,
+            now: uptime(),
+        }),
+    };
+    let view = balance::choose(pool.conf.algorithm, &pool.members, &input)?;
     match (persistence, token) {
         (Some(Persistence::SourceIp { .. }), _) => {
             let now = Instant::now();

@@ -12,11 +12,13 @@ use krater_model::state::{
     Member, Persistence, Pool, PoolProtocol, PoolTls, Timeouts,
 };
 use krater_model::{
-    CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, PoolId, Revision, Secret,
+    CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, Millis, PoolId, Revision,
+    Secret,
 };
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything the data plane serves, immutable.
 #[derive(Debug)]
@@ -116,6 +118,8 @@ pub struct PoolConf {
     pub tls: Option<PoolTls>,
     /// The monitor, when there is one and it is enabled.
     pub monitor: Option<HealthMonitor>,
+    /// Over what time a member that came back gets its whole share.
+    pub slow_start: Option<Duration>,
     /// Failures in a row that take a member down, while there is a monitor.
     pub failures_in_a_row: Option<u32>,
     /// Members in the order of the snapshot.
@@ -278,6 +282,7 @@ fn compile_pool(
             .failures_in_a_row
             .filter(|_| source.health_monitor.as_ref().is_some_and(|m| m.enabled))
             .map(u32::from),
+        slow_start: source.options.slow_start.map(Millis::duration),
         monitor: source.health_monitor.clone().filter(|m| m.enabled),
         members: source.members.iter().map(member).collect(),
         source,

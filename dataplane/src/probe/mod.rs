@@ -8,7 +8,7 @@ mod http;
 mod ping;
 
 use crate::io::{ConnectError, is_own};
-use crate::runtime::Shared;
+use crate::runtime::{Shared, uptime};
 use crate::tls::Connector;
 use krater_dataplane_core::health::Health;
 use krater_dataplane_core::member::{MemberState, Probed};
@@ -291,6 +291,9 @@ impl Run {
         let monitor = &self.plan.monitor;
         let change = record.health.observe(ok, monitor.rise, monitor.fall);
         if let Some(change) = change {
+            if (change.from, change.to) == (Probed::Down, Probed::Up) {
+                self.state.came_back(uptime());
+            }
             tracing::info!(
                 member.id = %self.state.id,
                 member.addr = %self.plan.address,

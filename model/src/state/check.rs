@@ -235,6 +235,24 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
         }
         _ => {}
     }
+    if let Some(slow_start) = pool.options.slow_start {
+        let refuse = |why: String| Err(FieldError::new("options.slow_start", why));
+        if slow_start.value() == 0 {
+            return refuse("use at least 1 ms, or leave it out".into());
+        }
+        if pool.health_monitor.is_none() {
+            return refuse("needs health_monitor: only what was down comes back slowly".into());
+        }
+        if matches!(
+            pool.algorithm,
+            Algorithm::SourceIp | Algorithm::SourceIpPort
+        ) {
+            let hash = pool.algorithm;
+            return refuse(format!(
+                "{hash:?} goes by the configured weights, so that clients keep their members: use ROUND_ROBIN or LEAST_CONNECTIONS"
+            ));
+        }
+    }
     let Some(monitor) = &pool.health_monitor else {
         return Ok(());
     };

@@ -43,6 +43,10 @@ pub struct PoolOptions {
     /// once, and the health monitor brings it back. Needs a monitor.
     #[serde(default)]
     pub failures_in_a_row: Option<u16>,
+    /// Slow start: a member that comes back from DOWN gets new clients in a share that grows over this time
+    /// from next to nothing to its weight. Needs a monitor, and an algorithm that is no hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Millis>,
 }
 
 impl Pool {

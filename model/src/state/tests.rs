@@ -198,6 +198,25 @@ fn every_rule_refuses_and_names_the_field() {
             "load_balancers[0].pools[0].options.failures_in_a_row",
         ),
         (
+            "/load_balancers/0/pools/0/options",
+            json!({"slow_start": 0}),
+            "load_balancers[0].pools[0].options.slow_start",
+        ),
+        (
+            "/load_balancers/0/pools/0",
+            json!({"id": id(3), "protocol": "HTTP", "algorithm": "ROUND_ROBIN",
+                "options": {"slow_start": 60_000}}),
+            "load_balancers[0].pools[0].options.slow_start",
+        ),
+        (
+            "/load_balancers/0/pools/0",
+            json!({"id": id(3), "protocol": "HTTP", "algorithm": "SOURCE_IP",
+                "options": {"slow_start": 60_000},
+                "health_monitor": {"id": id(4), "delay": 1_000, "timeout": 500, "rise": 2,
+                    "fall": 3, "check": {"type": "TCP"}}}),
+            "load_balancers[0].pools[0].options.slow_start",
+        ),
+        (
             "/load_balancers/0/pools/0/persistence",
             json!({"type": "APP_COOKIE", "cookie_name": "a=b"}),
             "load_balancers[0].pools[0].persistence.cookie_name",
