@@ -29,8 +29,6 @@ use tokio::time::Instant;
 const AT_A_TIME: usize = 512;
 /// Distance between the first probes of members that come together, at most.
 const SPACING: Duration = Duration::from_millis(2);
-/// Shortest time between starts, whatever the monitor says.
-const MIN_DELAY: Duration = Duration::from_millis(50);
 
 /// Why a probe did not succeed.
 #[derive(Debug)]
@@ -206,7 +204,7 @@ struct Run {
 
 impl Run {
     async fn run(self, wait: Duration) {
-        let delay = self.plan.monitor.delay.duration().max(MIN_DELAY);
+        let delay = self.plan.monitor.delay.duration();
         let mut next = Instant::now() + wait;
         loop {
             tokio::time::sleep_until(next).await;

@@ -174,7 +174,7 @@ pub struct HealthMonitor {
     pub enabled: bool,
     /// What is probed.
     pub check: HealthCheck,
-    /// From the start of one probe to the start of the next.
+    /// From the start of one probe to the start of the next; at least [`Self::MIN_DELAY`].
     pub delay: Millis,
     /// How long one probe may take.
     pub timeout: Millis,
@@ -182,6 +182,11 @@ pub struct HealthMonitor {
     pub rise: ProbeCount,
     /// Failures in a row that take it down (`max_retries_down`).
     pub fall: ProbeCount,
+}
+
+impl HealthMonitor {
+    /// The shortest delay: what comes faster loads members with probes, not with clients.
+    pub const MIN_DELAY: Millis = Millis::literal(50);
 }
 
 /// What a health monitor probes.
