@@ -5,7 +5,7 @@
 
 use crate::http1::rewrite::InsertPlan;
 use crate::l7;
-use ipnet::IpNet;
+use crate::networks::Networks;
 use krater_model::control::Snapshot;
 use krater_model::state::{
     Algorithm, HealthMonitor, L7Action, Listener, ListenerProtocol, ListenerTls, LoadBalancer,
@@ -57,9 +57,9 @@ pub struct ListenerConf {
     /// Time-outs.
     pub timeouts: Timeouts,
     /// Client networks that may connect; empty: all.
-    pub allowed: Vec<IpNet>,
+    pub allowed: Networks,
     /// Front ends that name their clients in a PROXY protocol header.
-    pub fronts: Vec<IpNet>,
+    pub fronts: Networks,
     /// Headers added to requests.
     pub insert: InsertPlan,
     /// TLS towards clients; `hsts` inside.
@@ -74,14 +74,12 @@ pub struct ListenerConf {
 impl ListenerConf {
     /// Whether `client` may connect. IPv4-mapped addresses count as IPv4.
     pub fn allows(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.allowed.is_empty() || self.allowed.iter().any(|net| net.contains(&client))
+        self.allowed.is_empty() || self.allowed.contains(client)
     }
 
     /// Whether connections from `peer` begin with a PROXY protocol header.
     pub fn is_front(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.fronts.iter().any(|net| net.contains(&peer))
+        self.fronts.contains(peer)
     }
 
     /// Pools that the listener may send traffic to.
@@ -241,8 +239,8 @@ fn compile_listener(
         connection_limit: source.connection_limit,
         connections_per_client: source.options.connections_per_client,
         timeouts: source.timeouts,
-        allowed: source.allowed_cidrs.clone(),
-        fronts: source.options.proxy_protocol_from.clone(),
+        allowed: Networks::new(&source.allowed_cidrs),
+        fronts: Networks::new(&source.options.proxy_protocol_from),
         insert: InsertPlan::new(&source.insert_headers),
         tls: source.tls.clone(),
         default_pool: source.default_pool,
