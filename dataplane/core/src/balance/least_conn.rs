@@ -8,12 +8,20 @@ pub fn choose<'a, C: Candidate + 'a>(
     candidates: impl Iterator<Item = &'a C> + Clone,
     slow_start: Option<SlowStart>,
 ) -> Option<&'a C> {
+    // Connections end on other workers at any time, so each count is read once and kept: nobody would be
+    // the least of all by a count that has changed meanwhile.
+    let seen = |c: &'a C| {
+        let load = u128::from(c.state().active()) + 1;
+        (c, load, u128::from(c.share(slow_start)))
+    };
     // a / b < c / d  <=>  a * d < c * b; shares have at most 17 bits, so u128 cannot overflow.
-    let load = |c: &C| u128::from(c.state().active()) + 1;
-    let weight = |c: &C| u128::from(c.share(slow_start));
-    let least = candidates
+    let (least, load, share) = candidates
         .clone()
-        .min_by(|a, b| (load(a) * weight(b)).cmp(&(load(b) * weight(a))))?;
-    let equal = |c: &&C| load(c) * weight(least) == load(least) * weight(c);
+        .map(seen)
+        .min_by(|(_, load, share), (_, other, others)| (load * others).cmp(&(other * share)))?;
+    let equal = |c: &&'a C| {
+        let (c, its_load, its_share) = seen(c);
+        std::ptr::eq(c, least) || its_load * share == load * its_share
+    };
     round_robin::choose(candidates.filter(equal), slow_start)
 }

@@ -122,6 +122,31 @@ fn least_connections_respects_weights_and_takes_turns() {
     assert_eq!(counts(picks).into_values().collect::<Vec<_>>(), [3, 3, 3]);
 }
 
+/// A member whose count another worker changes, which holds no lock for that: whenever it is looked at,
+/// it is another one.
+struct Restless(Fake);
+
+impl Candidate for Restless {
+    fn conf(&self) -> &MemberConf {
+        &self.0.conf
+    }
+    fn state(&self) -> &MemberState {
+        self.0.state.enter();
+        &self.0.state
+    }
+}
+
+#[test]
+fn least_connections_finds_somebody_while_counts_change() {
+    for count in 1..=3 {
+        let members: Vec<_> = pool(&vec![1; count]).into_iter().map(Restless).collect();
+        for n in 0..100 {
+            let chosen = choose(Algorithm::LeastConnections, &members, &client(n));
+            assert!(chosen.is_some(), "choice {n} among {count}");
+        }
+    }
+}
+
 #[test]
 fn source_ip_ignores_the_port_and_mapping() {
     let members = pool(&[1; 10]);
