@@ -4,16 +4,25 @@
 mod sys;
 
 use crate::runtime::ListenerView;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
 /// Connections that wait per socket to be accepted; the kernel caps it at `net.core.somaxconn`.
 /// 4096 is that cap's default.
 const BACKLOG: i32 = 4096;
+/// A client connection that was silent for so long is asked whether its client still exists: longer
+/// than the default time-out of clients, which ends most silent ones first.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// And again so long after a question without an answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Questions without an answer that end the connection: two minutes after the client's last sign of
+/// life.
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// An address with its sockets.
 #[derive(Debug)]
@@ -116,7 +125,36 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     }
     // Inherited by accepted sockets: no call per connection.
     socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_inherit_keepalive_and_nodelay() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = listen(address.parse().unwrap()).unwrap();
+            let at = listener.local_addr().unwrap().as_socket().unwrap();
+            let _client = std::net::TcpStream::connect(at).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+            let times = (
+                accepted.tcp_keepalive_time().unwrap(),
+                accepted.tcp_keepalive_interval().unwrap(),
+                accepted.tcp_keepalive_retries().unwrap(),
+            );
+            let expected = (Duration::from_secs(60), Duration::from_secs(15), 4);
+            assert_eq!(times, expected, "{address}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use crate::runtime::Shared;
 use krater_dataplane_core::member::Probed;
+use krater_dataplane_core::shortage::Own;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -211,6 +212,15 @@ impl State {
             "accept_failures",
             "Times that accepting paused",
             plain(events.accept_failures.load(Relaxed)),
+        )?;
+        let shortages = Own::ALL.iter().zip(&events.connect_shortages);
+        counters(
+            encoder,
+            "member_connect_shortages",
+            "Connects to members that failed for want of something of ours",
+            shortages
+                .map(|(own, n)| (vec![("of", own.word().to_owned())], n.load(Relaxed)))
+                .collect(),
         )?;
         counters(
             encoder,

@@ -12,10 +12,11 @@
 use crate::io::{self, Conn, ConnectError, PipePool, Sources};
 use crate::tls;
 use arc_swap::ArcSwap;
-use krater_dataplane_core::balance::{self, Candidate};
+use krater_dataplane_core::balance::{self, Candidate, SlowStart};
 use krater_dataplane_core::limit::{Clients, Gauge};
 use krater_dataplane_core::member::MemberState;
 use krater_dataplane_core::persistence::{CAPACITY, CookieKey, Table, Token};
+use krater_dataplane_core::shortage::Own;
 use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
 use krater_model::control::ListenerStats;
 use krater_model::state::{ListenerProtocol, Persistence, PoolProtocol};
@@ -27,13 +28,11 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
     fence,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-pub use krater_dataplane_core::balance::Input as SelectInput;
-
-/// While descriptors are exhausted the log says so this often: each of the workers' attempts fails.
+/// While something is exhausted the log says so this often: each of the workers' attempts fails.
 const EXHAUSTION_LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// Process-global state, one per process, shared by all threads.
@@ -79,12 +78,32 @@ pub struct Events {
     pub bad_fronts: AtomicU64,
     /// Times that accepting paused for want of descriptors or memory.
     pub accept_failures: AtomicU64,
-    /// When that was last logged.
-    exhaustion_logged: Mutex<Option<Instant>>,
+    accept_log: Seldom,
+    /// Connects to members that failed for want of something of ours, in the order of [`Own::ALL`].
+    pub connect_shortages: [AtomicU64; Own::COUNT],
+    connect_logs: [Seldom; Own::COUNT],
     /// Snapshots refused.
     pub refused_snapshots: AtomicU64,
     /// Snapshots applied.
     pub applied_snapshots: AtomicU64,
+}
+
+/// Lines of the log that many connections cause at once: when it begins, and once a minute while it
+/// lasts.
+#[derive(Debug, Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// Whether it is time for a line.
+    fn now(&self) -> bool {
+        let now = Instant::now();
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = logged.is_none_or(|at| now.duration_since(at) >= EXHAUSTION_LOG_PERIOD);
+        if due {
+            *logged = Some(now);
+        }
+        due
+    }
 }
 
 /// One snapshot, ready to be used. Swapped whole.
@@ -136,6 +155,18 @@ impl Shared {
 
     /// Connects to a member, never from a VIP.
     pub async fn connect(
+        &self,
+        address: SocketAddr,
+        timeout: Duration,
+    ) -> Result<Conn, ConnectError> {
+        let connected = self.connect_uncounted(address, timeout).await;
+        if let Err(ConnectError::Own { own, source, .. }) = &connected {
+            self.count_connect_shortage(*own, address, source);
+        }
+        connected
+    }
+
+    async fn connect_uncounted(
         &self,
         address: SocketAddr,
         timeout: Duration,
@@ -219,12 +250,28 @@ impl Shared {
     /// Logged when it begins and once a minute while it lasts, counted always.
     pub(crate) fn count_accept_failure(&self, error: &std::io::Error) {
         self.events.accept_failures.fetch_add(1, Relaxed);
-        let now = Instant::now();
-        let logged = self.events.exhaustion_logged.lock();
-        let mut logged = logged.unwrap_or_else(PoisonError::into_inner);
-        if logged.is_none_or(|at| now.duration_since(at) >= EXHAUSTION_LOG_PERIOD) {
-            *logged = Some(now);
+        if self.events.accept_log.now() {
             tracing::error!(%error, "accepting pauses: raise the limit of open files");
+        }
+    }
+
+    /// Logged when it begins and once a minute while it lasts, counted always.
+    fn count_connect_shortage(&self, own: Own, member: SocketAddr, error: &std::io::Error) {
+        let Events {
+            connect_shortages,
+            connect_logs,
+            ..
+        } = &self.events;
+        let (Some(count), Some(log)) = (
+            connect_shortages.get(own.index()),
+            connect_logs.get(own.index()),
+        ) else {
+            return;
+        };
+        count.fetch_add(1, Relaxed);
+        if log.now() {
+            let (reason, cure) = (own.reason(), own.cure());
+            tracing::error!(member.addr = %member, %error, reason, cure, "cannot connect to members");
         }
     }
 
@@ -571,6 +618,21 @@ impl Drop for MemberGuard {
     }
 }
 
+/// For whom a member is chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct SelectInput<'a> {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// Members that were tried in vain for this client.
+    pub exclude: &'a [MemberId],
+}
+
+/// The clock of slow starts.
+pub(crate) fn uptime() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
 /// Chooses a member of `pool` and counts the connection. None: no member can serve (503).
 pub fn select(pool: &PoolView, input: &SelectInput<'_>, token: &Token) -> Option<MemberGuard> {
     if !pool.conf.enabled || pool.is_down() {
@@ -600,7 +662,16 @@ pub fn select(pool: &PoolView, input: &SelectInput<'_>, token: &Token) -> Option
     {
         return Some(MemberGuard::enter(view, true));
     }
-    let view = balance::choose(pool.conf.algorithm, &pool.members, input)?;
+    let input = balance::Input {
+        client: input.client,
+        exclude: input.exclude,
+        // The clock is read only where something depends on it.
+        slow_start: pool.conf.slow_start.map(|over| SlowStart {
+            over,
+            now: uptime(),
+        }),
+    };
+    let view = balance::choose(pool.conf.algorithm, &pool.members, &input)?;
     match (persistence, token) {
         (Some(Persistence::SourceIp { .. }), _) => {
             let now = Instant::now();

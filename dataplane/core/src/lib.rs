@@ -14,6 +14,8 @@ pub mod http1;
 pub mod l7;
 pub mod limit;
 pub mod member;
+pub mod networks;
 pub mod persistence;
 pub mod proxy_protocol;
+pub mod shortage;
 pub mod table;

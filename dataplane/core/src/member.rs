@@ -7,6 +7,7 @@ use crate::table::MemberConf;
 use krater_model::MemberId;
 use krater_model::control::MemberHealth;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// In place of an operator's weight: the configured one counts.
 const CONFIGURED: u16 = u16::MAX;
@@ -52,6 +53,8 @@ pub struct MemberState {
     credit: AtomicI64,
     wish: AtomicU8,
     weight: AtomicU16,
+    /// Milliseconds of the process's clock at which it came back, plus one; 0: it was never away.
+    back: AtomicU64,
 }
 
 impl MemberState {
@@ -67,6 +70,7 @@ impl MemberState {
             credit: AtomicI64::new(0),
             wish: AtomicU8::new(Wish::Ready as u8),
             weight: AtomicU16::new(CONFIGURED),
+            back: AtomicU64::new(0),
         }
     }
 
@@ -83,6 +87,18 @@ impl MemberState {
     /// Called by the health machine's owner, and by [`Self::observe_failure`].
     pub fn set_probed(&self, probed: Probed) {
         self.probed.store(probed as u8, Relaxed);
+    }
+
+    /// A probe brings it back from DOWN at `now`, by any clock that [`Self::back_since`]'s reader has too.
+    pub fn came_back(&self, now: Duration) {
+        let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.back.store(ms.saturating_add(1), Relaxed);
+    }
+
+    /// When it came back the last time; none when it was never away.
+    pub fn back_since(&self) -> Option<Duration> {
+        let ms = self.back.load(Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(ms))
     }
 
     /// What an operator wants. It outlives snapshots, as the state does.

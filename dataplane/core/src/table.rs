@@ -5,18 +5,20 @@
 
 use crate::http1::rewrite::InsertPlan;
 use crate::l7;
-use ipnet::IpNet;
+use crate::networks::Networks;
 use krater_model::control::Snapshot;
 use krater_model::state::{
     Algorithm, HealthMonitor, L7Action, Listener, ListenerProtocol, ListenerTls, LoadBalancer,
     Member, Persistence, Pool, PoolProtocol, PoolTls, Timeouts,
 };
 use krater_model::{
-    CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, PoolId, Revision, Secret,
+    CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, Millis, PoolId, Revision,
+    Secret,
 };
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything the data plane serves, immutable.
 #[derive(Debug)]
@@ -55,9 +57,9 @@ pub struct ListenerConf {
     /// Time-outs.
     pub timeouts: Timeouts,
     /// Client networks that may connect; empty: all.
-    pub allowed: Vec<IpNet>,
+    pub allowed: Networks,
     /// Front ends that name their clients in a PROXY protocol header.
-    pub fronts: Vec<IpNet>,
+    pub fronts: Networks,
     /// Headers added to requests.
     pub insert: InsertPlan,
     /// TLS towards clients; `hsts` inside.
@@ -72,14 +74,12 @@ pub struct ListenerConf {
 impl ListenerConf {
     /// Whether `client` may connect. IPv4-mapped addresses count as IPv4.
     pub fn allows(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.allowed.is_empty() || self.allowed.iter().any(|net| net.contains(&client))
+        self.allowed.is_empty() || self.allowed.contains(client)
     }
 
     /// Whether connections from `peer` begin with a PROXY protocol header.
     pub fn is_front(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.fronts.iter().any(|net| net.contains(&peer))
+        self.fronts.contains(peer)
     }
 
     /// Pools that the listener may send traffic to.
@@ -116,6 +116,8 @@ pub struct PoolConf {
     pub tls: Option<PoolTls>,
     /// The monitor, when there is one and it is enabled.
     pub monitor: Option<HealthMonitor>,
+    /// Over what time a member that came back gets its whole share.
+    pub slow_start: Option<Duration>,
     /// Failures in a row that take a member down, while there is a monitor.
     pub failures_in_a_row: Option<u32>,
     /// Members in the order of the snapshot.
@@ -237,8 +239,8 @@ fn compile_listener(
         connection_limit: source.connection_limit,
         connections_per_client: source.options.connections_per_client,
         timeouts: source.timeouts,
-        allowed: source.allowed_cidrs.clone(),
-        fronts: source.options.proxy_protocol_from.clone(),
+        allowed: Networks::new(&source.allowed_cidrs),
+        fronts: Networks::new(&source.options.proxy_protocol_from),
         insert: InsertPlan::new(&source.insert_headers),
         tls: source.tls.clone(),
         default_pool: source.default_pool,
@@ -278,6 +280,7 @@ fn compile_pool(
             .failures_in_a_row
             .filter(|_| source.health_monitor.as_ref().is_some_and(|m| m.enabled))
             .map(u32::from),
+        slow_start: source.options.slow_start.map(Millis::duration),
         monitor: source.health_monitor.clone().filter(|m| m.enabled),
         members: source.members.iter().map(member).collect(),
         source,

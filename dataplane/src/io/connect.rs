@@ -1,7 +1,8 @@
 //! Connecting to members.
 
-use super::Conn;
+use super::{Conn, is_own};
 use arc_swap::ArcSwap;
+use krater_dataplane_core::shortage::Own;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
@@ -24,7 +25,18 @@ pub enum ConnectError {
         /// The limit.
         after: Duration,
     },
-    /// Refused, unreachable, no descriptor, no port.
+    /// We lack what a connection needs: says nothing about the member, and others would fare the same.
+    #[error("cannot connect to {address}: {}", own.reason())]
+    Own {
+        /// Where to.
+        address: SocketAddr,
+        /// What is lacking.
+        own: Own,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Refused, unreachable.
     #[error("cannot connect to {address}")]
     Io {
         /// Where to.
@@ -35,13 +47,33 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    fn new(address: SocketAddr, source: io::Error) -> Self {
+        match is_own(&source) {
+            Some(own) if !lacks_route(own, address) => Self::Own {
+                address,
+                own,
+                source,
+            },
+            _ => Self::Io { address, source },
+        }
+    }
+}
+
+/// Whether it is no port that is lacking but an address of ours: without one in IPv6 the kernel says
+/// the same, and then this one destination is out of reach.
+fn lacks_route(own: Own, to: SocketAddr) -> bool {
+    let no_address = |error: io::Error| is_own(&error) == Some(Own::Ports);
+    own == Own::Ports && to.is_ipv6() && kernels_choice(to).is_err_and(no_address)
+}
+
 /// Connects to `address` within `timeout` (zero: the kernel's patience), with TCP_NODELAY.
 pub async fn connect(
     address: SocketAddr,
     timeout: Duration,
     source: Option<IpAddr>,
 ) -> Result<Conn, ConnectError> {
-    let failed = |source| ConnectError::Io { address, source };
+    let failed = |source| ConnectError::new(address, source);
     let tcp = open(address, timeout, source).await?;
     tcp.set_nodelay(true).map_err(failed)?;
     let local = tcp.local_addr().map_err(failed)?;
@@ -53,7 +85,7 @@ async fn open(
     timeout: Duration,
     source: Option<IpAddr>,
 ) -> Result<TcpStream, ConnectError> {
-    let failed = |source| ConnectError::Io { address, source };
+    let failed = |source| ConnectError::new(address, source);
     let socket = socket(address, source).map_err(failed)?;
     let connecting = socket.connect(address);
     if timeout.is_zero() {

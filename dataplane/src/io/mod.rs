@@ -10,6 +10,7 @@ mod conn;
 mod connect;
 mod pipe;
 mod relay;
+mod shortage;
 mod sys;
 mod tls_stream;
 
@@ -20,4 +21,5 @@ pub(crate) use connect::{Sources, source};
 pub use pipe::{PIPE_SIZE, PIPES, PipePool};
 pub(crate) use relay::Flow;
 pub use relay::{IdleTimeouts, RelayError, Relayed, Side, relay, tunnel};
+pub(crate) use shortage::is_own;
 pub(crate) use tls_stream::TlsStream;

@@ -7,8 +7,8 @@ mod hello;
 mod http;
 mod ping;
 
-use crate::io::ConnectError;
-use crate::runtime::Shared;
+use crate::io::{ConnectError, is_own};
+use crate::runtime::{Shared, uptime};
 use crate::tls::Connector;
 use krater_dataplane_core::health::Health;
 use krater_dataplane_core::member::{MemberState, Probed};
@@ -29,8 +29,6 @@ use tokio::time::Instant;
 const AT_A_TIME: usize = 512;
 /// Distance between the first probes of members that come together, at most.
 const SPACING: Duration = Duration::from_millis(2);
-/// Shortest time between starts, whatever the monitor says.
-const MIN_DELAY: Duration = Duration::from_millis(50);
 
 /// Why a probe did not succeed.
 #[derive(Debug)]
@@ -45,23 +43,28 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Timeout { after, .. } => Self::Member(format!("no answer in {after:?}")),
-            ConnectError::Io { source, .. } => Self::of(&source),
+            ConnectError::Own { own, source, .. } => {
+                Self::Own(format!("{}: {source}", own.reason()))
+            }
+            ConnectError::Io { source, .. } => Self::of_theirs(&source),
         }
     }
 }
 
 impl Failure {
     fn of(error: &io::Error) -> Self {
-        let own = [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::ENOMEM,
-            libc::ENOBUFS,
-            libc::EACCES,
-            libc::EPERM,
-        ];
+        match is_own(error) {
+            Some(_) => Self::Own(error.to_string()),
+            None => Self::of_theirs(error),
+        }
+    }
+
+    /// Of an error that is known to be no shortage of ours.
+    fn of_theirs(error: &io::Error) -> Self {
+        // What the host's rules forbid says nothing about the member either.
+        let forbidden = [libc::EACCES, libc::EPERM];
         match error.raw_os_error() {
-            Some(code) if own.contains(&code) => Self::Own(error.to_string()),
+            Some(code) if forbidden.contains(&code) => Self::Own(error.to_string()),
             _ => Self::Member(match error.kind() {
                 io::ErrorKind::ConnectionRefused => "connection refused".into(),
                 io::ErrorKind::ConnectionReset => "connection reset".into(),
@@ -201,7 +204,7 @@ struct Run {
 
 impl Run {
     async fn run(self, wait: Duration) {
-        let delay = self.plan.monitor.delay.duration().max(MIN_DELAY);
+        let delay = self.plan.monitor.delay.duration();
         let mut next = Instant::now() + wait;
         loop {
             tokio::time::sleep_until(next).await;
@@ -286,6 +289,9 @@ impl Run {
         let monitor = &self.plan.monitor;
         let change = record.health.observe(ok, monitor.rise, monitor.fall);
         if let Some(change) = change {
+            if (change.from, change.to) == (Probed::Down, Probed::Up) {
+                self.state.came_back(uptime());
+            }
             tracing::info!(
                 member.id = %self.state.id,
                 member.addr = %self.plan.address,

@@ -5,11 +5,12 @@ pub(crate) mod front;
 pub mod http1;
 pub mod tcp;
 
-use crate::io::Conn;
+use crate::io::{Conn, ConnectError};
 use crate::runtime::{MemberGuard, PoolView};
 use crate::worker::WorkerShared;
 use budget::budget;
 use krater_dataplane_core::proxy_protocol;
+use krater_dataplane_core::shortage::Own;
 use krater_model::report;
 use krater_model::state::PoolProtocol;
 use std::net::SocketAddr;
@@ -18,9 +19,26 @@ use std::time::Duration;
 /// Members that are tried for a connection or request: HAProxy's `retries 3` with `option redispatch`.
 pub const TRIES: usize = 4;
 
+/// Why a member was not reached. Nothing of the client's was sent.
+#[derive(Debug)]
+enum Unreached {
+    /// The fault is ours: it must not count as the member's, and trying others would only spread it.
+    Own(Own),
+    /// The member's, or that of the way there: the text of a log line.
+    Member(String),
+}
+
+impl From<ConnectError> for Unreached {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Own { own, .. } => Self::Own(own),
+            other => Self::Member(report(&other)),
+        }
+    }
+}
+
 /// A connection to the member at `address` that a request or bytes can be written to: connected,
-/// the client announced, TLS done, each within `timeout`. An error is the text of a log line; nothing
-/// of the client's was sent.
+/// the client announced, TLS done, each within `timeout`.
 async fn connect(
     client: &Conn,
     common_name: Option<&str>,
@@ -28,19 +46,18 @@ async fn connect(
     address: SocketAddr,
     timeout: Duration,
     worker: &WorkerShared,
-) -> Result<Conn, String> {
-    let conn = worker.connect(address, timeout).await;
-    let mut conn = conn.map_err(|error| report(&error))?;
+) -> Result<Conn, Unreached> {
+    let mut conn = worker.connect(address, timeout).await?;
     announce(client, common_name, &mut conn, pool.conf.protocol)
         .await
-        .map_err(|error| report(&error))?;
+        .map_err(|error| Unreached::Member(report(&error)))?;
     let Some(connector) = pool.connector() else {
         return Ok(conn);
     };
     connector
         .connect(conn, sni(client), timeout)
         .await
-        .map_err(|error| format!("TLS: {}", report(&error)))
+        .map_err(|error| Unreached::Member(format!("TLS: {}", report(&error))))
 }
 
 /// Traffic to a member failed.

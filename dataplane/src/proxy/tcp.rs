@@ -3,7 +3,7 @@
 //! accept → choose → connect (another member when that fails and nothing was sent) → PROXY header if
 //! the pool wants one → bytes both ways. Cancel-safe: dropping the future closes both connections.
 
-use super::{TRIES, budget};
+use super::{TRIES, Unreached, budget};
 use crate::io::{self, Conn, IdleTimeouts, RelayError};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
 use crate::worker::WorkerShared;
@@ -70,32 +70,34 @@ async fn open(
         let _either = tokio::time::timeout(inspect, client.readable()).await;
     }
     let timeout = timeouts.member_connect.duration();
-    reach(&pool, client, timeout, worker)
-        .await
-        .ok_or_else(|| format!("no member of pool {} can serve", pool.conf.id))
+    reach(&pool, client, timeout, worker).await
 }
 
-/// Chooses and connects; another member when one cannot be reached, at most [`TRIES`] in all.
+/// Chooses and connects; another member when one cannot be reached, at most [`TRIES`] in all. An error
+/// says why there is none.
 async fn reach(
     pool: &PoolView,
     client: &Conn,
     timeout: Duration,
     worker: &WorkerShared,
-) -> Option<(MemberGuard, Conn)> {
+) -> Result<(MemberGuard, Conn), String> {
     let mut tried = Vec::new();
     while tried.len() < TRIES {
         let input = SelectInput {
             client: client.peer(),
             exclude: &tried,
         };
-        let guard = select(pool, &input, &Token::None)?;
+        let Some(guard) = select(pool, &input, &Token::None) else {
+            break;
+        };
         let connecting = super::connect(client, None, pool, guard.address(), timeout, worker);
         match connecting.await {
             Ok(conn) => {
                 guard.state().observe_success();
-                return Some((guard, conn));
+                return Ok((guard, conn));
             }
-            Err(reason) => {
+            Err(Unreached::Own(own)) => return Err(own.reason().into()),
+            Err(Unreached::Member(reason)) => {
                 guard.state().count_failure();
                 super::failed(pool, &guard);
                 tracing::debug!(member.id = %guard.id(), reason, "connect failed");
@@ -103,5 +105,5 @@ async fn reach(
             }
         }
     }
-    None
+    Err(format!("no member of pool {} can serve", pool.conf.id))
 }

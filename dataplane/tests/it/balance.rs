@@ -108,6 +108,70 @@ fn all_backups_serve_while_every_primary_is_down() {
     }
 }
 
+/// How many of 200 connections get each member.
+fn shares(dataplane: &Dataplane, setup: &Setup) -> BTreeMap<u8, usize> {
+    let mut shares = BTreeMap::from([(b'a', 0), (b'b', 0)]);
+    for _ in 0..200 {
+        let Some(member) = byte(&mut setup.connect()) else {
+            panic!("closed: {:?}", dataplane.status().pools);
+        };
+        *shares.entry(member).or_default() += 1;
+    }
+    shares
+}
+
+/// The times are so long or so short that no machine is too slow for them: what grows in between is
+/// proved in core.
+#[test]
+fn a_member_that_comes_back_starts_slowly() {
+    const DAY: u32 = 24 * 3_600 * 1_000;
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections] {
+        let dataplane = Dataplane::start(2);
+        let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b')]);
+        // Probed elsewhere, so that the test decides.
+        let (always, sometimes) = (echo(), refusing());
+        for (member, probed) in setup.pool().members.iter_mut().zip([always, sometimes]) {
+            member.monitor_port = Some(krater_model::Port::new(probed.port().into()).unwrap());
+        }
+        let mut check = monitor(HealthCheck::Tcp);
+        check.rise = krater_model::ProbeCount::new(1).unwrap();
+        check.fall = check.rise;
+        setup.pool().algorithm = algorithm;
+        setup.pool().health_monitor = Some(check);
+        setup.pool().options.slow_start = Some(krater_model::Millis::literal(DAY));
+        let id = setup.pool().members[1].id;
+        let becomes = |health| {
+            until(&format!("{health:?}"), || {
+                (dataplane.member(id).health == health).then_some(())
+            });
+        };
+        // At the first start members have their whole share.
+        let first = TcpListener::bind(sometimes).unwrap();
+        setup.apply(&dataplane);
+        becomes(MemberHealth::Up);
+        let start = shares(&dataplane, &setup);
+        assert!(
+            (70..=130).contains(&start[&b'b']),
+            "{algorithm:?}: {start:?}"
+        );
+        drop(first);
+        becomes(MemberHealth::Down);
+        assert_eq!(shares(&dataplane, &setup)[&b'b'], 0);
+        let _second = TcpListener::bind(sometimes).unwrap();
+        becomes(MemberHealth::Up);
+        let slow = shares(&dataplane, &setup);
+        assert!(slow[&b'b'] <= 10, "{algorithm:?}: {slow:?}");
+        // The time is over as soon as it is this short.
+        setup.pool().options.slow_start = Some(krater_model::Millis::literal(1));
+        setup.apply(&dataplane);
+        let whole = shares(&dataplane, &setup);
+        assert!(
+            (70..=130).contains(&whole[&b'b']),
+            "{algorithm:?}: {whole:?}"
+        );
+    }
+}
+
 #[test]
 fn three_other_members_are_tried_and_no_fourth() {
     let dataplane = Dataplane::start(1);

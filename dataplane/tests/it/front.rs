@@ -30,8 +30,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 fn ask(setup: &Setup, bytes: &[u8]) -> String {
     let mut stream = setup.connect();
     let _gone = stream.write_all(bytes);
-    let mut answer = Vec::new();
-    let _reset = stream.read_to_end(&mut answer);
+    let answer = std::iter::from_fn(|| byte(&mut stream)).collect();
     String::from_utf8(answer).unwrap()
 }
 

@@ -5,7 +5,7 @@ use krater_model::control::{Applied, DataplaneStatus, ListenerStatus, MemberStat
 use krater_model::state::*;
 use krater_model::*;
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -142,7 +142,7 @@ impl Dataplane {
             .unwrap()
     }
 
-    /// A metric without labels.
+    /// A metric, with its labels as they are written.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.request("GET", "/metrics", b"");
         let line = text.lines().find(|l| l.split(' ').next() == Some(name));
@@ -331,10 +331,21 @@ pub(crate) fn refusing() -> SocketAddr {
         .unwrap()
 }
 
-/// One byte.
+/// The next byte; none at the end of the connection, in order or by a reset. Silence is neither: a
+/// connection that stays open without a word fails the test.
 pub(crate) fn byte(stream: &mut TcpStream) -> Option<u8> {
     let mut byte = [0];
-    stream.read_exact(&mut byte).ok().map(|()| byte[0])
+    loop {
+        match stream.read(&mut byte) {
+            Ok(0) => return None,
+            Ok(_) => return Some(byte[0]),
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => {}
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => return None,
+                _ => panic!("neither a byte nor an end: {error}"),
+            },
+        }
+    }
 }
 
 /// Whether the stream works: a byte goes round.

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -44,10 +44,11 @@ fn child() {
     .unwrap();
 }
 
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(control: &Path, files: Option<u64>, log: Option<&Path>) -> Self {
+    /// With so many open files, and errors logged to a file.
+    pub(crate) fn start(control: &Path, files: Option<u64>, log: Option<&Path>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "process::child", "--nocapture"]);
         command.env(CONTROL, control).stdout(Stdio::null());
@@ -57,6 +58,14 @@ impl Process {
         until("control socket", || UnixStream::connect(control).ok());
         process
     }
+}
+
+/// An empty file in `folder` that the child can log to under the uid that it changes to.
+pub(crate) fn log_in(folder: &Path) -> PathBuf {
+    let log = folder.join("log");
+    std::fs::write(&log, "").unwrap();
+    std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
+    log
 }
 
 impl Drop for Process {
@@ -136,10 +145,7 @@ fn after_a_kill_the_next_one_serves_the_same_address() {
 fn without_descriptors_it_waits_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("c.sock");
-    let log = folder.path().join("log");
-    // Writable for the uid that the process changes to.
-    std::fs::write(&log, "").unwrap();
-    std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
+    let log = log_in(folder.path());
     // 128 are in pipes, some 20 in runtimes and listeners; this one connection comes in early.
     let _process = Process::start(&control, Some(200), Some(&log));
     let dataplane = Dataplane::attach(&control);
@@ -162,7 +168,7 @@ fn without_descriptors_it_waits_and_goes_on() {
     let mut inside = setup.connect();
     assert!(served(&mut inside));
     // A new one to the control socket would need a descriptor.
-    let mut watch = Watch(BufReader::new(UnixStream::connect(&control).unwrap()));
+    let mut watch = Watch::new(&control);
     assert_eq!(watch.pauses(), 0);
     let begin = std::time::Instant::now();
     let mut crowd: Vec<_> = (0..150).map(|_| setup.connect()).collect();
@@ -194,10 +200,20 @@ fn without_descriptors_it_waits_and_goes_on() {
 }
 
 /// A connection to the control socket that stays.
-struct Watch(BufReader<UnixStream>);
+pub(crate) struct Watch(BufReader<UnixStream>);
 
 impl Watch {
-    fn pauses(&mut self) -> u64 {
+    pub(crate) fn new(control: &Path) -> Self {
+        Self(BufReader::new(UnixStream::connect(control).unwrap()))
+    }
+
+    /// Times that accepting paused.
+    pub(crate) fn pauses(&mut self) -> u64 {
+        self.metric("krater_dataplane_accept_failures_total")
+    }
+
+    /// A metric, with its labels as they are written.
+    pub(crate) fn metric(&mut self, name: &str) -> u64 {
         let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         self.0.get_mut().write_all(request).unwrap();
         let (mut length, mut line) = (0, String::new());
@@ -212,8 +228,9 @@ impl Watch {
         let mut text = vec![0; length];
         self.0.read_exact(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        let name = "krater_dataplane_accept_failures_total ";
-        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap().parse().unwrap()
     }
 }

@@ -235,10 +235,33 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
         }
         _ => {}
     }
+    if let Some(slow_start) = pool.options.slow_start {
+        let refuse = |why: String| Err(FieldError::new("options.slow_start", why));
+        if slow_start.value() == 0 {
+            return refuse("use at least 1 ms, or leave it out".into());
+        }
+        if pool.health_monitor.is_none() {
+            return refuse("needs health_monitor: only what was down comes back slowly".into());
+        }
+        if matches!(
+            pool.algorithm,
+            Algorithm::SourceIp | Algorithm::SourceIpPort
+        ) {
+            let hash = pool.algorithm;
+            return refuse(format!(
+                "{hash:?} goes by the configured weights, so that clients keep their members: use ROUND_ROBIN or LEAST_CONNECTIONS"
+            ));
+        }
+    }
     let Some(monitor) = &pool.health_monitor else {
         return Ok(());
     };
     let at = |field: &str, why: &str| Err(FieldError::new(format!("health_monitor.{field}"), why));
+    if monitor.delay < HealthMonitor::MIN_DELAY {
+        let (delay, least) = (monitor.delay.value(), HealthMonitor::MIN_DELAY.value());
+        let why = format!("{delay} ms is out of range: use {least} to {}", Millis::MAX);
+        return at("delay", &why);
+    }
     if monitor.timeout.value() == 0 {
         return at("timeout", "use at least 1 ms");
     }
@@ -383,6 +406,17 @@ fn listener_tls(tls: &ListenerTls, certificates: &HashSet<&CertificateId>) -> Ch
             "client_ca",
             "required with client_authentication",
         ));
+    }
+    if tls.client_authentication == ClientAuthentication::None {
+        let why = "has no effect without client_authentication: use OPTIONAL or MANDATORY, or leave it out";
+        for (field, id) in [
+            ("client_ca", &tls.client_ca),
+            ("client_crl", &tls.client_crl),
+        ] {
+            if id.is_some() {
+                return Err(FieldError::new(field, why));
+            }
+        }
     }
     if tls.client_crl.is_some() && tls.client_ca.is_none() {
         return Err(FieldError::new("client_crl", "needs client_ca"));

@@ -43,6 +43,10 @@ pub struct PoolOptions {
     /// once, and the health monitor brings it back. Needs a monitor.
     #[serde(default)]
     pub failures_in_a_row: Option<u16>,
+    /// Slow start: a member that comes back from DOWN gets new clients in a share that grows over this time
+    /// from next to nothing to its weight. Needs a monitor, and an algorithm that is no hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Millis>,
 }
 
 impl Pool {
@@ -170,7 +174,7 @@ pub struct HealthMonitor {
     pub enabled: bool,
     /// What is probed.
     pub check: HealthCheck,
-    /// From the start of one probe to the start of the next.
+    /// From the start of one probe to the start of the next; at least [`Self::MIN_DELAY`].
     pub delay: Millis,
     /// How long one probe may take.
     pub timeout: Millis,
@@ -178,6 +182,11 @@ pub struct HealthMonitor {
     pub rise: ProbeCount,
     /// Failures in a row that take it down (`max_retries_down`).
     pub fall: ProbeCount,
+}
+
+impl HealthMonitor {
+    /// The shortest delay: what comes faster loads members with probes, not with clients.
+    pub const MIN_DELAY: Millis = Millis::literal(50);
 }
 
 /// What a health monitor probes.

@@ -71,6 +71,7 @@ fn a_full_document_round_trips() {
 
 #[test]
 fn every_rule_refuses_and_names_the_field() {
+    let certificate = document()["certificates"][0]["id"].clone();
     // Pointer to change, value to put there, field that the refusal must name.
     let cases = [
         ("/schema", json!(9), "schema"),
@@ -177,6 +178,16 @@ fn every_rule_refuses_and_names_the_field() {
             "load_balancers[0].listeners[1].tls.client_ca",
         ),
         (
+            "/load_balancers/0/listeners/1/tls/client_ca",
+            certificate.clone(),
+            "load_balancers[0].listeners[1].tls.client_ca",
+        ),
+        (
+            "/load_balancers/0/listeners/1/tls/client_crl",
+            certificate,
+            "load_balancers[0].listeners[1].tls.client_crl",
+        ),
+        (
             "/load_balancers/0/pools/0/protocol",
             json!("HTTPS"),
             "load_balancers[0].listeners[0].",
@@ -198,6 +209,25 @@ fn every_rule_refuses_and_names_the_field() {
             "load_balancers[0].pools[0].options.failures_in_a_row",
         ),
         (
+            "/load_balancers/0/pools/0/options",
+            json!({"slow_start": 0}),
+            "load_balancers[0].pools[0].options.slow_start",
+        ),
+        (
+            "/load_balancers/0/pools/0",
+            json!({"id": id(3), "protocol": "HTTP", "algorithm": "ROUND_ROBIN",
+                "options": {"slow_start": 60_000}}),
+            "load_balancers[0].pools[0].options.slow_start",
+        ),
+        (
+            "/load_balancers/0/pools/0",
+            json!({"id": id(3), "protocol": "HTTP", "algorithm": "SOURCE_IP",
+                "options": {"slow_start": 60_000},
+                "health_monitor": {"id": id(4), "delay": 1_000, "timeout": 500, "rise": 2,
+                    "fall": 3, "check": {"type": "TCP"}}}),
+            "load_balancers[0].pools[0].options.slow_start",
+        ),
+        (
             "/load_balancers/0/pools/0/persistence",
             json!({"type": "APP_COOKIE", "cookie_name": "a=b"}),
             "load_balancers[0].pools[0].persistence.cookie_name",
@@ -212,6 +242,11 @@ fn every_rule_refuses_and_names_the_field() {
             "/load_balancers/0/pools/0/members/0/weight",
             json!(257),
             "load_balancers[0].pools[0].members[0].weight",
+        ),
+        (
+            "/load_balancers/0/pools/0/health_monitor/delay",
+            json!(49),
+            "load_balancers[0].pools[0].health_monitor.delay",
         ),
         (
             "/load_balancers/0/pools/0/health_monitor/timeout",
@@ -260,6 +295,17 @@ fn every_rule_refuses_and_names_the_field() {
         );
         assert!(!refusal.why.is_empty());
     }
+}
+
+#[test]
+fn the_shortest_delay_is_read_and_a_shorter_one_refused_with_the_range() {
+    let mut changed = document();
+    let monitor = "/load_balancers/0/pools/0/health_monitor";
+    changed.pointer_mut(monitor).unwrap()["delay"] = json!(50);
+    assert!(parse(&changed).is_ok());
+    changed.pointer_mut(monitor).unwrap()["delay"] = json!(49);
+    let why = parse(&changed).unwrap_err().why;
+    assert_eq!(why, "49 ms is out of range: use 50 to 2073600000");
 }
 
 #[test]

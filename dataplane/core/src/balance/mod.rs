@@ -5,10 +5,16 @@
 //! | round robin | a credit per member | – |
 //! | least connections | the connection counts themselves | – |
 //! | source hash | none | only clients of the changed member (rendezvous hashing) |
+//!
+//! A slow start changes the shares of the first two; a hash keeps to the weights, so that clients keep
+//! their members.
 
 pub mod least_conn;
 pub mod round_robin;
+mod slow_start;
 pub mod source_hash;
+
+pub use slow_start::{PARTS, SlowStart};
 
 use crate::member::MemberState;
 use crate::table::MemberConf;
@@ -22,9 +28,17 @@ pub trait Candidate {
     fn conf(&self) -> &MemberConf;
     /// Runtime state.
     fn state(&self) -> &MemberState;
-    /// Its share of the load now.
+    /// Its share of the load as configured, or as an operator wants it.
     fn weight(&self) -> u16 {
         self.state().weight(self.conf())
+    }
+    /// Its share of the load now, in [`PARTS`] of a weight.
+    fn share(&self, slow_start: Option<SlowStart>) -> u32 {
+        let whole = u32::from(self.weight()) * PARTS;
+        match slow_start {
+            Some(slow_start) => slow_start.share(whole, self.state().back_since()),
+            None => whole,
+        }
     }
 }
 
@@ -35,6 +49,8 @@ pub struct Input<'a> {
     pub client: SocketAddr,
     /// Members that were tried in vain for this client.
     pub exclude: &'a [MemberId],
+    /// The pool's slow start and the time; none when it has none.
+    pub slow_start: Option<SlowStart>,
 }
 
 /// Chooses a member, or none when no member can serve. Backup members are candidates only when no
@@ -50,8 +66,8 @@ pub fn choose<'a, C: Candidate>(
         m.conf().backup == backups && is_candidate(m) && !input.exclude.contains(&m.conf().id)
     });
     match algorithm {
-        Algorithm::RoundRobin => round_robin::choose(candidates),
-        Algorithm::LeastConnections => least_conn::choose(candidates),
+        Algorithm::RoundRobin => round_robin::choose(candidates, input.slow_start),
+        Algorithm::LeastConnections => least_conn::choose(candidates, input.slow_start),
         Algorithm::SourceIp => source_hash::choose(candidates, input.client.ip(), None),
         Algorithm::SourceIpPort => {
             source_hash::choose(candidates, input.client.ip(), Some(input.client.port()))

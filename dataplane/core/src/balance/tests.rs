@@ -3,6 +3,7 @@ use crate::member::Probed;
 use krater_model::MemberId;
 use proptest::prelude::*;
 use std::collections::HashMap;
+use std::time::Duration;
 
 struct Fake {
     conf: MemberConf,
@@ -49,6 +50,7 @@ fn client(n: u32) -> Input<'static> {
     Input {
         client: SocketAddr::from((n.to_be_bytes(), 40_000)),
         exclude: &[],
+        slow_start: None,
     }
 }
 
@@ -120,6 +122,31 @@ fn least_connections_respects_weights_and_takes_turns() {
     assert_eq!(counts(picks).into_values().collect::<Vec<_>>(), [3, 3, 3]);
 }
 
+/// A member whose count another worker changes, which holds no lock for that: whenever it is looked at,
+/// it is another one.
+struct Restless(Fake);
+
+impl Candidate for Restless {
+    fn conf(&self) -> &MemberConf {
+        &self.0.conf
+    }
+    fn state(&self) -> &MemberState {
+        self.0.state.enter();
+        &self.0.state
+    }
+}
+
+#[test]
+fn least_connections_finds_somebody_while_counts_change() {
+    for count in 1..=3 {
+        let members: Vec<_> = pool(&vec![1; count]).into_iter().map(Restless).collect();
+        for n in 0..100 {
+            let chosen = choose(Algorithm::LeastConnections, &members, &client(n));
+            assert!(chosen.is_some(), "choice {n} among {count}");
+        }
+    }
+}
+
 #[test]
 fn source_ip_ignores_the_port_and_mapping() {
     let members = pool(&[1; 10]);
@@ -127,6 +154,7 @@ fn source_ip_ignores_the_port_and_mapping() {
         let input = Input {
             client: client.parse().unwrap(),
             exclude: &[],
+            slow_start: None,
         };
         choose(algorithm, &members, &input).unwrap().conf.id
     };
@@ -139,7 +167,108 @@ fn source_ip_ignores_the_port_and_mapping() {
     assert!(by_port.len() > 5, "{by_port:?}");
 }
 
+/// A slow start of `over` milliseconds, seen at `now`.
+fn slow(n: u32, over: u64, now: u64) -> Input<'static> {
+    let slow_start = SlowStart {
+        over: Duration::from_millis(over),
+        now: Duration::from_millis(now),
+    };
+    Input {
+        slow_start: Some(slow_start),
+        ..client(n)
+    }
+}
+
+fn back(member: &Fake, ms: u64) {
+    member.state.came_back(Duration::from_millis(ms));
+}
+
+#[test]
+fn only_a_member_that_came_back_starts_slowly() {
+    let members = pool(&[1, 1]);
+    for n in 0..10 {
+        choose(Algorithm::RoundRobin, &members, &slow(n, 60_000, 1)).unwrap();
+    }
+    back(&members[1], 1_000);
+    let input = |now| slow(0, 60_000, now).slow_start;
+    assert_eq!(members[0].share(input(1_000)), PARTS, "new, not back");
+    assert_eq!(members[1].share(input(1_000)), 1, "next to nothing");
+    assert_eq!(members[1].share(input(31_000)), PARTS / 2);
+    assert_eq!(members[1].share(input(61_000)), PARTS);
+    assert_eq!(members[1].share(None), PARTS, "a pool without slow start");
+    back(&members[1], 70_000);
+    assert_eq!(members[1].share(input(70_000)), 1, "down and up again");
+    members[0].state.set_probed(Probed::Down);
+    let alone = choose(Algorithm::RoundRobin, &members, &slow(0, 60_000, 70_000));
+    assert_eq!(alone.unwrap().conf.id, members[1].conf.id, "serves alone");
+}
+
 proptest! {
+    #[test]
+    fn a_slow_start_is_linear(
+        weight in 0_u16..=256, began in 0_u64..1 << 40, over in 1_u64..=2_073_600_000, age in 0_u64..4_000_000_000,
+    ) {
+        let member = member(1, weight);
+        back(&member, began);
+        let at = |age: u64| member.share(slow(0, over, began + age).slow_start);
+        let whole = u32::from(weight) * PARTS;
+        let exact = f64::from(whole) * (age as f64 / over as f64).min(1.0);
+        let share = at(age);
+        prop_assert!((f64::from(share) - exact).abs() <= 1.0, "{} is not {}", share, exact);
+        prop_assert!(share <= whole && (share > 0 || weight == 0));
+        prop_assert!(at(age + 1) >= share, "never shrinks");
+        prop_assert_eq!(at(over), whole);
+        // A clock that seems to go back, as between two cores, starts nothing anew.
+        let early = member.share(slow(0, over, began.saturating_sub(age)).slow_start);
+        prop_assert!(early <= 1);
+    }
+
+    #[test]
+    fn round_robin_gives_each_its_share_while_some_start_slowly(
+        members in prop::collection::vec((1_u16..=4, prop::option::of(0_u64..1_000)), 1..4),
+    ) {
+        let ages: Vec<_> = members.iter().map(|(_, age)| *age).collect();
+        let members = pool(&members.iter().map(|(weight, _)| *weight).collect::<Vec<_>>());
+        for (member, age) in members.iter().zip(ages) {
+            if let Some(age) = age {
+                back(member, 5_000 - age);
+            }
+        }
+        let input = |n| slow(n, 1_000, 5_000);
+        let share = |m: &Fake| m.share(input(0).slow_start);
+        let total: u32 = members.iter().map(share).sum();
+        let picks = (0..total).filter_map(|n| choose(Algorithm::RoundRobin, &members, &input(n)));
+        let counts = counts(picks);
+        for m in &members {
+            prop_assert_eq!(counts[&m.conf.id], u64::from(share(m)));
+        }
+    }
+
+    #[test]
+    fn least_connections_gives_each_its_share_while_one_starts_slowly(age in 0_u64..1_000) {
+        let members = pool(&[1, 1]);
+        back(&members[1], 5_000 - age);
+        let input = |n| slow(n, 1_000, 5_000);
+        for n in 0..1_000 {
+            choose(Algorithm::LeastConnections, &members, &input(n)).unwrap().state.enter();
+        }
+        let part = f64::from(members[1].share(input(0).slow_start)) / f64::from(PARTS);
+        let want = 1_000.0 * part / (1.0 + part);
+        let got = members[1].state.active() as f64;
+        prop_assert!((got - want).abs() <= 2.0, "{} of {}", got, want);
+    }
+
+    #[test]
+    fn a_hash_keeps_to_the_weights(age in 0_u64..1_000, port in any::<bool>()) {
+        let members = pool(&[1, 2, 3]);
+        let algorithm = if port { Algorithm::SourceIpPort } else { Algorithm::SourceIp };
+        let pick = |input: &Input<'_>| choose(algorithm, &members, input).unwrap().conf.id;
+        let before: Vec<_> = (0..100).map(|n| pick(&client(n))).collect();
+        back(&members[1], 5_000 - age);
+        let after: Vec<_> = (0..100).map(|n| pick(&slow(n, 1_000, 5_000))).collect();
+        prop_assert_eq!(before, after);
+    }
+
     #[test]
     fn round_robin_is_exact_over_a_period(weights in prop::collection::vec(1_u16..=256, 1..8)) {
         let members = pool(&weights);

@@ -1,5 +1,7 @@
 //! What can be wrong with a message, and how a request ends that gets no member's answer.
 
+use crate::shortage::Own;
+
 /// A violation found in a message. One variant per rule, so that tests and logs name the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -159,6 +161,8 @@ pub enum Refusal {
     NoMember,
     /// No member accepted a connection.
     ConnectFailed,
+    /// We lack what a connection to a member needs.
+    Own(Own),
     /// The member did not answer in time.
     MemberTimeout,
     /// Something in this process failed.
@@ -173,7 +177,7 @@ impl Refusal {
             Self::Rejected => 403,
             Self::RequestTimeout => 408,
             Self::Response(_) | Self::MemberGone => 502,
-            Self::NoMember | Self::ConnectFailed | Self::Internal => 503,
+            Self::NoMember | Self::ConnectFailed | Self::Own(_) | Self::Internal => 503,
             Self::MemberTimeout => 504,
         }
     }
@@ -195,6 +199,7 @@ impl Refusal {
             Self::MemberGone => "member closed before its answer",
             Self::NoMember => "no member available",
             Self::ConnectFailed => "no member accepted the connection",
+            Self::Own(own) => own.reason(),
             Self::MemberTimeout => "member did not answer in time",
             Self::Internal => "internal failure",
         }

@@ -3,7 +3,7 @@
 use super::Session;
 use super::inbox::Inbox;
 use crate::io::Conn;
-use crate::proxy::{self, TRIES};
+use crate::proxy::{self, TRIES, Unreached};
 use crate::runtime::{ListenerView, MemberGuard, PoolRuntime, PoolView, SelectInput, select};
 use crate::upstream::pool::Wanted;
 use krater_dataplane_core::http1::rewrite::StickyCookie;
@@ -126,7 +126,8 @@ pub(super) async fn obtain(
             Ok(conn) => {
                 return Ok(Upstream::new(pool, guard, conn, 0, shareable));
             }
-            Err(error) => {
+            Err(Unreached::Own(own)) => return Err(Refusal::Own(own)),
+            Err(Unreached::Member(error)) => {
                 guard.state().count_failure();
                 proxy::failed(pool, &guard);
                 tracing::debug!(member = %id, error, "connect failed");

@@ -2,7 +2,7 @@
 
 use krater_dataplane::Settings;
 use krater_model::control::{DataplaneStatus, ListenerStats};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -317,10 +317,13 @@ impl Client {
         bytes
     }
 
-    /// Everything until the connection ends, by whatever way.
+    /// Everything until the connection ends, in order or by a reset. One that stays open fails the test.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let _ = self.reader.read_to_end(&mut bytes);
+        if let Err(error) = self.reader.read_to_end(&mut bytes) {
+            let silent = [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind());
+            assert!(!silent, "no end of the connection after {bytes:?}");
+        }
         bytes
     }
 
@@ -328,7 +331,7 @@ impl Client {
     pub fn ends_by_reset(&mut self) -> bool {
         let mut bytes = Vec::new();
         let end = self.reader.read_to_end(&mut bytes);
-        end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+        end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
     }
 
     pub fn finish(&mut self) -> &mut Self {

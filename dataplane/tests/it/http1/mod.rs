@@ -2,7 +2,7 @@
 
 mod bounds;
 mod faults;
-mod kit;
+pub(crate) mod kit;
 mod persistence;
 mod policies;
 mod relay;
