@@ -620,10 +620,8 @@ impl State {
                 );
                 self.driver.guard = guard;
                 self.guard_retry = None;
-                for instance in &self.instances {
-                    if instance.machine.state() == RouterState::Active {
-                        self.driver.guard.active(instance.machine.router());
-                    }
+                for instance in &mut self.instances {
+                    instance.guard_replaced(&self.driver);
                 }
             }
             Err(error) => error!(%error, "the guard died and cannot be started again"),

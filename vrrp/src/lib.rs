@@ -22,6 +22,7 @@ mod events;
 pub mod guard;
 mod instance;
 mod metrics;
+mod older;
 mod port;
 mod socket;
 mod sys;
