@@ -539,6 +539,39 @@ fn a_backup_that_woke_late_listens_but_not_for_ever() {
     assert_eq!(machine.state(), RouterState::Active);
 }
 
+/// At 10 ms between adverts, and at 100 ms: how late one may be before it listens first.
+#[test]
+fn a_hiccup_is_no_stall_however_short_the_interval() {
+    for (centiseconds, active, backup) in [(1, 40, 30), (2, 60, 30), (10, 300, 100)] {
+        let changes = json!({"advert_interval": centiseconds});
+        for more in [0, 1] {
+            let more = Span::from_micros(more);
+            let mut machine = Machine::new(document(changes.clone()), at(0));
+            machine.handle(at(0), Event::Startup);
+            let took_over = machine.poll_timeout().unwrap();
+            machine.handle(took_over, Event::Timeout);
+            outputs(&mut machine);
+            let silent = took_over + Span::from_millis(active) + more;
+            machine.handle(silent, Event::Timeout);
+            let spoke = outputs(&mut machine).contains(&"send 90".to_owned());
+            assert_eq!(spoke, more == Span::ZERO, "Active, {centiseconds} cs");
+
+            let mut machine = Machine::new(document(changes.clone()), at(0));
+            machine.handle(at(0), Event::Startup);
+            let due = machine.poll_timeout().unwrap();
+            let woke = due + Span::from_millis(backup) + more;
+            machine.handle(woke, Event::Timeout);
+            let took_over = machine.state() == RouterState::Active;
+            assert_eq!(took_over, more == Span::ZERO, "Backup, {centiseconds} cs");
+            if !took_over {
+                // It listens for as long as the Active's own hiccup may last.
+                let listens = machine.poll_timeout().unwrap() - woke;
+                assert!(listens > MIN_STALL, "{listens}");
+            }
+        }
+    }
+}
+
 #[test]
 fn split_brain_is_announced_once_a_second() {
     let mut machine = machine(
