@@ -181,17 +181,20 @@ impl Lab {
         lab
     }
 
-    /// Which node answers the client at the VIP; none when nobody does in time.
-    pub(crate) fn who_answers(&self) -> Option<String> {
-        let any: SocketAddr = if self.v6 { "[::]:0" } else { "0.0.0.0:0" }
-            .parse()
-            .unwrap();
+    /// Which node answers the client at an address; none when nobody does in time.
+    fn who_answers(&self, address: IpAddr) -> Option<String> {
+        let any = if address.is_ipv6() {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
+        let any: SocketAddr = any.parse().unwrap();
         let socket = self.client.udp_socket(any).unwrap();
         socket.set_nonblocking(false).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();
-        socket.send_to(b"who", (self.vip(), ECHO_PORT)).ok()?;
+        socket.send_to(b"who", (address, ECHO_PORT)).ok()?;
         let mut buffer = [0; 16];
         let length = socket.recv(&mut buffer).ok()?;
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
@@ -244,8 +247,12 @@ impl Lab {
     }
 
     pub(crate) fn answered_by(&self, name: &str) {
-        wait_until(&format!("{name} to answer"), || {
-            self.who_answers().as_deref() == Some(name)
+        self.answered_at(self.vip(), name);
+    }
+
+    pub(crate) fn answered_at(&self, address: IpAddr, name: &str) {
+        wait_until(&format!("{name} to answer at {address}"), || {
+            self.who_answers(address).as_deref() == Some(name)
         });
     }
 

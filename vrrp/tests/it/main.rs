@@ -13,6 +13,7 @@
 
 mod capture;
 mod dataplane;
+mod excluded;
 mod faults;
 mod interop;
 mod lab;
@@ -94,6 +95,7 @@ fn harness() -> ExitCode {
         takeover::TESTS,
         faults::TESTS,
         operation::TESTS,
+        excluded::TESTS,
         interop::TESTS,
     ]
     .concat()
