@@ -161,7 +161,7 @@ impl Instance {
         driver: &Driver,
         now: Time,
     ) {
-        driver.metrics.dropped(reason).inc();
+        driver.metrics.dropped(reason);
         if now >= self.quiet_until {
             self.quiet_until = now + LOG_INTERVAL;
             let event = VrrpEventKind::PacketDropped {

@@ -19,6 +19,7 @@ mod cpu;
 mod driver;
 mod error;
 mod events;
+mod flood;
 pub mod guard;
 mod instance;
 mod metrics;

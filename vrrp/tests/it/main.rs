@@ -15,6 +15,7 @@ mod capture;
 mod dataplane;
 mod excluded;
 mod faults;
+mod flood;
 mod interop;
 mod lab;
 mod operation;
@@ -96,6 +97,7 @@ fn harness() -> ExitCode {
         faults::TESTS,
         operation::TESTS,
         excluded::TESTS,
+        flood::TESTS,
         interop::TESTS,
     ]
     .concat()
