@@ -5,7 +5,6 @@ use crate::Test;
 use crate::capture::{Capture, Recording};
 use crate::lab::{Lab, Node, wait_until};
 use krater_model::control::RouterState::{Active, Backup};
-use krater_net::sync::NetlinkSocket;
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -108,9 +107,7 @@ fn bytes(address: IpAddr) -> String {
 
 /// How often `node` said that `address` is at its link-layer address.
 fn announcements(recording: &Recording, node: &Node, address: IpAddr) -> usize {
-    let netlink = NetlinkSocket::open_in(&node.ns).unwrap();
-    let link = netlink.link_by_name("eth1").unwrap().unwrap();
-    let mac = link.mac.unwrap();
+    let mac = node.mac();
     let said = if address.is_ipv4() {
         format!("arp.isgratuitous && arp.src.hw_mac == {mac} && arp.src.proto_ipv4 == {address}")
     } else {

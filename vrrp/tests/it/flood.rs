@@ -206,6 +206,9 @@ fn flood() {
             "{counted} {lost}"
         );
         assert_eq!(node.metric("krater_vrrp_rival_adverts_total"), 0.0);
+        // It is told, and half a million lines are not written.
+        let lines = node.log().matches("packet dropped").count();
+        assert!((1..100).contains(&lines), "{lines} lines");
         // Eight bytes kept of each packet would be two megabytes.
         let after = anonymous_kilobytes(node);
         assert!(after <= before + 1_000, "{before} kB became {after} kB");

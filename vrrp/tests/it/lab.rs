@@ -1,6 +1,7 @@
 //! Namespaces, a bridge between them, vrrp processes in them, and a client that asks who answers.
 
 use crate::dataplane::Dataplane;
+use krater_model::MacAddr;
 use krater_model::control::{Applied, RouterState, VrrpConfig, VrrpStatus};
 use krater_net::PROTO_VRRP;
 use krater_net::link::{Address, VethSpec};
@@ -300,8 +301,7 @@ impl Drop for Lab {
         self.b.stop_everything();
         if std::thread::panicking() {
             for node in [&self.a, &self.b] {
-                let log = std::fs::read_to_string(&node.log).unwrap_or_default();
-                eprintln!("--- log of {}\n{log}", node.name);
+                eprintln!("--- log of {}\n{}", node.name, node.log());
             }
         }
         remove(&self.dir);
@@ -449,6 +449,17 @@ impl Node {
             let router = status.routers.into_iter().next()?;
             (router.state == state).then_some(router.reason)
         })
+    }
+
+    pub(crate) fn mac(&self) -> MacAddr {
+        let netlink = NetlinkSocket::open_in(&self.ns).unwrap();
+        let link = netlink.link_by_name("eth1").unwrap().unwrap();
+        link.mac.unwrap()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     pub(crate) fn tagged(&self) -> Vec<Address> {

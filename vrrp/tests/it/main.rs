@@ -21,6 +21,7 @@ mod lab;
 mod operation;
 mod sys;
 mod takeover;
+mod wire;
 
 use krater_vrrp::{Settings, guard, run};
 use std::ffi::OsString;
@@ -98,6 +99,7 @@ fn harness() -> ExitCode {
         operation::TESTS,
         excluded::TESTS,
         flood::TESTS,
+        wire::TESTS,
         interop::TESTS,
     ]
     .concat()

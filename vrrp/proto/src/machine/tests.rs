@@ -417,6 +417,27 @@ fn with_several_peers_a_resignation_waits_for_the_skew() {
 }
 
 #[test]
+fn a_learned_interval_is_told_once_and_counts() {
+    let mut machine = machine("Backup", json!({"peers": [PEER, OTHER]}));
+    let slow = |priority, received| {
+        let mut heard = heard(PEER, priority, received);
+        heard.interval = Centiseconds::new(50).unwrap();
+        Event::Heard(heard)
+    };
+    machine.handle(at(1_050), slow(100, at(1_050)));
+    let note = ["note: 192.0.2.1 advertises every 500 ms: adopted"];
+    assert_eq!(outputs(&mut machine), note);
+    machine.handle(at(1_550), slow(100, at(1_550)));
+    assert_eq!(outputs(&mut machine), [""; 0]);
+    // 3 × 500 ms + (256 - 90) / 256 × 500 ms, and after a resignation the latter alone.
+    let due = Time::from_micros(1_550_000 + 1_824_218);
+    assert_eq!(machine.poll_timeout(), Some(due));
+    machine.handle(at(1_600), slow(0, at(1_600)));
+    let due = Time::from_micros(1_600_000 + 324_218);
+    assert_eq!(machine.poll_timeout(), Some(due));
+}
+
+#[test]
 fn preemption_lets_the_timer_run() {
     for (preempt, extended) in [(true, false), (false, true)] {
         let mut machine = machine("Listening", json!({"preempt": preempt}));
