@@ -10,6 +10,7 @@ use crate::config::{self, Refused, Verdict};
 use crate::control::Command;
 use crate::error::{VrrpError, during};
 use crate::events::Events;
+use crate::flood::Flood;
 use crate::guard::Guard;
 use crate::instance::{Instance, RouterKey};
 use crate::metrics::Metrics;
@@ -87,6 +88,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         config: None,
         resync: None,
         guard_retry: None,
+        flood: Flood::default(),
         pending: Vec::new(),
         ending: false,
     };
@@ -116,6 +118,7 @@ struct State {
     config: Option<VrrpConfig>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
+    flood: Flood,
     pending: Vec<Pending>,
     /// Told to end: routers that were Active serve until their successors were heard.
     ending: bool,
@@ -129,12 +132,14 @@ impl State {
             .chain(self.driver.track.deadline())
             .chain(self.resync)
             .chain(self.guard_retry)
+            .chain(self.flood.rest())
             .min()
     }
 
     /// One round. False when it was the last.
     fn round(&mut self, now: Time, buffer: &mut ReceiveBuffer) -> Result<bool, VrrpError> {
-        self.receive(buffer);
+        let refused = self.receive(buffer);
+        self.flood.refused(now, refused);
         self.network_events(now);
         self.driver.track.work(now);
         self.set_faults(now);
@@ -174,7 +179,9 @@ impl State {
         }
     }
 
-    fn receive(&mut self, buffer: &mut ReceiveBuffer) {
+    /// Feeds what the sockets hold into the machines. Answers how many packets were refused.
+    fn receive(&mut self, buffer: &mut ReceiveBuffer) -> u64 {
+        let mut refused = 0;
         // Keys are cloned only when a packet is there for a router.
         for port in self.ports.values() {
             let Some(open) = &port.open else { continue };
@@ -192,7 +199,8 @@ impl State {
                 let vrid = match receive::header(&datagram) {
                     Ok(packet) => packet.vrid(),
                     Err(reason) => {
-                        self.driver.metrics.dropped(reason).inc();
+                        self.driver.metrics.dropped(reason);
+                        refused += 1;
                         continue;
                     }
                 };
@@ -200,7 +208,8 @@ impl State {
                     instance.port == port.key && instance.key.vrid.value() == vrid
                 });
                 let Some(instance) = instance else {
-                    self.driver.metrics.dropped(DropReason::Vrid).inc();
+                    self.driver.metrics.dropped(DropReason::Vrid);
+                    refused += 1;
                     continue;
                 };
                 match receive::check(instance.machine.router(), &datagram, now) {
@@ -210,10 +219,18 @@ impl State {
                             self.resync.get_or_insert(now + RESYNC_AFTER);
                         }
                     }
-                    Err(reason) => instance.refused(reason, &datagram, &self.driver, now),
+                    Err(reason) => {
+                        instance.refused(reason, &datagram, &self.driver, now);
+                        refused += 1;
+                    }
                 }
             }
+            self.driver
+                .metrics
+                .overflows
+                .inc_by(open.adverts.take_lost());
         }
+        refused
     }
 
     /// Something happened to links or addresses: look at the links now, at the addresses soon.
@@ -620,10 +637,8 @@ impl State {
                 );
                 self.driver.guard = guard;
                 self.guard_retry = None;
-                for instance in &self.instances {
-                    if instance.machine.state() == RouterState::Active {
-                        self.driver.guard.active(instance.machine.router());
-                    }
+                for instance in &mut self.instances {
+                    instance.guard_replaced(&self.driver);
                 }
             }
             Err(error) => error!(%error, "the guard died and cannot be started again"),
@@ -676,11 +691,14 @@ fn wait(timer: &TimerFd, state: &State) -> Result<(), VrrpError> {
         fds.push(readable(driver.guard.descriptor()));
     }
     fds.extend(driver.track.descriptors().map(readable));
-    let open = state.ports.values().filter_map(|port| port.open.as_ref());
-    fds.extend(
-        open.flat_map(|open| open.adverts.descriptors())
-            .map(readable),
-    );
+    // Under a flood they are looked at when the rest is over, and whenever anything else wakes us.
+    if state.flood.rest().is_none() {
+        let open = state.ports.values().filter_map(|port| port.open.as_ref());
+        fds.extend(
+            open.flat_map(|open| open.adverts.descriptors())
+                .map(readable),
+        );
+    }
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),
         Err(error) => Err(during("poll")(error)),

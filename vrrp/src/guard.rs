@@ -4,8 +4,8 @@
 //! vrrp starts it from its own executable before it has a thread and while it is root:
 //! `amphora vrrp-guard --pidfd N --will N --lock N`. The guard has its own session, watches vrrp's
 //! pidfd, and dies with nobody. When vrrp ends in whatever way, it
-//! 1. resigns (priority 0) for the routers that were Active by vrrp's last *will*, so that the peer
-//!    takes over at once, and
+//! 1. resigns (priority 0) for the routers that were Active by vrrp's last *will*, to each peer in the
+//!    form that it reads, so that it takes over at once, and
 //! 2. removes all addresses, routes and rules that bear vrrp's tag in this namespace, then ends.
 //!
 //! Order against a successor: the guard holds an abstract Unix socket name of the namespace, the
@@ -19,7 +19,7 @@ use crate::socket::AdvertSocket;
 use crate::{sys, vip};
 use krater_model::state::VirtualRouter;
 use krater_net::sync::NetlinkSocket;
-use krater_vrrp_proto::Router;
+use krater_vrrp_proto::{ChecksumForm, Router};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, send, socket, socketpair,
@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -47,7 +48,12 @@ const ATTEMPTS: usize = 5;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Will {
     /// This router is Active.
-    Active(Box<VirtualRouter>),
+    Active {
+        /// With the version, the password and the peers that its adverts need.
+        router: Box<VirtualRouter>,
+        /// Its destinations that read the older checksum.
+        older: Vec<IpAddr>,
+    },
     /// The router of this interface, identifier and family (true: IPv4) is not.
     Released(String, u8, bool),
 }
@@ -130,9 +136,11 @@ impl Guard {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// `router` is Active from now on.
-    pub(crate) fn active(&self, router: &Router) {
-        self.tell(&Will::Active(Box::new(router.plain().clone())));
+    /// `router` is Active from now on, and these of its destinations read the older checksum. Told again
+    /// when either changes.
+    pub(crate) fn active(&self, router: &Router, older: Vec<IpAddr>) {
+        let router = Box::new(router.plain().clone());
+        self.tell(&Will::Active { router, older });
     }
 
     /// `router` is not Active any more.
@@ -230,8 +238,8 @@ impl Descriptors {
 }
 
 /// Waits for vrrp to end; answers its last wills.
-fn wait(descriptors: &Descriptors) -> Result<Vec<Router>, VrrpError> {
-    let mut active: HashMap<(String, u8, bool), VirtualRouter> = HashMap::new();
+fn wait(descriptors: &Descriptors) -> Result<Vec<Resignation>, VrrpError> {
+    let mut active: HashMap<(String, u8, bool), (VirtualRouter, Vec<IpAddr>)> = HashMap::new();
     let mut buffer = vec![0; MAX_WILL];
     let mut will_open = true;
     loop {
@@ -255,10 +263,10 @@ fn wait(descriptors: &Descriptors) -> Result<Vec<Router>, VrrpError> {
                 Ok(length) => {
                     let bytes = buffer.get(..length).unwrap_or_default();
                     match serde_json::from_slice(bytes) {
-                        Ok(Will::Active(router)) => {
+                        Ok(Will::Active { router, older }) => {
                             let v4 = router.source.is_ipv4();
                             let key = (router.interface.clone(), router.vrid.value(), v4);
-                            active.insert(key, *router);
+                            active.insert(key, (*router, older));
                         }
                         Ok(Will::Released(interface, vrid, v4)) => {
                             active.remove(&(interface, vrid, v4));
@@ -274,16 +282,41 @@ fn wait(descriptors: &Descriptors) -> Result<Vec<Router>, VrrpError> {
         if ended {
             return Ok(active
                 .into_values()
-                .filter_map(|r| Router::new(r).ok())
+                .filter_map(|(router, older)| Resignation::new(router, older))
                 .collect());
         }
     }
 }
 
+/// What is said for one router.
+struct Resignation {
+    router: Router,
+    older: Vec<IpAddr>,
+}
+
+impl Resignation {
+    fn new(router: VirtualRouter, older: Vec<IpAddr>) -> Option<Self> {
+        let router = Router::new(router).ok()?;
+        Some(Self { router, older })
+    }
+
+    /// Priority 0 in the form that this destination reads.
+    fn emit(&self, to: IpAddr, message: &mut Vec<u8>) {
+        let form = if self.older.contains(&to) {
+            ChecksumForm::PseudoHeader
+        } else {
+            ChecksumForm::Rfc9568
+        };
+        let source = self.router.source();
+        self.router.advert(0).emit(source, to, form, message);
+    }
+}
+
 /// Sends priority 0 in vrrp's name.
-fn resign(netlink: &NetlinkSocket, wills: &[Router]) {
+fn resign(netlink: &NetlinkSocket, resignations: &[Resignation]) {
     let mut message = Vec::new();
-    for router in wills {
+    for resignation in resignations {
+        let router = &resignation.router;
         let interface = &router.plain().interface;
         let sent = (|| -> io::Result<()> {
             let link = netlink.link_by_name(interface)?;
@@ -291,16 +324,75 @@ fn resign(netlink: &NetlinkSocket, wills: &[Router]) {
             let multicast = router.is_multicast();
             let socket = AdvertSocket::open(interface, index, router.source(), multicast)?;
             for peer in router.destinations() {
-                let form = router.checksum(false);
-                router
-                    .advert(0)
-                    .emit(router.source(), *peer, form, &mut message);
-                socket.send(*peer, &message)?;
+                resignation.emit(*peer, &mut message);
+                // One that cannot be reached must not keep the others waiting.
+                if let Err(error) = socket.send(*peer, &message) {
+                    warn!(vrid = router.vrid().value(), %peer, %error, "no resignation");
+                }
             }
             Ok(())
         })();
         if let Err(error) = sent {
             warn!(vrid = router.vrid().value(), %error, "no resignation");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use krater_vrrp_proto::Packet;
+    use serde_json::{Value, json};
+
+    /// A will as it arrives, and what is said to a destination.
+    fn said(changes: &Value, older: &[&str], to: &str) -> Vec<u8> {
+        let mut router = json!({
+            "vrid": 51, "interface": "eth1", "priority": 100, "advert_interval": 100,
+            "source": "10.99.0.11", "peers": ["10.99.0.12", "10.99.0.13"],
+            "addresses": ["10.99.0.50/32"],
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            router[key] = value.clone();
+        }
+        let will = json!({"Active": {"router": router, "older": older}});
+        let Will::Active { router, older } = serde_json::from_value(will).unwrap() else {
+            panic!("another will");
+        };
+        let resignation = Resignation::new(*router, older).unwrap();
+        let mut message = Vec::new();
+        resignation.emit(to.parse().unwrap(), &mut message);
+        message
+    }
+
+    #[test]
+    fn version_3_to_each_peer_in_the_checksum_that_it_reads() {
+        for (to, form) in [
+            ("10.99.0.12", ChecksumForm::Rfc9568),
+            ("10.99.0.13", ChecksumForm::PseudoHeader),
+        ] {
+            let message = said(&json!({}), &["10.99.0.13"], to);
+            let packet = Packet::new(&message).unwrap();
+            assert_eq!((packet.version(), packet.priority()), (3, 0));
+            let source = "10.99.0.11".parse().unwrap();
+            let read = packet.checksum_form(source, to.parse().unwrap());
+            assert_eq!(read, Some(form), "{to}");
+        }
+    }
+
+    #[test]
+    fn version_2_with_and_without_a_password_byte_for_byte() {
+        let hex = |message: Vec<u8>| -> String {
+            message.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        // As captured from keepalived: a resignation with the password "abcdefg".
+        let with = said(
+            &json!({"version": 2, "password": "abcdefg"}),
+            &[],
+            "10.99.0.12",
+        );
+        assert_eq!(hex(with), "21330001010142080a6300326162636465666700");
+        // Without: type 0 and no data, so that the sum has neither.
+        let without = said(&json!({"version": 2}), &[], "10.99.0.12");
+        assert_eq!(hex(without), "213300010001d4350a6300320000000000000000");
     }
 }

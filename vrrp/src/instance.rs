@@ -2,24 +2,22 @@
 
 use crate::driver::Driver;
 use crate::metrics::{RouterLabels, RouterMetrics, number};
+use crate::older::OlderPeers;
 use crate::port::{Open, Port, PortKey};
 use crate::vip;
 use krater_model::Vrid;
 use krater_model::control::{HandoverResult, RouterState, RouterStatus, VrrpEventKind};
 use krater_vrrp_proto::packet::MAX_MESSAGE;
 use krater_vrrp_proto::{
-    Belongings, ChecksumForm, Datagram, DropReason, Event, Faults, Heard, Machine, Notice, Output,
-    Reason, Router, Span, Time,
+    Belongings, Datagram, DropReason, Event, Faults, Heard, Machine, Notice, Output, Reason,
+    Router, Span, Time,
 };
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 /// Refused packets and rivals are logged at most this often per router; counters have them all.
 const LOG_INTERVAL: Span = Span::from_millis(5_000);
-
-/// Speakers of the older checksum that are remembered: of a multicast group anybody may be one.
-const MAX_PSEUDO_HEADER: usize = 16;
 
 /// Port 9 of RFC 863: what it gets has no meaning.
 const DISCARD: u16 = 9;
@@ -66,8 +64,9 @@ pub(crate) struct Instance {
     pub(crate) incomplete: bool,
     message: Vec<u8>,
     quiet_until: Time,
-    /// Peers that send, and so expect, the older checksum.
-    pseudo_header_peers: Vec<IpAddr>,
+    older: OlderPeers,
+    /// The configuration that the guard knows; none when it must be told (again).
+    willed: Option<Arc<Router>>,
 }
 
 impl Instance {
@@ -90,26 +89,16 @@ impl Instance {
             incomplete: false,
             message: Vec::with_capacity(MAX_MESSAGE),
             quiet_until: now,
-            pseudo_header_peers: Vec::new(),
+            older: OlderPeers::default(),
+            willed: None,
         }
     }
 
     /// An advert passed the ladder.
     pub(crate) fn heard(&mut self, now: Time, heard: Heard) {
         self.metrics.received.inc();
-        let known = self
-            .pseudo_header_peers
-            .iter()
-            .position(|p| *p == heard.source);
-        match (heard.checksum, known) {
-            (ChecksumForm::PseudoHeader, None) => {
-                let router = self.machine.router();
-                self.pseudo_header_peers.retain(|peer| router.admits(*peer));
-                self.pseudo_header_peers.truncate(MAX_PSEUDO_HEADER - 1);
-                self.pseudo_header_peers.push(heard.source);
-            }
-            (ChecksumForm::Rfc9568, Some(at)) => drop(self.pseudo_header_peers.swap_remove(at)),
-            _ => {}
+        if self.older.heard(self.machine.router(), &heard) {
+            self.willed = None;
         }
         self.machine.handle(now, Event::Heard(heard));
     }
@@ -122,11 +111,12 @@ impl Instance {
         port: &Port,
     ) -> Result<(), krater_net::Error> {
         let mut result = Ok(());
+        // Before anything is added: what we hold, the guard can give up for us.
+        self.make_will(driver);
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::SendAdvert { priority } => self.send(driver, port, priority),
                 Output::Add(belongings) => {
-                    driver.guard.active(self.machine.router());
                     let added = self.change(driver, port, &belongings, vip::add);
                     result = result.and(added);
                 }
@@ -147,6 +137,22 @@ impl Instance {
         result
     }
 
+    /// Tells the guard what to say for us while we are Active, unless it knows.
+    fn make_will(&mut self, driver: &Driver) {
+        let router = self.machine.router();
+        let known = |willed: &Arc<Router>| Arc::ptr_eq(willed, router);
+        if self.machine.state() == RouterState::Active && !self.willed.as_ref().is_some_and(known) {
+            driver.guard.active(router, self.older.destinations(router));
+            self.willed = Some(Arc::clone(router));
+        }
+    }
+
+    /// Another guard is there, which knows nothing.
+    pub(crate) fn guard_replaced(&mut self, driver: &Driver) {
+        self.willed = None;
+        self.make_will(driver);
+    }
+
     /// Counts a packet that the ladder refused.
     pub(crate) fn refused(
         &mut self,
@@ -155,7 +161,7 @@ impl Instance {
         driver: &Driver,
         now: Time,
     ) {
-        driver.metrics.dropped(reason).inc();
+        driver.metrics.dropped(reason);
         if now >= self.quiet_until {
             self.quiet_until = now + LOG_INTERVAL;
             let event = VrrpEventKind::PacketDropped {
@@ -230,12 +236,7 @@ impl Instance {
         let router = self.machine.router();
         let advert = router.advert(priority);
         for peer in router.destinations() {
-            let older = if router.is_multicast() {
-                !self.pseudo_header_peers.is_empty()
-            } else {
-                self.pseudo_header_peers.contains(peer)
-            };
-            let form = router.checksum(older);
+            let form = self.older.form(router, *peer);
             advert.emit(router.source(), *peer, form, &mut self.message);
             match open.adverts.send(*peer, &self.message) {
                 Ok(()) => drop(self.metrics.sent.inc()),
@@ -292,9 +293,16 @@ impl Instance {
         }
     }
 
-    fn state_changed(&self, driver: &Driver, old: RouterState, new: RouterState, reason: Reason) {
-        if old == RouterState::Active {
+    fn state_changed(
+        &mut self,
+        driver: &Driver,
+        old: RouterState,
+        new: RouterState,
+        reason: Reason,
+    ) {
+        if old == RouterState::Active && new != RouterState::Active {
             driver.guard.released(self.machine.router());
+            self.willed = None;
         }
         self.metrics.state.set(number(new));
         let event = VrrpEventKind::StateChanged {

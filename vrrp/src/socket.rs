@@ -3,17 +3,22 @@
 use crate::clock;
 use krater_vrrp_proto::packet::{GROUP_V4, GROUP_V6, MAX_MESSAGE, PROTOCOL};
 use krater_vrrp_proto::{Datagram, Time};
-use nix::sys::socket::sockopt::{Ipv6RecvPacketInfo, ReceiveTimestampns};
+use nix::sys::socket::sockopt::{Ipv6RecvPacketInfo, RcvBufForce, ReceiveTimestampns, RxqOvfl};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
+use std::cell::Cell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use tracing::debug;
 
 /// DSCP CS6, network control.
 const TOS: u32 = 0xc0;
 /// TTL and hop limit of adverts (RFC 9568 section 5.1).
 const HOPS: u32 = 255;
+/// Bytes that packets may wait in; a short one counts as 768, so that more than a round's 1,024 have room
+/// (the kernel's usual 208 KB hold 277, fewer than 255 routers of 2 peers send at once).
+const QUEUE: usize = 1024 * 1024;
 /// The longest message and the longest IPv4 header; anything longer is cut and fails its length check.
 const BUFFER: usize = MAX_MESSAGE + 60 + 1;
 
@@ -21,10 +26,35 @@ const BUFFER: usize = MAX_MESSAGE + 60 + 1;
 /// multicast group when they speak to it: one bound to an address of ours hears nothing of a group.
 #[derive(Debug)]
 pub(crate) struct AdvertSocket {
-    socket: Socket,
-    group: Option<Socket>,
+    socket: Queue,
+    group: Option<Queue>,
     source: IpAddr,
     interface_index: u32,
+}
+
+/// A raw socket, and how many packets found its queue full.
+#[derive(Debug)]
+struct Queue {
+    socket: Socket,
+    /// The kernel's count, since the socket was made; it wraps.
+    lost: Cell<u32>,
+    /// Of those, not yet taken.
+    new: Cell<u32>,
+}
+
+impl Queue {
+    fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            lost: Cell::new(0),
+            new: Cell::new(0),
+        }
+    }
+
+    fn lost(&self, count: u32) {
+        let more = count.wrapping_sub(self.lost.replace(count));
+        self.new.set(self.new.get().saturating_add(more));
+    }
 }
 
 /// Where packets are read into; one for all sockets.
@@ -38,7 +68,12 @@ impl ReceiveBuffer {
     pub(crate) fn new() -> Self {
         Self {
             bytes: vec![0; BUFFER],
-            control: nix::cmsg_space!(nix::sys::time::TimeSpec, libc::in6_pktinfo, libc::c_int),
+            control: nix::cmsg_space!(
+                nix::sys::time::TimeSpec,
+                libc::in6_pktinfo,
+                libc::c_int,
+                u32
+            ),
         }
     }
 }
@@ -52,18 +87,18 @@ impl AdvertSocket {
         multicast: bool,
     ) -> io::Result<Self> {
         let mut this = Self {
-            socket: raw_socket(interface, source)?,
+            socket: Queue::new(raw_socket(interface, source)?),
             group: None,
             source,
             interface_index: index,
         };
-        this.socket.bind(&this.address(source))?;
+        this.socket.socket.bind(&this.address(source))?;
         if multicast {
             let group = raw_socket(interface, source)?;
             match source {
                 IpAddr::V4(_) => {
-                    this.socket.set_multicast_ttl_v4(HOPS)?;
-                    this.socket.set_multicast_loop_v4(false)?;
+                    this.socket.socket.set_multicast_ttl_v4(HOPS)?;
+                    this.socket.socket.set_multicast_loop_v4(false)?;
                     let by_index = InterfaceIndexOrAddress::Index(index);
                     group.join_multicast_v4_n(&GROUP_V4, &by_index)?;
                     group.bind(&SocketAddr::new(GROUP_V4.into(), 0).into())?;
@@ -71,28 +106,36 @@ impl AdvertSocket {
                     group.set_multicast_all_v4(false)?;
                 }
                 IpAddr::V6(_) => {
-                    this.socket.set_multicast_hops_v6(HOPS)?;
-                    this.socket.set_multicast_loop_v6(false)?;
-                    this.socket.set_multicast_if_v6(index)?;
+                    this.socket.socket.set_multicast_hops_v6(HOPS)?;
+                    this.socket.socket.set_multicast_loop_v6(false)?;
+                    this.socket.socket.set_multicast_if_v6(index)?;
                     group.join_multicast_v6(&GROUP_V6, index)?;
                     group.bind(&SocketAddrV6::new(GROUP_V6, 0, 0, index).into())?;
                 }
             }
-            this.group = Some(group);
+            this.group = Some(Queue::new(group));
         }
         Ok(this)
     }
 
     /// Sends a message to a peer. Never blocks.
     pub(crate) fn send(&self, to: IpAddr, message: &[u8]) -> io::Result<()> {
-        self.socket.send_to(message, &self.address(to)).map(drop)
+        let sent = self.socket.socket.send_to(message, &self.address(to));
+        sent.map(drop)
     }
 
     /// The sockets to poll.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(&self.socket)
-            .chain(&self.group)
-            .map(AsFd::as_fd)
+        self.queues().map(|queue| queue.socket.as_fd())
+    }
+
+    /// How many packets found a full queue since the last time; known once a later one was read.
+    pub(crate) fn take_lost(&self) -> u64 {
+        self.queues().map(|queue| u64::from(queue.new.take())).sum()
+    }
+
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        std::iter::once(&self.socket).chain(&self.group)
     }
 
     /// The next received datagram; none when the queues are empty.
@@ -130,13 +173,13 @@ impl AdvertSocket {
     /// Length, sender and ancillary data of the next datagram of one socket.
     fn take(
         &self,
-        socket: &Socket,
+        queue: &Queue,
         bytes: &mut [u8],
         control: &mut [u8],
     ) -> io::Result<Option<(usize, Option<IpAddr>, Meta)>> {
         let mut slices = [IoSliceMut::new(bytes)];
         let received = recvmsg::<SockaddrStorage>(
-            socket.as_raw_fd(),
+            queue.socket.as_raw_fd(),
             &mut slices,
             Some(control),
             MsgFlags::MSG_DONTWAIT,
@@ -149,6 +192,9 @@ impl AdvertSocket {
         let mut meta = Meta::default();
         for message in received.cmsgs()? {
             meta.add(message);
+        }
+        if let Some(count) = meta.lost {
+            queue.lost(count);
         }
         let sender = received.address.and_then(ip_of);
         Ok(Some((received.bytes, sender, meta)))
@@ -177,6 +223,11 @@ fn raw_socket(interface: &str, source: IpAddr) -> io::Result<Socket> {
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_nonblocking(true)?;
     setsockopt(&socket, ReceiveTimestampns, &true)?;
+    setsockopt(&socket, RxqOvfl, &1)?;
+    // Not worth failing for.
+    if let Err(error) = setsockopt(&socket, RcvBufForce, &QUEUE) {
+        debug!(%error, "a short queue for adverts");
+    }
     match source {
         IpAddr::V4(_) => {
             socket.set_freebind_v4(true)?;
@@ -199,6 +250,7 @@ struct Meta {
     received: Option<Time>,
     hop_limit: u8,
     destination: Option<Ipv6Addr>,
+    lost: Option<u32>,
 }
 
 impl Meta {
@@ -213,6 +265,7 @@ impl Meta {
             ControlMessageOwned::Ipv6PacketInfo(info) => {
                 self.destination = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr));
             }
+            ControlMessageOwned::RxqOvfl(count) => self.lost = Some(count),
             _ => {}
         }
     }
@@ -249,6 +302,20 @@ fn ip_of(address: SockaddrStorage) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrapping_count_of_losses() {
+        let queue = Queue::new(Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap());
+        queue.lost(5);
+        queue.lost(7);
+        assert_eq!(queue.new.take(), 7);
+        queue.lost(7);
+        assert_eq!(queue.new.take(), 0);
+        queue.lost(u32::MAX);
+        queue.new.set(0);
+        queue.lost(2);
+        assert_eq!(queue.new.take(), 3);
+    }
 
     #[test]
     fn ipv4_headers_with_options_padding_and_truncation() {

@@ -10,6 +10,7 @@ mod bare;
 mod build;
 mod ci;
 mod layers;
+mod ledger;
 mod setup;
 mod tests;
 mod tidy;
@@ -24,7 +25,7 @@ cargo xtask COMMAND
   demo [ARGS…]     build the release binaries and run `krater demo ARGS…`
   test [FILTER]    run all tests: unit, property, simulation, end to end in namespaces
   ci [nightly]     format, lints, tidy, layers, build, tests, fuzz smoke: what must pass before a merge
-  tidy             file sizes, forbidden words
+  tidy             file sizes, forbidden words, tests that a ledger of rules names
   layers           the arrows between the crates
   openapi [--check]  write openapi/*.json from the handlers, or compare
   bare             the demo on a Debian 12 made with debootstrap that has gcc and nothing else

@@ -1,5 +1,6 @@
 //! Rules about files that no compiler checks.
 
+use crate::ledger::{self, LEDGER};
 use crate::util::{Done, Failure, files, root};
 use std::path::Path;
 
@@ -15,6 +16,8 @@ pub(crate) fn tidy() -> Done {
         };
         check(&file, &text, &mut faults);
     }
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).ok();
+    faults.extend(ledger::check(&read(LEDGER).unwrap_or_default(), read));
     for fault in &faults {
         eprintln!("{fault}");
     }

@@ -87,22 +87,47 @@ impl Capture {
         Self { path, end, thread }
     }
 
-    /// Ends, and has tshark read it all: at least `adverts` advertisements, each well-formed and with a
-    /// right checksum, and no malformed frame of any protocol.
-    pub(crate) fn judge(self, lab: &Lab, adverts: usize) {
+    /// Ends it.
+    pub(crate) fn end(self, lab: &Lab) -> Recording {
         self.end.store(true, Ordering::SeqCst);
         self.thread.join().unwrap();
-        let count = |filter: &str| tshark(&self.path, &lab.dir, filter).lines().count();
+        Recording {
+            path: self.path,
+            home: lab.dir.clone(),
+        }
+    }
+}
+
+/// A capture that has ended; tshark reads it.
+pub(crate) struct Recording {
+    path: PathBuf,
+    home: PathBuf,
+}
+
+impl Recording {
+    /// How many frames match a display filter.
+    pub(crate) fn count(&self, filter: &str) -> usize {
+        self.lines(filter).lines().count()
+    }
+
+    fn lines(&self, filter: &str) -> String {
+        tshark(&self.path, &self.home, filter)
+    }
+
+    /// At least `adverts` advertisements, each well-formed and with a right checksum, and no malformed
+    /// frame of any protocol.
+    pub(crate) fn judge(&self, adverts: usize) {
+        let count = |filter: &str| self.count(filter);
         let seen = count("vrrp");
         assert!(seen >= adverts, "{seen} advertisements");
         let wrong = "_ws.malformed || (vrrp && _ws.expert.severity >= 0x600000) || \
                      (vrrp && vrrp.checksum.status != 1)";
-        assert_eq!(tshark(&self.path, &lab.dir, wrong), "");
+        assert_eq!(self.lines(wrong), "");
         let gratuitous = "arp.isgratuitous || icmpv6.nd.na.flag.o == 1";
         assert!(count(gratuitous) > 0, "nobody announced");
         // The judge itself: all adverts have a checksum that it checked.
         assert_eq!(count("vrrp && vrrp.checksum.status == 1"), seen);
-        println!("{}: {seen} advertisements judged", lab.dir.display());
+        println!("{}: {seen} advertisements judged", self.home.display());
     }
 }
 

@@ -34,6 +34,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("keepalived_v2_multicast", || {
         V2.multicast().script("v2-multicast");
     }),
+    ("keepalived_v3_hears_the_guard", || {
+        V3_IPV4.killed("v3-killed");
+        V3_IPV4.multicast().killed("v3-multicast-killed");
+        V3_IPV6.killed("v3-ipv6-killed");
+    }),
+    ("keepalived_v2_hears_the_guard", || {
+        V2.killed("v2-killed");
+        V2.multicast().killed("v2-multicast-killed");
+    }),
     ("another_password_is_nobody", another_password),
 ];
 
@@ -214,9 +223,79 @@ impl Form {
         lab.answered_by("b");
         keepalived.end(SIGTERM);
 
-        capture.judge(&lab, 3 * usize::from(self.centiseconds == 10) + 10);
+        capture
+            .end(&lab)
+            .judge(3 * usize::from(self.centiseconds == 10) + 10);
         no_complaint(&lab);
     }
+}
+
+impl Form {
+    /// We are killed, and our guard resigns in the form that keepalived reads. The next advert is 40 s
+    /// away then, and so keepalived's Active_Down_Interval two minutes: while this test waits, only a
+    /// resignation that it understands makes it take over.
+    fn killed(self, name: &str) {
+        let mut lab = Lab::new(name, self.v6);
+        let capture = Capture::start(&lab);
+        let slow = Self {
+            centiseconds: 4_000,
+            ..self
+        };
+        // With the shortest Skew_Time.
+        let conf = |form: Self| {
+            form.keepalived_conf(false)
+                .replace("priority 90", "priority 254")
+        };
+        let keepalived;
+        if self.version == 2 {
+            // Both must have the same interval from the start, and nothing of the form is learned.
+            keepalived = Keepalived::start(&lab, &conf(slow));
+            wait_for_log(&lab, "BACKUP STATE");
+            lab.a.start();
+            lab.a.apply(&slow.document(&lab, 1, 255, false));
+        } else {
+            // We hear first how it speaks.
+            keepalived = Keepalived::start(&lab, &conf(self));
+            wait_until("keepalived to take the VIP", || keepalived_holds(&lab));
+            lab.a.start();
+            lab.a.apply(&self.document(&lab, 1, 100, false));
+            wait_until("its adverts", || {
+                lab.a.metric("krater_vrrp_adverts_received_total") > 3.0
+            });
+            lab.a.apply(&self.document(&lab, 2, 255, false));
+            lab.a.state_becomes(Active);
+            wait_until("it to give way", || !keepalived_holds(&lab));
+            // In version 3 the Active's interval counts.
+            lab.a.apply(&slow.document(&lab, 3, 255, false));
+            wait_for_log(&lab, "40000");
+        }
+        lab.a.state_becomes(Active);
+        wait_until("us alone to hold the VIP", || {
+            lab.owners() == ["a"] && !keepalived_holds(&lab)
+        });
+        lab.a.end(SIGKILL);
+        wait_until("it to take over from our guard", || keepalived_holds(&lab));
+        wait_until("our guard to let go", || lab.owners().is_empty());
+        lab.answered_by("b");
+        keepalived.end(SIGTERM);
+        let recording = capture.end(&lab);
+        recording.judge(3);
+        let source = match (self.v6, self.multicast) {
+            (true, true) => "ipv6.src == fe80::1",
+            (true, false) => "ipv6.src == 2001:db8::1",
+            _ => "ip.src == 192.0.2.1",
+        };
+        let resigned = format!("vrrp.prio == 0 && {source}");
+        assert!(recording.count(&resigned) > 0, "nobody resigned");
+        no_complaint(&lab);
+    }
+}
+
+fn wait_for_log(lab: &Lab, text: &str) {
+    wait_until(text, || {
+        let log = std::fs::read_to_string(lab.dir.join("keepalived.log"));
+        log.is_ok_and(|log| log.contains(text))
+    });
 }
 
 /// The negative control of the password, and of the judge of logs: both are Active, and both say why.

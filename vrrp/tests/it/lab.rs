@@ -1,6 +1,7 @@
 //! Namespaces, a bridge between them, vrrp processes in them, and a client that asks who answers.
 
 use crate::dataplane::Dataplane;
+use krater_model::MacAddr;
 use krater_model::control::{Applied, RouterState, VrrpConfig, VrrpStatus};
 use krater_net::PROTO_VRRP;
 use krater_net::link::{Address, VethSpec};
@@ -181,17 +182,20 @@ impl Lab {
         lab
     }
 
-    /// Which node answers the client at the VIP; none when nobody does in time.
-    pub(crate) fn who_answers(&self) -> Option<String> {
-        let any: SocketAddr = if self.v6 { "[::]:0" } else { "0.0.0.0:0" }
-            .parse()
-            .unwrap();
+    /// Which node answers the client at an address; none when nobody does in time.
+    fn who_answers(&self, address: IpAddr) -> Option<String> {
+        let any = if address.is_ipv6() {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
+        let any: SocketAddr = any.parse().unwrap();
         let socket = self.client.udp_socket(any).unwrap();
         socket.set_nonblocking(false).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();
-        socket.send_to(b"who", (self.vip(), ECHO_PORT)).ok()?;
+        socket.send_to(b"who", (address, ECHO_PORT)).ok()?;
         let mut buffer = [0; 16];
         let length = socket.recv(&mut buffer).ok()?;
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
@@ -244,8 +248,12 @@ impl Lab {
     }
 
     pub(crate) fn answered_by(&self, name: &str) {
-        wait_until(&format!("{name} to answer"), || {
-            self.who_answers().as_deref() == Some(name)
+        self.answered_at(self.vip(), name);
+    }
+
+    pub(crate) fn answered_at(&self, address: IpAddr, name: &str) {
+        wait_until(&format!("{name} to answer at {address}"), || {
+            self.who_answers(address).as_deref() == Some(name)
         });
     }
 
@@ -293,8 +301,7 @@ impl Drop for Lab {
         self.b.stop_everything();
         if std::thread::panicking() {
             for node in [&self.a, &self.b] {
-                let log = std::fs::read_to_string(&node.log).unwrap_or_default();
-                eprintln!("--- log of {}\n{log}", node.name);
+                eprintln!("--- log of {}\n{}", node.name, node.log());
             }
         }
         remove(&self.dir);
@@ -442,6 +449,17 @@ impl Node {
             let router = status.routers.into_iter().next()?;
             (router.state == state).then_some(router.reason)
         })
+    }
+
+    pub(crate) fn mac(&self) -> MacAddr {
+        let netlink = NetlinkSocket::open_in(&self.ns).unwrap();
+        let link = netlink.link_by_name("eth1").unwrap().unwrap();
+        link.mac.unwrap()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     pub(crate) fn tagged(&self) -> Vec<Address> {

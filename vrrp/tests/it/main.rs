@@ -13,12 +13,15 @@
 
 mod capture;
 mod dataplane;
+mod excluded;
 mod faults;
+mod flood;
 mod interop;
 mod lab;
 mod operation;
 mod sys;
 mod takeover;
+mod wire;
 
 use krater_vrrp::{Settings, guard, run};
 use std::ffi::OsString;
@@ -94,6 +97,9 @@ fn harness() -> ExitCode {
         takeover::TESTS,
         faults::TESTS,
         operation::TESTS,
+        excluded::TESTS,
+        flood::TESTS,
+        wire::TESTS,
         interop::TESTS,
     ]
     .concat()

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("killed_active_is_replaced_ipv6", || {
         killed_active_is_replaced("kill6", true)
     }),
+    ("a_changed_will_is_told_again", changed_will),
     ("newcomer_does_not_take_over", newcomer),
     ("sigterm_hands_over", sigterm_hands_over),
     ("handover_makes_before_it_breaks", handover),
@@ -89,6 +90,34 @@ fn killed_active_is_replaced(name: &str, v6: bool) {
     });
     assert_eq!(lab.owners(), ["b"]);
     assert_eq!(lab.b.status().routers[0].transitions, 1);
+}
+
+/// The password changes while a is Active; its guard must resign with the new one. Adverts are 40 s apart,
+/// so that b cannot take over from silence meanwhile.
+fn changed_will() {
+    let mut lab = Lab::new("will", false);
+    let config = |generation, host: u8, password: &str| {
+        let mut config = lab.config(generation, host, if host == 1 { 255 } else { 90 });
+        config["routers"][0]["version"] = 2.into();
+        config["routers"][0]["advert_interval"] = 4_000.into();
+        config["routers"][0]["password"] = password.into();
+        config["routers"][0]["track_dataplane"] = false.into();
+        config
+    };
+    let (first, second) = (config(1, 1, "before"), config(2, 1, "after"));
+    let other = config(1, 2, "after");
+    lab.a.start();
+    lab.a.apply(&first);
+    lab.a.state_becomes(Active);
+    lab.b.start();
+    lab.b.apply(&other);
+    lab.b.state_becomes(Backup);
+    lab.a.apply(&second);
+    assert_eq!(lab.a.status().routers[0].transitions, 1);
+    lab.a.end(SIGKILL);
+    let reason = lab.b.state_becomes(Active);
+    assert!(reason.contains("192.0.2.1 resigned"), "{reason}");
+    wait_until("b alone to hold it", || lab.owners() == ["b"]);
 }
 
 fn sigterm_hands_over() {

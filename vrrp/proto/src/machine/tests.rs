@@ -417,6 +417,27 @@ fn with_several_peers_a_resignation_waits_for_the_skew() {
 }
 
 #[test]
+fn a_learned_interval_is_told_once_and_counts() {
+    let mut machine = machine("Backup", json!({"peers": [PEER, OTHER]}));
+    let slow = |priority, received| {
+        let mut heard = heard(PEER, priority, received);
+        heard.interval = Centiseconds::new(50).unwrap();
+        Event::Heard(heard)
+    };
+    machine.handle(at(1_050), slow(100, at(1_050)));
+    let note = ["note: 192.0.2.1 advertises every 500 ms: adopted"];
+    assert_eq!(outputs(&mut machine), note);
+    machine.handle(at(1_550), slow(100, at(1_550)));
+    assert_eq!(outputs(&mut machine), [""; 0]);
+    // 3 × 500 ms + (256 - 90) / 256 × 500 ms, and after a resignation the latter alone.
+    let due = Time::from_micros(1_550_000 + 1_824_218);
+    assert_eq!(machine.poll_timeout(), Some(due));
+    machine.handle(at(1_600), slow(0, at(1_600)));
+    let due = Time::from_micros(1_600_000 + 324_218);
+    assert_eq!(machine.poll_timeout(), Some(due));
+}
+
+#[test]
 fn preemption_lets_the_timer_run() {
     for (preempt, extended) in [(true, false), (false, true)] {
         let mut machine = machine("Listening", json!({"preempt": preempt}));
@@ -537,6 +558,39 @@ fn a_backup_that_woke_late_listens_but_not_for_ever() {
     let late = machine.poll_timeout().unwrap() + Span::from_millis(101);
     machine.handle(late, Event::Timeout);
     assert_eq!(machine.state(), RouterState::Active);
+}
+
+/// At 10 ms between adverts, and at 100 ms: how late one may be before it listens first.
+#[test]
+fn a_hiccup_is_no_stall_however_short_the_interval() {
+    for (centiseconds, active, backup) in [(1, 40, 30), (2, 60, 30), (10, 300, 100)] {
+        let changes = json!({"advert_interval": centiseconds});
+        for more in [0, 1] {
+            let more = Span::from_micros(more);
+            let mut machine = Machine::new(document(changes.clone()), at(0));
+            machine.handle(at(0), Event::Startup);
+            let took_over = machine.poll_timeout().unwrap();
+            machine.handle(took_over, Event::Timeout);
+            outputs(&mut machine);
+            let silent = took_over + Span::from_millis(active) + more;
+            machine.handle(silent, Event::Timeout);
+            let spoke = outputs(&mut machine).contains(&"send 90".to_owned());
+            assert_eq!(spoke, more == Span::ZERO, "Active, {centiseconds} cs");
+
+            let mut machine = Machine::new(document(changes.clone()), at(0));
+            machine.handle(at(0), Event::Startup);
+            let due = machine.poll_timeout().unwrap();
+            let woke = due + Span::from_millis(backup) + more;
+            machine.handle(woke, Event::Timeout);
+            let took_over = machine.state() == RouterState::Active;
+            assert_eq!(took_over, more == Span::ZERO, "Backup, {centiseconds} cs");
+            if !took_over {
+                // It listens for as long as the Active's own hiccup may last.
+                let listens = machine.poll_timeout().unwrap() - woke;
+                assert!(listens > MIN_STALL, "{listens}");
+            }
+        }
+    }
 }
 
 #[test]
