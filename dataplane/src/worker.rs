@@ -432,23 +432,30 @@ async fn serve_front(
 }
 
 /// Runs a connection to its end: its own, that of its listener, or a panic, which ends nothing else.
-async fn guard(
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an `async fn` keeps each of its arguments twice"
+)]
+fn guard(
     worker: Rc<WorkerShared>,
-    (place, _client): (Place, Option<ClientPlace>),
+    (place, client): (Place, Option<ClientPlace>),
     peer: SocketAddr,
-    connection: Pin<Box<dyn Future<Output = ()>>>,
-) {
-    let served = AssertUnwindSafe(async {
-        tokio::select! {
-            biased;
-            () = connection => {}
-            () = place.listener().closing() => {}
+    mut connection: Pin<Box<dyn Future<Output = ()>>>,
+) -> impl Future<Output = ()> {
+    async move {
+        let _until_it_ends = &client;
+        let served = AssertUnwindSafe(async {
+            tokio::select! {
+                biased;
+                () = &mut connection => {}
+                () = place.listener().closing() => {}
+            }
+        });
+        if let Err(panic) = served.catch_unwind().await {
+            worker.shared.count_panic();
+            let (id, reason) = (place.listener().id, said(&*panic));
+            tracing::error!(listener.id = %id, client.addr = %peer, reason, "connection ended by a panic");
         }
-    });
-    if let Err(panic) = served.catch_unwind().await {
-        worker.shared.count_panic();
-        let (id, reason) = (place.listener().id, said(&*panic));
-        tracing::error!(listener.id = %id, client.addr = %peer, reason, "connection ended by a panic");
     }
 }
 

@@ -17,6 +17,11 @@ impl Own {
     /// All of them.
     pub const ALL: [Self; Self::COUNT] = [Self::Descriptors, Self::Memory, Self::Ports];
 
+    /// Whether another member may be reached all the same: local ports are counted per destination.
+    pub const fn is_per_member(self) -> bool {
+        matches!(self, Self::Ports)
+    }
+
     /// Its place in [`Self::ALL`].
     pub const fn index(self) -> usize {
         match self {

@@ -81,7 +81,7 @@ async fn reach(
     timeout: Duration,
     worker: &WorkerShared,
 ) -> Result<(MemberGuard, Conn), String> {
-    let mut tried = Vec::new();
+    let (mut tried, mut short) = (Vec::new(), None);
     while tried.len() < TRIES {
         let input = SelectInput {
             client: client.peer(),
@@ -96,7 +96,13 @@ async fn reach(
                 guard.state().observe_success();
                 return Ok((guard, conn));
             }
-            Err(Unreached::Own(own)) => return Err(own.reason().into()),
+            Err(Unreached::Own(own)) => {
+                if !own.is_per_member() {
+                    return Err(own.reason().into());
+                }
+                short = Some(own);
+                tried.push(guard.id());
+            }
             Err(Unreached::Member(reason)) => {
                 guard.state().count_failure();
                 super::failed(pool, &guard);
@@ -105,5 +111,8 @@ async fn reach(
             }
         }
     }
-    Err(format!("no member of pool {} can serve", pool.conf.id))
+    Err(match short {
+        Some(own) => own.reason().into(),
+        None => format!("no member of pool {} can serve", pool.conf.id),
+    })
 }

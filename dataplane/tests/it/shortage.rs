@@ -95,9 +95,9 @@ fn without_ports_a_connection_is_closed_and_no_member_blamed() {
     open.iter_mut().for_each(|s| assert!(byte(s).is_some()));
     assert_eq!(dataplane.metric(PORTS), 0);
     assert_eq!(byte(&mut client_from(30_100, setup.address())), None);
-    assert_eq!(dataplane.metric(PORTS), 1);
+    assert_eq!(dataplane.metric(PORTS), 2);
     let tries = ids.iter().map(|id| dataplane.member(*id).total_connections);
-    assert_eq!(tries.sum::<u64>(), 9, "no second member is tried");
+    assert_eq!(tries.sum::<u64>(), 10, "both were tried");
     for id in &ids {
         assert_eq!(dataplane.metric(&failures(&setup, *id)), 0);
     }
@@ -106,7 +106,29 @@ fn without_ports_a_connection_is_closed_and_no_member_blamed() {
     local_ports(20_000, 20_100);
     let mut again = client_from(30_101, setup.address());
     assert!(byte(&mut again).is_some() && goes_round(&mut again));
-    assert_eq!(dataplane.metric(PORTS), 1);
+    assert_eq!(dataplane.metric(PORTS), 2);
+}
+
+#[test]
+fn without_ports_towards_one_member_another_serves() {
+    own_namespace();
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b')]);
+    watched(&mut setup);
+    setup.pool().members[0].weight = krater_model::Weight::new(2).unwrap();
+    setup.apply(&dataplane);
+    let ids: Vec<_> = setup.pool().members.iter().map(|m| m.id).collect();
+    until("both are up", || all_up(&dataplane, &ids).then_some(()));
+    four_ports();
+    // Two turns in three are the first member's: the fifth of them finds no port.
+    let mut open: Vec<_> = (0..8)
+        .map(|n| client_from(30_000 + n, setup.address()))
+        .collect();
+    let names: Vec<_> = open.iter_mut().filter_map(byte).collect();
+    let of = |name| names.iter().filter(|n| **n == name).count();
+    assert_eq!((of(b'a'), of(b'b')), (4, 4), "{names:?}");
+    assert!(dataplane.metric(PORTS) > 0, "the first was tried");
+    assert!(all_up(&dataplane, &ids));
 }
 
 #[test]

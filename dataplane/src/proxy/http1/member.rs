@@ -100,6 +100,7 @@ pub(super) async fn obtain(
     request: Request,
 ) -> Result<Upstream, Refusal> {
     let mut tried: Vec<MemberId> = Vec::new();
+    let mut short = None;
     let client = session.conn.peer();
     for _ in 0..TRIES {
         let input = SelectInput {
@@ -126,7 +127,13 @@ pub(super) async fn obtain(
             Ok(conn) => {
                 return Ok(Upstream::new(pool, guard, conn, 0, shareable));
             }
-            Err(Unreached::Own(own)) => return Err(Refusal::Own(own)),
+            Err(Unreached::Own(own)) => {
+                if !own.is_per_member() {
+                    return Err(Refusal::Own(own));
+                }
+                short = Some(own);
+                tried.push(id);
+            }
             Err(Unreached::Member(error)) => {
                 guard.state().count_failure();
                 proxy::failed(pool, &guard);
@@ -135,10 +142,10 @@ pub(super) async fn obtain(
             }
         }
     }
-    Err(if tried.is_empty() {
-        Refusal::NoMember
-    } else {
-        Refusal::ConnectFailed
+    Err(match short {
+        Some(own) => Refusal::Own(own),
+        None if tried.is_empty() => Refusal::NoMember,
+        None => Refusal::ConnectFailed,
     })
 }
 
