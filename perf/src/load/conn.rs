@@ -109,10 +109,7 @@ impl Conn {
         sessions: Option<&Sessions>,
         tally: &mut Tally,
     ) -> anyhow::Result<()> {
-        self.at = at;
-        self.answers_left = 1;
-        self.begin_answer();
-        self.connect(plan, place, sessions, true)?;
+        self.start_alone(plan, at, place, sessions, true)?;
         tally.connections += 1;
         if plan.opening.is_none() {
             self.ask(plan);
@@ -129,13 +126,25 @@ impl Conn {
         sessions: Option<&Sessions>,
         tally: &mut Tally,
     ) -> anyhow::Result<()> {
-        self.at = at;
-        self.answers_left = 1;
-        self.begin_answer();
-        self.connect(plan, place, sessions, false)?;
+        self.start_alone(plan, at, place, sessions, false)?;
         tally.connections += 1;
         self.out.push(plan.halves().0);
         Ok(())
+    }
+
+    /// One exchange on a connection of its own, for which nothing is asked yet.
+    fn start_alone(
+        &mut self,
+        plan: &Plan,
+        at: Instant,
+        place: (&Epoll, u64),
+        sessions: Option<&Sessions>,
+        slow: bool,
+    ) -> anyhow::Result<()> {
+        self.at = at;
+        self.answers_left = 1;
+        self.begin_answer();
+        self.connect(plan, place, sessions, slow)
     }
 
     /// Sends the second half; its answer counts from now.
