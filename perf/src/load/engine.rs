@@ -285,8 +285,9 @@ impl Engine {
             if now >= start + args.warmup() && !self.tally.is_open() {
                 self.tally.open(start + args.warmup())?;
             }
+            // What was begun is brought to its end: a server that has answered counts it.
             if now >= end {
-                return self.tally.close();
+                self.tally.close()?;
             }
             for place in 0..self.conns.len() {
                 if !self.conns[place].busy() {
@@ -296,8 +297,15 @@ impl Engine {
                     self.begin_slowly(place, at);
                 }
                 let conn = &mut self.conns[place];
+                let late = now.saturating_duration_since(conn.since()) > self.patience;
                 match conn.sip(&self.plan, &mut small, &mut self.tally) {
                     Ok(Outcome::Done) => conn.shut(),
+                    Ok(Outcome::Waiting) if late => {
+                        conn.shut();
+                        let patience = self.patience;
+                        self.tally
+                            .failed(|| format!("no answer within {patience:?}"));
+                    }
                     Ok(Outcome::Waiting) => {}
                     Err(error) => {
                         conn.shut();
@@ -309,7 +317,7 @@ impl Engine {
                 return self.tally.close();
             }
             // The events only have to be taken away; the ticks do the work.
-            let tick = (now + SWEEP).min(end);
+            let tick = now + SWEEP;
             while Instant::now() < tick {
                 sys::wait(
                     &self.epoll,

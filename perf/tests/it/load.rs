@@ -194,6 +194,21 @@ fn idle_and_slow_clients_get_their_answers() {
     let slow = ["--slow", "2000", "--connections", "5", "--requests", "5"];
     let json = good(&url, &[&slow[..], &["--duration", "60"]].concat());
     assert_eq!(total(&json, "requests"), 5);
+    // What was begun when the time is over is counted on both sides.
+    let mut origin = Origin::start(None);
+    let url = format!("http://{}/bytes/3000", origin.at("http"));
+    let slow = [
+        "--slow",
+        "4000",
+        "--connections",
+        "8",
+        "--pattern",
+        "--duration",
+        "0.2",
+    ];
+    let json = good(&url, &slow);
+    assert_eq!(total(&json, "requests"), 8);
+    assert_eq!(origin.count("requests"), 8);
     // A server that drops idle connections is found out.
     let dropping = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", dropping.local_addr().unwrap());
