@@ -85,12 +85,9 @@ impl WorkerSocket {
     /// Accepts one connection: non-blocking, close-on-exec.
     pub(crate) fn accept(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
         let socket = self.socket().ok_or(io::ErrorKind::NotFound)?;
-        let (stream, peer) = socket.accept_raw()?;
-        stream.set_cloexec(true)?;
-        stream.set_nonblocking(true)?;
-        let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        let (stream, peer) = sys::accept(socket)?;
         Ok((
-            stream.into(),
+            stream,
             SocketAddr::new(peer.ip().to_canonical(), peer.port()),
         ))
     }
@@ -138,6 +135,7 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::{FcntlArg, fcntl};
 
     #[test]
     fn accepted_sockets_inherit_keepalive_and_nodelay() {
@@ -146,7 +144,11 @@ mod tests {
             let at = listener.local_addr().unwrap().as_socket().unwrap();
             let _client = std::net::TcpStream::connect(at).unwrap();
             listener.set_nonblocking(false).unwrap();
-            let (accepted, _) = listener.accept().unwrap();
+            let (accepted, _) = sys::accept(&listener).unwrap();
+            let flags = |what| fcntl(&accepted, what).unwrap();
+            assert_ne!(flags(FcntlArg::F_GETFL) & libc::O_NONBLOCK, 0);
+            assert_ne!(flags(FcntlArg::F_GETFD) & libc::FD_CLOEXEC, 0);
+            let accepted = Socket::from(accepted);
             assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
             let times = (
                 accepted.tcp_keepalive_time().unwrap(),
