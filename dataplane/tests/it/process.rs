@@ -204,7 +204,9 @@ pub(crate) struct Watch(BufReader<UnixStream>);
 
 impl Watch {
     pub(crate) fn new(control: &Path) -> Self {
-        Self(BufReader::new(UnixStream::connect(control).unwrap()))
+        let stream = UnixStream::connect(control).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
     }
 
     /// Times that accepting paused.

@@ -248,6 +248,7 @@ fn without_descriptors_a_request_gets_503_and_no_member_is_blamed() {
     }
     // A new one to the control socket would need a descriptor.
     let mut watch = Watch::new(&control);
+    assert_eq!(watch.pauses(), 0, "it is inside");
     let mut crowd: Vec<_> = (0..150).map(|_| setup.connect()).collect();
     until("exhausted", || (watch.pauses() >= 2).then_some(()));
     assert_eq!(watch.metric(DESCRIPTORS), 0);
