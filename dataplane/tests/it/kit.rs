@@ -4,6 +4,7 @@ use krater_dataplane::{Settings, run};
 use krater_model::control::{Applied, DataplaneStatus, ListenerStatus, MemberStatus, Snapshot};
 use krater_model::state::*;
 use krater_model::*;
+use socket2::{Domain, Socket, Type};
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -323,12 +324,16 @@ pub(crate) fn echo() -> SocketAddr {
     })
 }
 
-/// An address that refuses connections.
+/// An address that refuses connections until the test listens on it. Nobody else gets its port: a socket
+/// that does not listen keeps it for as long as the tests run.
 pub(crate) fn refusing() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// The next byte; none at the end of the connection, in order or by a reset. Silence is neither: a

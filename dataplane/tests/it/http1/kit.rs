@@ -1,5 +1,7 @@
 //! A data plane in this process, members made by hand, and a client that reads what it gets.
 
+/// An address where nobody listens.
+pub(crate) use crate::kit::refusing as nobody;
 use krater_dataplane::Settings;
 use krater_model::control::{DataplaneStatus, ListenerStats};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -420,12 +422,4 @@ pub fn ok(body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
-}
-
-/// An address where nobody listens.
-pub fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
