@@ -40,7 +40,7 @@ const SETTLING: Duration = Duration::from_secs(5);
 const FULL_PAIRS: u32 = 5;
 const FULL_SECONDS: f64 = 1.5;
 /// Bytes of a configuration that the report shows.
-const SHOWN: usize = 20_000;
+const SHOWN: usize = 6_000;
 /// Seconds in which system calls are counted.
 const CALLS_FOR: &str = "0.5";
 /// Pairs of a row about changes: each takes ten seconds and more.
@@ -377,6 +377,15 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// A configuration as the report shows it: without this machine's paths.
+    fn shown(&self, text: &str) -> String {
+        let tree = &self.programs.tree;
+        shortened(match tree.parent() {
+            Some(_) => text.replace(&tree.display().to_string(), "TREE"),
+            None => text.to_owned(),
+        })
+    }
+
     fn task(&self, work: &Workload) -> Task<'_> {
         Task {
             service: work.service,
@@ -439,7 +448,7 @@ impl Bench<'_> {
         let mut living = Vec::new();
         for who in &who {
             let contender = self.start(work, *who)?;
-            let text = shortened(&contender.configuration);
+            let text = self.shown(&contender.configuration);
             row.configurations.insert(who.name().into(), text);
             living.push(contender);
         }
@@ -737,10 +746,10 @@ fn equal_work(
     Ok(())
 }
 
-/// A configuration as the report shows it: a thousand pools are alike.
-fn shortened(text: &str) -> String {
+/// The beginning of a configuration: a thousand pools are alike.
+fn shortened(text: String) -> String {
     if text.len() <= SHOWN {
-        return text.to_owned();
+        return text;
     }
     let end = (0..=SHOWN).rev().find(|n| text.is_char_boundary(*n));
     let (shown, rest) = text.split_at(end.unwrap_or(0));

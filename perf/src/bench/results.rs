@@ -2,6 +2,7 @@
 
 use super::report::Report;
 use anyhow::{Context, bail};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -78,13 +79,45 @@ pub(crate) fn keep(
         checkout.commit
     );
     std::fs::write(base.with_extension("txt"), text)?;
-    std::fs::write(base.with_extension("json"), serde_json::to_vec(report)?)?;
+    let mut value = serde_json::to_value(report)?;
+    round(&mut value);
+    let mut json = serde_json::to_vec(&value)?;
+    json.push(b'\n');
+    std::fs::write(base.with_extension("json"), json)?;
     Ok(())
+}
+
+/// No clock here is better than five digits, and the rest would fill the repository.
+fn round(value: &mut Value) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(round),
+        Value::Object(all) => all.values_mut().for_each(round),
+        Value::Number(number) if number.is_f64() => {
+            let short = number
+                .as_f64()
+                .and_then(|n| format!("{n:.4e}").parse::<f64>().ok());
+            if let Some(short) = short.and_then(serde_json::Number::from_f64) {
+                *number = short;
+            }
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn five_digits_are_kept_and_counts_are_exact() {
+        let mut value =
+            serde_json::json!({ "a": [12.345_678, 0.000_123_456_7, 98_765.432_1], "n": 1_234_567 });
+        round(&mut value);
+        assert_eq!(
+            value.to_string(),
+            r#"{"a":[12.346,0.00012346,98765.0],"n":1234567}"#
+        );
+    }
 
     #[test]
     fn only_a_full_suite_of_a_clean_checkout_with_its_own_amphora_is_kept() {

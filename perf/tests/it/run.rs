@@ -68,6 +68,10 @@ fn every_workload_does_equal_work_everywhere_without_errors() {
             assert!(!text.is_empty(), "{name}");
             // Nobody gets a private key from a report.
             assert!(!text.contains("PRIVATE KEY"), "{name}");
+            assert!(
+                !text.contains(&tree().display().to_string()),
+                "{name}: {text}"
+            );
         }
     }
 }
