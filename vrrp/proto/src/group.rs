@@ -5,9 +5,11 @@
 //! |---|---|
 //! | a member is at fault | all are ([`crate::Fault::SyncGroup`], by the caller) |
 //! | a member hears an Active and follows it | Active members resign and are Backups too |
-//! | the Active of a member is silent or resigned | it is ready, and waits until all others are ready or Active |
+//! | the Active of a member resigned | it did so for its whole group: all take over |
+//! | the Active of a member is silent | it is ready, and waits until all others are ready or Active |
 //!
-//! The last rule is where this differs from keepalived, which takes all over as soon as one member does:
+//! The fourth rule spares a host whose link is lost, and which can resign on the other one only, the time
+//! that its silence takes. The last one is where this differs from keepalived, which takes all over as soon as one member does:
 //! when only one of two networks is cut, the Active is alive and still heard on the other one. There it
 //! wins the election, which takes the whole group back, until the cut network is silent for long enough
 //! again, and so on for as long as the cut lasts. Who is alive keeps everything here; who is not is silent
@@ -18,12 +20,14 @@
 pub enum Standing {
     /// Initialize or Fault.
     Down,
-    /// Backup that has heard no Active yet, or whose Active resigned.
+    /// Backup that has heard no Active yet, or whose Active resigned less than Skew_Time ago.
     Waits,
     /// Backup of an Active.
     Follows,
     /// Backup whose Active_Down_Timer fired.
     Ready,
+    /// Backup whose timer fired because the Active resigned.
+    Released,
     /// Active.
     Active,
     /// Active that resigned and serves until a successor was heard.
@@ -35,7 +39,7 @@ pub enum Standing {
 pub enum Verdict {
     /// Nothing.
     Stay,
-    /// Who is ready takes over.
+    /// Who is Backup takes over.
     TakeOver,
     /// Who is Active resigns.
     GiveUp,
@@ -43,18 +47,21 @@ pub enum Verdict {
 
 /// Decides for the members of one group.
 pub fn decide(members: impl Iterator<Item = Standing>) -> Verdict {
-    let (mut active, mut follows, mut ready, mut other) = (false, false, false, false);
+    let (mut active, mut follows, mut ready, mut released) = (false, false, false, false);
+    let (mut waits, mut busy) = (false, false);
     for member in members {
         match member {
             Standing::Active => active = true,
             Standing::Follows => follows = true,
             Standing::Ready => ready = true,
-            Standing::Down | Standing::Waits | Standing::Leaves => other = true,
+            Standing::Released => released = true,
+            Standing::Waits => waits = true,
+            Standing::Down | Standing::Leaves => busy = true,
         }
     }
     if active && follows {
         Verdict::GiveUp
-    } else if ready && !follows && !other {
+    } else if !busy && (released || (ready && !follows && !waits)) {
         Verdict::TakeOver
     } else {
         Verdict::Stay
@@ -68,12 +75,14 @@ mod tests {
 
     #[test]
     fn all_pairs() {
-        let all = [Down, Waits, Follows, Ready, Active, Leaves];
+        let all = [Down, Waits, Follows, Ready, Released, Active, Leaves];
         for a in all {
             for b in all {
                 let wanted = match (a, b) {
                     (Active, Follows) | (Follows, Active) => Verdict::GiveUp,
                     (Ready, Ready | Active) | (Active, Ready) => Verdict::TakeOver,
+                    (Released, Down | Leaves) | (Down | Leaves, Released) => Verdict::Stay,
+                    (Released, _) | (_, Released) => Verdict::TakeOver,
                     _ => Verdict::Stay,
                 };
                 assert_eq!(decide([a, b].into_iter()), wanted, "{a:?}, {b:?}");

@@ -64,7 +64,7 @@ pub enum Event {
     /// Hand the addresses over to a peer and be its Backup; without one that takes them, stay Active.
     /// For so long after it the peer is not preempted.
     HandOver(Span),
-    /// All of the sync group are ready: take over, if ready.
+    /// All of the sync group take over: be Active, if Backup.
     TakeOver,
     /// Another router of the sync group is not Active any more: resign, if Active.
     GiveUp,
@@ -210,6 +210,9 @@ impl Machine {
     pub fn standing(&self) -> Standing {
         match &self.phase {
             Phase::Initialize => Standing::Down,
+            Phase::Backup(backup) if backup.ready && backup.resigned.is_some() => {
+                Standing::Released
+            }
             Phase::Backup(backup) if backup.ready => Standing::Ready,
             Phase::Backup(backup) if backup.active.is_some() && backup.resigned.is_none() => {
                 Standing::Follows
@@ -275,9 +278,11 @@ impl Machine {
             Event::Faults(faults) => self.set_faults(now, faults),
             Event::Configure(router) => self.configure(now, router),
             Event::TakeOver => {
-                if let Phase::Backup(backup) = &self.phase
-                    && backup.ready
-                {
+                if let Phase::Backup(backup) = &mut self.phase {
+                    if !backup.ready {
+                        // Its Active resigned for the whole group, here too.
+                        backup.resigned = backup.resigned.or(backup.active);
+                    }
                     let reason = backup.reason(now);
                     self.become_active(now, RouterState::Backup, reason);
                 }

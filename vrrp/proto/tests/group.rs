@@ -336,6 +336,25 @@ fn a_group_is_one() {
     }
 }
 
+/// A host that loses one link can resign on the other one only: the whole group is taken over at once,
+/// not after the silence of the lost one.
+#[test]
+fn a_resignation_of_one_is_one_of_all() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Bug::None);
+        world.start(0);
+        world.run(10);
+        world.start(1);
+        world.run(10);
+        assert_eq!(world.check(), Ok(Some(0)), "seed {seed}");
+        world.connected[1] = false;
+        world.hosts[0].faulty[1] = true;
+        world.set_faults(0);
+        world.run(1);
+        assert_eq!(world.check(), Ok(Some(1)), "seed {seed}");
+    }
+}
+
 #[test]
 fn planted_bugs_are_found() {
     for bug in [Bug::FirstTakesAll, Bug::KeepsTheRest, Bug::LonelyFault] {

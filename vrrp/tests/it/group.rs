@@ -159,6 +159,10 @@ fn group() {
         reason(1)
     );
     assert!(reason(2).contains("carrier"), "{}", reason(2));
+    // a could resign on one network only; b does not wait for the silence of the other one.
+    for router in lab.b.status().routers {
+        assert!(router.reason.contains("resigned"), "{}", router.reason);
+    }
     lab.answered_by("b");
     carrier(&lab, "q1", true);
     both(&lab.a, Backup);

@@ -176,7 +176,8 @@ fn rules_of_all_rows() {
                 }
                 let broken = matches!(after, RouterState::Initialize | RouterState::Fault);
                 // An Active without peers has nothing to wait for, and who is ready waits for its group.
-                let waits = machine.standing() == Standing::Ready;
+                let ready = [Standing::Ready, Standing::Released];
+                let waits = ready.contains(&machine.standing());
                 let idle = broken || waits || (is && machine.router().is_alone());
                 assert_eq!(machine.poll_timeout().is_none(), idle, "{row}");
             }
