@@ -285,6 +285,7 @@ fn router(
         routes: Vec::new(),
         rules: Vec::new(),
         track_interfaces: Vec::new(),
+        sync_group: None,
         track_dataplane: true,
         announce: Announce::default(),
     })

@@ -1,9 +1,10 @@
 //! Whether a new configuration may replace the one in force. Pure.
 
 use krater_model::control::VrrpConfig;
+use krater_model::state::VirtualRouter;
 use krater_model::{FieldError, SCHEMA};
 use krater_vrrp_proto::Router;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Virtual routers of a process: as many as an interface can have identifiers.
@@ -73,13 +74,40 @@ fn routers(new: &VrrpConfig) -> Result<Vec<Arc<Router>>, FieldError> {
         }
         routers.push(Arc::new(router));
     }
+    groups(new)?;
     Ok(routers)
+}
+
+/// Elections of the members of a sync group must end alike, or their hosts would take turns for ever.
+fn groups(new: &VrrpConfig) -> Result<(), FieldError> {
+    let mut first: HashMap<&str, (usize, &VirtualRouter)> = HashMap::new();
+    for (i, router) in new.routers.iter().enumerate() {
+        let Some(name) = &router.sync_group else {
+            continue;
+        };
+        let (at, other) = *first.entry(name).or_insert((i, router));
+        let differs = if router.priority != other.priority {
+            "priority"
+        } else if router.preempt != other.preempt {
+            "preempt"
+        } else if router.preempt_delay != other.preempt_delay {
+            "preempt_delay"
+        } else if router.track_interfaces != other.track_interfaces {
+            "track_interfaces"
+        } else {
+            continue;
+        };
+        let why =
+            format!("another one than that of routers[{at}], which is in the same sync_group");
+        return Err(FieldError::new(format!("routers[{i}].{differs}"), why));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use krater_model::{Epoch, Generation, Revision};
+    use krater_model::{Epoch, Generation, Priority, Revision};
 
     fn config(generation: u64, vips: &[&str]) -> VrrpConfig {
         let routers = vips
@@ -146,6 +174,23 @@ mod tests {
             peer.routers[0].peers = vec![wrong.parse().unwrap()];
             assert_eq!(field(&peer), place, "{wrong}");
         }
+        let grouped = |change: fn(&mut VirtualRouter)| {
+            let mut config = config(1, &["192.0.2.100/32", "192.0.2.101/32"]);
+            for router in &mut config.routers {
+                router.sync_group = Some("g".into());
+            }
+            assert!(judge(None, &config).is_ok());
+            change(&mut config.routers[1]);
+            field(&config)
+        };
+        let eighty = |router: &mut VirtualRouter| router.priority = Priority::new(80).unwrap();
+        assert_eq!(grouped(eighty), "routers[1].priority");
+        assert_eq!(grouped(|r| r.preempt = true), "routers[1].preempt");
+        let owner = |router: &mut VirtualRouter| router.priority = Priority::OWNER;
+        assert_eq!(grouped(owner), "routers[1].sync_group");
+        assert_eq!(grouped(|r| r.peers.clear()), "routers[1].sync_group");
+        let empty = |router: &mut VirtualRouter| router.sync_group = Some(String::new());
+        assert_eq!(grouped(empty), "routers[1].sync_group");
         assert_eq!(
             field(&config(1, &["2001:db8::1/128"])),
             "routers[0].addresses[0]"

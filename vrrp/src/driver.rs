@@ -24,7 +24,7 @@ use krater_model::control::{
 };
 use krater_net::PROTO_VRRP;
 use krater_net::sync::NetlinkSocket;
-use krater_vrrp_proto::{DropReason, Event, Fault, Faults, Router, Span, Time, receive};
+use krater_vrrp_proto::{DropReason, Event, Fault, Faults, Router, Span, Time, group, receive};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signalfd::SignalFd;
@@ -84,6 +84,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         driver,
         ports: HashMap::new(),
         instances: Vec::new(),
+        groups: Vec::new(),
         links_up: HashSet::new(),
         config: None,
         resync: None,
@@ -113,6 +114,8 @@ struct State {
     driver: Driver,
     ports: HashMap<PortKey, Port>,
     instances: Vec<Instance>,
+    /// Sync groups: name, and how many of its routers are at fault themselves.
+    groups: Vec<(String, usize)>,
     /// Tracked interfaces that are up and have a carrier.
     links_up: HashSet<String>,
     config: Option<VrrpConfig>,
@@ -147,6 +150,7 @@ impl State {
         for at in 0..self.instances.len() {
             self.step(at, now, Event::Timeout);
         }
+        self.synchronise(now);
         if self.resync.is_some_and(|at| at <= now) {
             self.resync = None;
             self.resynchronise(now);
@@ -176,6 +180,45 @@ impl State {
         };
         if instance.perform(&self.driver, port).is_err() {
             self.resync.get_or_insert(now + RESYNC_AFTER);
+        }
+    }
+
+    /// Has the routers of each sync group change state together.
+    fn synchronise(&mut self, now: Time) {
+        for group in 0..self.groups.len() {
+            let members = self.instances.iter().filter(|i| i.group == Some(group));
+            let event = match group::decide(members.map(|i| i.machine.standing())) {
+                group::Verdict::Stay => continue,
+                group::Verdict::TakeOver => Event::TakeOver,
+                group::Verdict::GiveUp => Event::GiveUp,
+            };
+            for at in 0..self.instances.len() {
+                if self
+                    .instances
+                    .get(at)
+                    .is_some_and(|i| i.group == Some(group))
+                {
+                    self.step(at, now, event.clone());
+                }
+            }
+        }
+    }
+
+    /// Finds out who belongs to which sync group.
+    fn regroup(&mut self) {
+        self.groups.clear();
+        for instance in &mut self.instances {
+            let name = &instance.configured.plain().sync_group;
+            instance.group = match name {
+                Some(name) if !instance.removed => {
+                    let known = self.groups.iter().position(|(group, _)| group == name);
+                    Some(known.unwrap_or_else(|| {
+                        self.groups.push((name.clone(), 0));
+                        self.groups.len() - 1
+                    }))
+                }
+                _ => None,
+            };
         }
     }
 
@@ -317,16 +360,31 @@ impl State {
         let dataplane = self.driver.track.fault();
         let healthy = dataplane.is_none();
         self.driver.metrics.dataplane_healthy.set(healthy.into());
+        let own = |state: &Self, instance: &Instance| {
+            let router = instance.machine.router();
+            let port = state.ports.get(&instance.port);
+            faults_of(router, dataplane, port, &state.links_up)
+        };
+        for at in 0..self.groups.len() {
+            let members = self.instances.iter().filter(|i| i.group == Some(at));
+            let faulty = members.filter(|i| !own(self, i).is_empty()).count();
+            if let Some(group) = self.groups.get_mut(at) {
+                group.1 = faulty;
+            }
+        }
         for at in 0..self.instances.len() {
+            let Some(instance) = self.instances.get(at) else {
+                continue;
+            };
+            let mut faults = own(self, instance);
+            let group = instance.group.and_then(|group| self.groups.get(group));
+            let others = group.map_or(0, |(_, faulty)| *faulty);
+            if others > usize::from(!faults.is_empty()) {
+                faults = faults.with(Fault::SyncGroup);
+            }
             let Some(instance) = self.instances.get_mut(at) else {
                 continue;
             };
-            let faults = faults_of(
-                instance.machine.router(),
-                dataplane,
-                self.ports.get(&instance.port),
-                &self.links_up,
-            );
             if faults != instance.faults {
                 instance.faults = faults;
                 self.step(at, now, Event::Faults(faults));
@@ -366,8 +424,13 @@ impl State {
         let mut keys = Vec::new();
         let mut known = false;
         let hold = which.hold.unwrap_or(Handover::HOLD).duration().into();
+        // A sync group goes as a whole.
+        let groups = self.instances.iter().filter(|i| asked(&i.key));
+        let groups: Vec<usize> = groups.filter_map(|i| i.group).collect();
+        let asked =
+            |i: &&Instance| asked(&i.key) || i.group.is_some_and(|group| groups.contains(&group));
         for at in 0..self.instances.len() {
-            let Some(instance) = self.instances.get(at).filter(|i| asked(&i.key)) else {
+            let Some(instance) = self.instances.get(at).filter(asked) else {
                 continue;
             };
             known = true;
@@ -468,6 +531,7 @@ impl State {
             "configuration in force"
         );
         self.config = Some(new);
+        self.regroup();
         self.set_faults(now);
         Ok(Applied {
             revision,

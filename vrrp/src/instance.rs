@@ -58,6 +58,8 @@ pub(crate) struct Instance {
     pub(crate) machine: Machine,
     pub(crate) metrics: RouterMetrics,
     pub(crate) faults: Faults,
+    /// Which sync group it belongs to.
+    pub(crate) group: Option<usize>,
     /// Not configured any more; it goes once it has let go.
     pub(crate) removed: bool,
     /// The kernel refused some of what we hold.
@@ -85,6 +87,7 @@ impl Instance {
             machine: Machine::new(router, now),
             metrics,
             faults: Faults::NONE,
+            group: None,
             removed: false,
             incomplete: false,
             message: Vec::with_capacity(MAX_MESSAGE),

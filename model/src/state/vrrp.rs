@@ -69,6 +69,10 @@ pub struct VirtualRouter {
     /// Other interfaces whose state counts; `interface` itself always does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub track_interfaces: Vec<TrackInterface>,
+    /// Routers of the same name are Active together or not at all: the same priority, preemption and tracked
+    /// interfaces, and the same groups at their peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_group: Option<String>,
     /// The VIP is held only while the data plane is healthy.
     #[serde(default = "yes")]
     pub track_dataplane: bool,
@@ -77,6 +81,8 @@ pub struct VirtualRouter {
     pub announce: Announce,
 }
 
+/// Bytes of a sync group's name.
+const MAX_GROUP_NAME: usize = 64;
 /// Interfaces that a router tracks: an appliance has a handful.
 pub const MAX_TRACKED: usize = 16;
 
@@ -130,9 +136,27 @@ impl VirtualRouter {
         if self.preempt_delay != Millis::default() && !self.preempt {
             return refuse("preempt_delay", "has no effect without preempt");
         }
+        self.check_group()?;
         self.check_tracked()?;
         if !self.accept {
             return refuse("accept", "not supported yet: false");
+        }
+        Ok(())
+    }
+
+    fn check_group(&self) -> Result<(), FieldError> {
+        let Some(name) = &self.sync_group else {
+            return Ok(());
+        };
+        let refuse = |why: &str| Err(FieldError::new("sync_group", why));
+        if name.is_empty() || name.len() > MAX_GROUP_NAME {
+            return refuse("use 1 to 64 bytes");
+        }
+        if self.priority == Priority::OWNER {
+            return refuse("an owner takes its addresses at once and waits for nobody");
+        }
+        if self.peers.is_empty() && !self.multicast {
+            return refuse("a router without peers is Active at once and waits for nobody");
         }
         Ok(())
     }

@@ -11,10 +11,12 @@
 //! | [`packet`] | bytes of an advertisement ⇄ meaning |
 //! | [`receive`] | which received packets may reach the machine, in what order they are refused |
 //! | [`router`] | configuration of a virtual router that cannot be built wrong |
+//! | [`group`] | when routers that belong together change state |
 //! | [`machine`] | the states of RFC 9568 section 6.4 with fault, stall and heal |
 #![forbid(unsafe_code)]
 
 mod announcer;
+pub mod group;
 pub mod machine;
 pub mod output;
 pub mod packet;
@@ -23,6 +25,7 @@ pub mod router;
 pub mod time;
 pub mod timers;
 
+pub use group::Standing;
 pub use machine::{Event, Machine};
 pub use output::{Belongings, Fault, Faults, Notice, Output, Reason};
 pub use packet::{Advert, Authentication, ChecksumForm, Packet, Version};

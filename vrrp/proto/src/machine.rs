@@ -14,6 +14,7 @@
 //!   somebody else answered for the address too.
 
 use crate::announcer::Announcer;
+use crate::group::Standing;
 use crate::output::{Faults, Notice, Output, Reason};
 use crate::receive::Heard;
 use crate::router::Router;
@@ -63,6 +64,10 @@ pub enum Event {
     /// Hand the addresses over to a peer and be its Backup; without one that takes them, stay Active.
     /// For so long after it the peer is not preempted.
     HandOver(Span),
+    /// All of the sync group take over: be Active, if Backup.
+    TakeOver,
+    /// Another router of the sync group is not Active any more: resign, if Active.
+    GiveUp,
     /// Resign, and withdraw once a peer has taken over or none will. A second time: withdraw now.
     Shutdown,
 }
@@ -100,6 +105,8 @@ struct Backup {
     /// Who resigned since.
     resigned: Option<IpAddr>,
     relistens: u8,
+    /// The timer fired, and the rest of the sync group is waited for.
+    ready: bool,
     /// When a worse Active may be preempted; none before one was heard.
     preempt_at: Option<Time>,
 }
@@ -142,6 +149,16 @@ enum Then {
 struct Listening {
     until: Time,
     silence: Span,
+}
+
+impl Backup {
+    /// Why it takes over.
+    fn reason(&self, now: Time) -> Reason {
+        match self.resigned {
+            Some(by) => Reason::Resigned(by),
+            None => Reason::Silence(now - self.heard),
+        }
+    }
 }
 
 impl Machine {
@@ -189,6 +206,22 @@ impl Machine {
     pub fn is_leaving(&self) -> bool {
         matches!(&self.phase, Phase::Active(active) if active.leaving.is_some())
     }
+    /// Where it stands in its sync group.
+    pub fn standing(&self) -> Standing {
+        match &self.phase {
+            Phase::Initialize => Standing::Down,
+            Phase::Backup(backup) if backup.ready && backup.resigned.is_some() => {
+                Standing::Released
+            }
+            Phase::Backup(backup) if backup.ready => Standing::Ready,
+            Phase::Backup(backup) if backup.active.is_some() && backup.resigned.is_none() => {
+                Standing::Follows
+            }
+            Phase::Backup(_) => Standing::Waits,
+            Phase::Active(active) if active.leaving.is_some() => Standing::Leaves,
+            Phase::Active(_) => Standing::Active,
+        }
+    }
     /// Whom it follows, while Backup.
     pub fn active_peer(&self) -> Option<IpAddr> {
         match &self.phase {
@@ -206,7 +239,7 @@ impl Machine {
     pub fn poll_timeout(&self) -> Option<Time> {
         match &self.phase {
             Phase::Initialize => None,
-            Phase::Backup(backup) => Some(backup.deadline),
+            Phase::Backup(backup) => (!backup.ready).then_some(backup.deadline),
             Phase::Active(active) => match (&active.leaving, active.listening) {
                 (Some(leaving), _) if leaving.successor.is_some() => Some(leaving.until),
                 (Some(leaving), _) => Some(leaving.until.min(leaving.next)),
@@ -244,6 +277,24 @@ impl Machine {
             },
             Event::Faults(faults) => self.set_faults(now, faults),
             Event::Configure(router) => self.configure(now, router),
+            Event::TakeOver => {
+                if let Phase::Backup(backup) = &mut self.phase {
+                    if !backup.ready {
+                        // Its Active resigned for the whole group, here too.
+                        backup.resigned = backup.resigned.or(backup.active);
+                    }
+                    let reason = backup.reason(now);
+                    self.become_active(now, RouterState::Backup, reason);
+                }
+            }
+            Event::GiveUp => {
+                if matches!(&self.phase, Phase::Active(active) if active.leaving.is_none()) {
+                    self.withdraw();
+                    let backup = self.listening(now);
+                    let reason = Reason::GroupGaveUp;
+                    self.enter(now, RouterState::Active, Phase::Backup(backup), reason);
+                }
+            }
             Event::Shutdown => {
                 if self.started {
                     self.shut_down(now);
@@ -274,17 +325,23 @@ impl Machine {
         } else if self.router.is_owner() {
             self.become_active(now, old, Reason::Owner);
         } else {
-            let learned = timers::interval(self.router.interval());
-            let backup = Backup {
-                learned,
-                heard: now,
-                deadline: now + self.active_down(learned),
-                active: None,
-                resigned: None,
-                relistens: 0,
-                preempt_at: None,
-            };
+            let backup = self.listening(now);
             self.enter(now, old, Phase::Backup(backup), Reason::Listening);
+        }
+    }
+
+    /// A Backup that has heard nobody yet.
+    fn listening(&self, now: Time) -> Backup {
+        let learned = timers::interval(self.router.interval());
+        Backup {
+            learned,
+            heard: now,
+            deadline: now + self.active_down(learned),
+            active: None,
+            resigned: None,
+            relistens: 0,
+            ready: false,
+            preempt_at: None,
         }
     }
 
@@ -454,6 +511,7 @@ impl Machine {
         backup.active = Some(heard.source);
         backup.resigned = None;
         backup.relistens = 0;
+        backup.ready = false;
         backup.heard = backup.heard.max(heard.received);
         backup.deadline = backup.heard + router.active_down(learned);
     }
@@ -463,7 +521,7 @@ impl Machine {
         let Phase::Backup(backup) = &mut self.phase else {
             return;
         };
-        if now < backup.deadline {
+        if now < backup.deadline || backup.ready {
             return;
         }
         let late = now - backup.deadline;
@@ -476,10 +534,11 @@ impl Machine {
                 .push_back(Output::Notice(Notice::Stalled { late }));
             return;
         }
-        let reason = match backup.resigned {
-            Some(by) => Reason::Resigned(by),
-            None => Reason::Silence(now - backup.heard),
-        };
+        if router.is_grouped() {
+            backup.ready = true;
+            return;
+        }
+        let reason = backup.reason(now);
         self.become_active(now, RouterState::Backup, reason);
     }
 
@@ -587,6 +646,7 @@ impl Machine {
             active: Some(heard.source),
             resigned: None,
             relistens: 0,
+            ready: false,
             preempt_at: None,
         };
         self.enter(now, RouterState::Active, Phase::Backup(backup), reason);
@@ -677,6 +737,7 @@ impl Machine {
                 self.become_active(now, RouterState::Backup, Reason::Alone);
             }
             Phase::Backup(backup) => {
+                backup.ready = false;
                 if backup.active.is_some_and(|active| !router.admits(active)) {
                     backup.active = None;
                 }

@@ -83,16 +83,19 @@ pub enum Fault {
     DataplaneFrozen,
     /// The data plane says that it is not ready.
     DataplaneNotReady,
+    /// Another router of the sync group is at fault.
+    SyncGroup,
 }
 
 impl Fault {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Link,
         Self::TrackedLink,
         Self::DataplaneAbsent,
         Self::DataplaneDead,
         Self::DataplaneFrozen,
         Self::DataplaneNotReady,
+        Self::SyncGroup,
     ];
     const fn bit(self) -> u8 {
         match self {
@@ -102,6 +105,7 @@ impl Fault {
             Self::DataplaneFrozen => 8,
             Self::DataplaneNotReady => 16,
             Self::TrackedLink => 32,
+            Self::SyncGroup => 64,
         }
     }
     const fn text(self) -> &'static str {
@@ -112,6 +116,7 @@ impl Fault {
             Self::DataplaneDead => "data plane ended",
             Self::DataplaneFrozen => "data plane makes no progress",
             Self::DataplaneNotReady => "data plane not ready",
+            Self::SyncGroup => "another router of the sync group is at fault",
         }
     }
 }
@@ -187,6 +192,8 @@ pub enum Reason {
         /// From the resignation to the withdrawal; the addresses were served all the time.
         took: Span,
     },
+    /// Another router of the sync group is not Active any more.
+    GroupGaveUp,
     /// Something is broken.
     Faulty(Faults),
     /// Told to stop.
@@ -209,6 +216,7 @@ impl fmt::Display for Reason {
                 write!(f, "{by} became Active while we stood still for {silence}")
             }
             Self::HandedOver { to, took } => write!(f, "handed over to {to} in {took}"),
+            Self::GroupGaveUp => f.write_str("another router of the sync group gave up"),
             Self::Faulty(faults) => faults.fmt(f),
             Self::Shutdown => f.write_str("shutdown"),
         }

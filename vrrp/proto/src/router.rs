@@ -227,6 +227,10 @@ impl Router {
     pub fn is_multicast(&self) -> bool {
         self.plain.multicast
     }
+    /// Whether it changes state only together with others.
+    pub fn is_grouped(&self) -> bool {
+        self.plain.sync_group.is_some()
+    }
     /// Whether there is nobody to speak to, and so nobody to wait for.
     pub fn is_alone(&self) -> bool {
         self.destinations.is_empty()

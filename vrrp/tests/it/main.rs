@@ -16,6 +16,7 @@ mod dataplane;
 mod excluded;
 mod faults;
 mod flood;
+mod group;
 mod interop;
 mod lab;
 mod operation;
@@ -99,6 +100,7 @@ fn harness() -> ExitCode {
         operation::TESTS,
         excluded::TESTS,
         flood::TESTS,
+        group::TESTS,
         wire::TESTS,
         interop::TESTS,
     ]

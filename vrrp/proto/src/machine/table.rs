@@ -10,7 +10,7 @@ use serde_json::json;
 use std::fmt::Write;
 
 /// Own priority 90 and address .2; the peers are .1 and .3.
-const STATES: [&str; 7] = [
+const STATES: [&str; 8] = [
     "Initialize",
     "Fault",
     "Listening",
@@ -18,9 +18,11 @@ const STATES: [&str; 7] = [
     "Active",
     "Leaving",
     "Stalled",
+    "Ready",
 ];
 
-/// In the state at 1,000 ms; `Stalled` and `Leaving` are Active.
+/// In the state at 1,000 ms; `Stalled` and `Leaving` are Active. `Ready` is a Backup of a sync group whose timer
+/// fired at 1,365 ms.
 fn in_state(state: &str, preempt: bool) -> Machine {
     let changes = json!({"preempt": preempt, "peers": [PEER, OTHER]});
     match state {
@@ -36,14 +38,24 @@ fn in_state(state: &str, preempt: bool) -> Machine {
             outputs(&mut machine);
             machine
         }
+        "Ready" => {
+            let changes = json!({"preempt": preempt, "peers": [PEER, OTHER], "sync_group": "g"});
+            let mut machine = machine("Listening", changes);
+            machine.handle(at(1_365), Event::Timeout);
+            assert_eq!(outputs(&mut machine), [""; 0]);
+            machine
+        }
         other => machine(other, changes),
     }
 }
 
-fn events(now: Time, preempt: bool) -> Vec<(&'static str, Event)> {
+fn events(state: &str, now: Time, preempt: bool) -> Vec<(&'static str, Event)> {
     let hears = |source, priority| Event::Heard(heard(source, priority, now));
     let configure = |mut changes: serde_json::Value| {
-        let whole = json!({"preempt": preempt, "peers": [PEER, OTHER]});
+        let mut whole = json!({"preempt": preempt, "peers": [PEER, OTHER]});
+        if state == "Ready" && changes.get("peers").is_none() {
+            whole["sync_group"] = "g".into();
+        }
         for (key, value) in whole.as_object().unwrap() {
             if changes.get(key).is_none() {
                 changes[key] = value.clone();
@@ -70,9 +82,19 @@ fn events(now: Time, preempt: bool) -> Vec<(&'static str, Event)> {
             configure(json!({"addresses": ["192.0.2.100/32", "192.0.2.101/32"]}))
         }),
         ("no peers any more", configure(json!({"peers": []}))),
+        ("the group takes over", Event::TakeOver),
+        ("the group gives up", Event::GiveUp),
         ("handover", Event::HandOver(Span::ZERO)),
         ("shutdown", Event::Shutdown),
     ]
+}
+
+/// When the event happens.
+fn now_of(state: &str) -> Time {
+    match state {
+        "Stalled" | "Ready" => at(1_450),
+        _ => at(1_050),
+    }
 }
 
 fn table() -> String {
@@ -80,14 +102,10 @@ fn table() -> String {
         "# state | event | preempt | outputs in order | state after | next timeout, ms later\n",
     );
     for state in STATES {
-        let now = if state == "Stalled" {
-            at(1_450)
-        } else {
-            at(1_050)
-        };
-        for index in 0..events(now, false).len() {
+        let now = now_of(state);
+        for index in 0..events(state, now, false).len() {
             let rows = [false, true].map(|preempt| {
-                let (name, event) = events(now, preempt).swap_remove(index);
+                let (name, event) = events(state, now, preempt).swap_remove(index);
                 let mut machine = in_state(state, preempt);
                 machine.handle(now, event);
                 let outputs = outputs(&mut machine).join(", ");
@@ -129,7 +147,7 @@ fn every_state_meets_every_event() {
     }
     assert_eq!(found.lines().count(), wanted.lines().count());
     // Each state and each event is there.
-    let pairs = STATES.len() * events(at(0), false).len();
+    let pairs = STATES.len() * events("Backup", at(0), false).len();
     assert!(wanted.lines().count() > pairs, "{pairs} pairs at least");
 }
 
@@ -137,13 +155,9 @@ fn every_state_meets_every_event() {
 #[test]
 fn rules_of_all_rows() {
     for state in STATES {
-        let now = if state == "Stalled" {
-            at(1_450)
-        } else {
-            at(1_050)
-        };
+        let now = now_of(state);
         for preempt in [false, true] {
-            for (name, event) in events(now, preempt) {
+            for (name, event) in events(state, now, preempt) {
                 let mut machine = in_state(state, preempt);
                 let before = machine.state();
                 machine.handle(now, event);
@@ -161,8 +175,10 @@ fn rules_of_all_rows() {
                     assert!(!has("send"), "only an Active speaks: {row}");
                 }
                 let broken = matches!(after, RouterState::Initialize | RouterState::Fault);
-                // An Active without peers has nothing to wait for.
-                let idle = broken || (is && machine.router().is_alone());
+                // An Active without peers has nothing to wait for, and who is ready waits for its group.
+                let ready = [Standing::Ready, Standing::Released];
+                let waits = ready.contains(&machine.standing());
+                let idle = broken || waits || (is && machine.router().is_alone());
                 assert_eq!(machine.poll_timeout().is_none(), idle, "{row}");
             }
         }
