@@ -31,6 +31,8 @@ use tokio::task::LocalSet;
 const STACK: usize = 512 * 1024;
 /// How often a worker shows that it lives.
 const TICK: Duration = Duration::from_millis(10);
+/// Buffers that nobody needed for a second begin to go.
+const TICKS_PER_TRIM: u32 = 100;
 /// Connections accepted in a row before other tasks get their turn.
 const ACCEPT_BATCH: usize = 64;
 /// Pause of accepting when descriptors or memory have run out: others end meanwhile.
@@ -49,6 +51,8 @@ pub struct WorkerShared {
     pub members: Pool,
     /// Idle keep-alive connections of clients.
     pub idle: IdleClients,
+    /// Since the worker began.
+    ticks: Cell<u32>,
     /// What was added to the process's sums so far.
     published: Cell<Figures>,
 }
@@ -70,6 +74,7 @@ impl WorkerShared {
             buffers: Rc::default(),
             members: Pool::default(),
             idle: IdleClients::default(),
+            ticks: Cell::default(),
             published: Cell::default(),
         }
     }
@@ -77,6 +82,11 @@ impl WorkerShared {
     /// Called with every tick: closes what was kept for too long.
     fn housekeeping(&self) {
         self.members.sweep(tokio::time::Instant::now());
+        let ticks = self.ticks.get().wrapping_add(1);
+        self.ticks.set(ticks);
+        if ticks.is_multiple_of(TICKS_PER_TRIM) {
+            self.buffers.trim();
+        }
         self.publish(Figures {
             buffers: self.buffers.held() as u64,
             kept: self.members.len() as u64,
