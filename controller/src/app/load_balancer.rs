@@ -148,6 +148,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
             enabled: Set(new.enabled),
             topology: Set(state.topology.as_str().to_owned()),
             provider: Set(provider.clone()),
+            flavor_id: Set(None),
             vip_address: Set(vip.address),
             vip_port_id: Set(vip.port_id),
             vip_subnet_id: Set(vip.subnet_id),
