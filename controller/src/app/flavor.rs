@@ -1,6 +1,7 @@
 //! Flavors: names by which users choose a flavor profile for a load balancer. They belong to no project
 //! and count in no quota.
 
+use super::flavor_data::FlavorData;
 use super::lock::DELETED;
 use super::{AppState, Error, flavor_profile, shown};
 use crate::db::entity::{flavor, load_balancer};
@@ -136,6 +137,34 @@ pub async fn delete(state: &AppState, id: &str) -> Result<(), Error> {
             .exec(txn)
             .await?;
         Ok(())
+    })
+}
+
+/// What a flavor makes of a new load balancer.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// Provider of its profile.
+    pub provider: String,
+    /// What its profile asks for.
+    pub data: FlavorData,
+}
+
+/// The flavor of a new load balancer, held until the transaction ends.
+pub async fn choose(db: &impl ConnectionTrait, id: &str) -> Result<Chosen, Error> {
+    let row = hold(db, id).await.map_err(|error| match error {
+        Error::Refused(..) => Error::validation("Invalid flavor_id."),
+        other => other,
+    })?;
+    if !row.enabled {
+        return Err(Error::bad(format!(
+            "The selected flavor is not allowed in this deployment: {id}"
+        )));
+    }
+    // A profile that a flavor uses does not change, so it need not be held.
+    let profile = flavor_profile::find(db, &row.flavor_profile_id).await?;
+    Ok(Chosen {
+        data: FlavorData::parse(&profile.flavor_data)?,
+        provider: profile.provider_name,
     })
 }
 

@@ -3,7 +3,6 @@
 
 /// Resource, attribute or value, and what it would do.
 pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
-    ("loadbalancer", "flavor_id", "flavors"),
     ("loadbalancer", "availability_zone", "availability zones"),
     (
         "loadbalancer",

@@ -1,6 +1,7 @@
 //! Flavors and flavor profiles.
 
 use crate::common::{Api, masked};
+use krater_controller::config::Topology;
 use krater_controller::db::entity::{load_balancer, quota};
 use sea_orm::{EntityTrait, PaginatorTrait};
 use serde_json::{Value, json};
@@ -29,16 +30,20 @@ async fn flavor(api: &Api, name: &str, profile: &str) -> String {
     id(&api.post(FLAVORS, json!({"flavor": body})).await.ok(201))
 }
 
-/// Gives a load balancer a flavor in the database alone.
-async fn give(api: &Api, lb: &str, flavor: &str) {
-    use sea_orm::{ActiveModelTrait, ActiveValue::Set, IntoActiveModel};
+const BALANCERS: &str = "/v2.0/lbaas/loadbalancers";
+
+/// A load balancer of a flavor, ACTIVE.
+async fn balancer(api: &Api, flavor: &str) -> String {
+    let body = json!({"vip_subnet_id": api.subnet, "flavor_id": flavor});
+    api.make(BALANCERS, "loadbalancer", body).await
+}
+
+async fn topology(api: &Api, lb: &str) -> String {
     let row = load_balancer::Entity::find_by_id(lb)
         .one(api.db.read())
         .await
         .unwrap();
-    let mut row = row.unwrap().into_active_model();
-    row.flavor_id = Set(Some(flavor.to_owned()));
-    row.update(api.db.write()).await.unwrap();
+    row.unwrap().topology
 }
 
 #[tokio::test]
@@ -312,12 +317,13 @@ async fn what_is_unknown_is_404_and_what_is_in_use_stays() {
     let renamed = api.put(&profile_path, body).await.ok(200);
     assert_eq!(renamed["flavorprofile"]["flavor_data"], SINGLE);
 
-    let lb = api.lb("lb").await;
-    give(&api, &lb, &flavor).await;
+    let lb = balancer(&api, &flavor).await;
     let used = format!("Flavor {flavor} is in use and cannot be modified.");
     assert_eq!(api.delete(&flavor_path).await.fault(409), used);
     // One that is deleted uses nothing, though its row is still there.
-    api.set_lb(&lb, "DELETED").await;
+    api.delete(&format!("{BALANCERS}/{lb}")).await.ok(204);
+    assert_eq!(api.delete(&flavor_path).await.fault(409), used);
+    api.settle().await;
     api.delete(&flavor_path).await.ok(204);
     api.delete(&profile_path).await.ok(204);
 }
@@ -415,4 +421,88 @@ async fn a_provider_says_what_a_flavor_can_ask_for() {
     }
     let unknown = api.get("/v2/lbaas/providers/f5/flavor_capabilities").await;
     assert_eq!(unknown.fault(400), "Provider 'f5' is not enabled.");
+}
+
+#[tokio::test]
+async fn a_flavor_decides_the_topology_of_its_load_balancers() {
+    const PAIR: &str = r#"{"loadbalancer_topology": "ACTIVE_STANDBY"}"#;
+    for default in [Topology::Single, Topology::ActiveStandby] {
+        let api = Api::with_topology(default).await;
+        for (data, wanted) in [
+            (SINGLE, "SINGLE"),
+            (PAIR, "ACTIVE_STANDBY"),
+            ("{}", default.as_str()),
+        ] {
+            let flavor = flavor(&api, wanted_name(data), &profile(&api, "p", data).await).await;
+            let lb = balancer(&api, &flavor).await;
+            assert_eq!(topology(&api, &lb).await, wanted, "{default:?} {data}");
+            let shown = api.get(&format!("{BALANCERS}/{lb}")).await.ok(200);
+            assert_eq!(shown["loadbalancer"]["flavor_id"], json!(flavor));
+            let list = api.get(&format!("{BALANCERS}?flavor_id={flavor}")).await;
+            let list = list.ok(200);
+            assert_eq!(list["loadbalancers"].as_array().unwrap().len(), 1);
+            assert_eq!(list["loadbalancers"][0]["id"], json!(lb));
+        }
+        // Negative control: without one the configuration decides.
+        let lb = api.lb("plain").await;
+        assert_eq!(topology(&api, &lb).await, default.as_str());
+        let shown = api.get(&format!("{BALANCERS}/{lb}")).await.ok(200);
+        assert_eq!(shown["loadbalancer"]["flavor_id"], Value::Null);
+    }
+}
+
+fn wanted_name(data: &str) -> &str {
+    if data == "{}" { "default" } else { data }
+}
+
+#[tokio::test]
+async fn a_flavor_that_cannot_be_used_makes_no_load_balancer() {
+    let api = Api::new().await;
+    let profile = profile(&api, "p", SINGLE).await;
+    let good = flavor(&api, "good", &profile).await;
+    let disabled = flavor(&api, "disabled", &profile).await;
+    let path = format!("{FLAVORS}/{disabled}");
+    let lb = balancer(&api, &disabled).await;
+    api.put(&path, json!({"flavor": {"enabled": false}}))
+        .await
+        .ok(200);
+    for (more, text) in [
+        (
+            json!({"flavor_id": NONE}),
+            "Validation failure: Invalid flavor_id.".to_owned(),
+        ),
+        (
+            json!({"flavor_id": "good"}),
+            "Invalid input for field/attribute flavor_id. Value: 'good'. Value should be UUID format".to_owned(),
+        ),
+        (
+            json!({"flavor_id": disabled}),
+            format!("The selected flavor is not allowed in this deployment: {disabled}"),
+        ),
+        (
+            json!({"flavor_id": good, "provider": "octavia"}),
+            format!("Flavor '{good}' is not compatible with provider 'octavia'"),
+        ),
+    ] {
+        let mut body = json!({"vip_subnet_id": api.subnet});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let answer = api.post(BALANCERS, json!({"loadbalancer": body})).await;
+        assert_eq!(answer.fault(400), text);
+    }
+    assert!(api.pending().await.is_empty());
+    let body = json!({"vip_subnet_id": api.subnet, "flavor_id": good, "provider": "amphora"});
+    api.make(BALANCERS, "loadbalancer", body).await;
+    let body = json!({"vip_subnet_id": api.subnet, "flavor_id": null});
+    api.make(BALANCERS, "loadbalancer", body).await;
+    // What has the disabled one keeps it; no other can be given to it.
+    let path = format!("{BALANCERS}/{lb}");
+    let shown = api.get(&path).await.ok(200);
+    assert_eq!(shown["loadbalancer"]["flavor_id"], json!(disabled));
+    let change = json!({"loadbalancer": {"flavor_id": good}});
+    assert_eq!(
+        api.put(&path, change).await.fault(400),
+        "Unknown attribute for argument load_balancer.loadbalancer: flavor_id"
+    );
 }
