@@ -32,21 +32,21 @@ impl MigrationTrait for Migration {
             .table(Alias::new(PROFILE))
             .if_not_exists()
             .col(id("id").primary_key())
-            .col(&mut text("name", 255))
-            .col(&mut text("provider_name", 255))
+            .col(text("name", 255))
+            .col(text("provider_name", 255))
             .col(ColumnDef::new(Alias::new("flavor_data")).text().not_null())
-            .col(&mut big("created_at"));
+            .col(big("created_at"));
         manager.create_table(profile).await?;
         let mut flavor = Table::create();
         flavor
             .table(Alias::new(FLAVOR))
             .if_not_exists()
             .col(id("id").primary_key())
-            .col(&mut text("name", 255))
-            .col(&mut text("description", 255))
+            .col(text("name", 255))
+            .col(text("description", 255))
             .col(ColumnDef::new(Alias::new("enabled")).boolean().not_null())
-            .col(&mut id("flavor_profile_id"))
-            .col(&mut big("created_at"))
+            .col(id("flavor_profile_id"))
+            .col(big("created_at"))
             .foreign_key(
                 ForeignKey::create()
                     .name("fk_flavor_flavor_profile_id")
