@@ -71,6 +71,11 @@ impl Error {
         Self::new(StatusCode::CONFLICT, text)
     }
 
+    /// 409 `… is in use …`
+    pub fn in_use(kind: &str, id: &str) -> Self {
+        Self::conflict(format!("{kind} {id} is in use and cannot be modified."))
+    }
+
     /// 409 `… is immutable and cannot be updated.`
     pub fn immutable(kind: &str, id: &str) -> Self {
         Self::conflict(format!("{kind} {id} is immutable and cannot be updated."))
@@ -84,12 +89,12 @@ impl Error {
 
     /// 501 for an attribute or value that has no effect here yet.
     pub fn not_supported(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_IMPLEMENTED,
-            format!(
-                "Provider 'amphora' does not support a requested option: not supported yet: {what}"
-            ),
-        )
+        Self::new(StatusCode::NOT_IMPLEMENTED, not_supported(what))
+    }
+
+    /// 400 for a key of a flavor's data that has no effect here yet.
+    pub fn flavor_key_not_supported(key: &str) -> Self {
+        Self::bad(not_supported(key))
     }
 
     /// The status of the answer.
@@ -105,6 +110,10 @@ impl Error {
             Self::Sql(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
+}
+
+fn not_supported(what: &str) -> String {
+    format!("Provider 'amphora' does not support a requested option: not supported yet: {what}")
 }
 
 impl From<ListError> for Error {

@@ -4,7 +4,10 @@ use super::lock::{
     self, ACTIVE, DELETED, ERROR, LOAD_BALANCER, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE,
 };
 use super::quota::{self, Counted};
-use super::{AppState, Caller, Error, l7policy, listener, pool, shown, vip};
+use super::{
+    AppState, Caller, Error, flavor, flavor_profile, l7policy, listener, pool, shown, vip,
+};
+use crate::config::Topology;
 use crate::db::entity::{
     amphora, health_monitor, listener as listener_row, listener_statistics, load_balancer,
     member as member_row, pool as pool_row,
@@ -29,6 +32,7 @@ pub const ATTRIBUTES: &[Attribute] = &[
     ("project_id", "project_id", Kind::Text),
     ("admin_state_up", "enabled", Kind::Bool),
     ("provider", "provider", Kind::Text),
+    ("flavor_id", "flavor_id", Kind::Text),
     ("vip_address", "vip_address", Kind::Text),
     ("vip_port_id", "vip_port_id", Kind::Text),
     ("vip_subnet_id", "vip_subnet_id", Kind::Text),
@@ -55,6 +59,8 @@ pub struct New {
     pub project_id: Option<String>,
     /// From the body.
     pub provider: Option<String>,
+    /// Decides the topology, and the provider when the body has none.
+    pub flavor_id: Option<String>,
     /// VIP.
     pub vip: vip::Wish,
     /// Tags.
@@ -130,24 +136,25 @@ pub async fn show(state: &AppState, id: &str) -> Result<View, Error> {
 
 /// Makes a load balancer with all that is in the request; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
-    let provider = new.provider.clone().unwrap_or_else(|| "amphora".to_owned());
-    if !PROVIDERS.contains(&provider.as_str()) {
-        return Err(Error::bad(format!("Provider '{provider}' is not enabled.")));
+    if let Some(provider) = &new.provider {
+        flavor_profile::known(provider)?;
     }
     let project = caller.project(new.project_id.clone());
     check_graph(new)?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
+        let (provider, topology) = kind(state, txn, new).await?;
         quota::check(txn, &project, Counted::LoadBalancer, 1).await?;
         let id = Uuid::new_v4().to_string();
-        let vip = vip::allocate(txn, &id, &project, state.topology, &new.vip).await?;
+        let vip = vip::allocate(txn, &id, &project, topology, &new.vip).await?;
         let lb = load_balancer::ActiveModel {
             id: Set(id.clone()),
             project_id: Set(project.clone()),
             name: Set(new.name.clone()),
             description: Set(new.description.clone()),
             enabled: Set(new.enabled),
-            topology: Set(state.topology.as_str().to_owned()),
+            topology: Set(topology.as_str().to_owned()),
             provider: Set(provider.clone()),
+            flavor_id: Set(new.flavor_id.clone()),
             vip_address: Set(vip.address),
             vip_port_id: Set(vip.port_id),
             vip_subnet_id: Set(vip.subnet_id),
@@ -174,6 +181,28 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
     });
     state.db.nudge();
     done
+}
+
+/// Provider and topology: the flavor decides, then the request, then the configuration.
+async fn kind(
+    state: &AppState,
+    txn: &impl ConnectionTrait,
+    new: &New,
+) -> Result<(String, Topology), Error> {
+    let Some(id) = &new.flavor_id else {
+        let provider = new.provider.as_deref().unwrap_or("amphora");
+        return Ok((provider.to_owned(), state.topology));
+    };
+    let flavor = flavor::choose(txn, id).await?;
+    match &new.provider {
+        Some(other) if *other != flavor.provider => Err(Error::bad(format!(
+            "Flavor '{id}' is not compatible with provider '{other}'"
+        ))),
+        _ => Ok((
+            flavor.provider,
+            flavor.data.topology.unwrap_or(state.topology),
+        )),
+    }
 }
 
 /// References by name need a definition, and names must tell definitions apart.

@@ -9,6 +9,9 @@ use crate::db::Db;
 
 pub mod amphora;
 pub mod error;
+pub mod flavor;
+pub mod flavor_data;
+pub mod flavor_profile;
 pub mod health_monitor;
 pub mod l7policy;
 pub mod l7rule;

@@ -1,9 +1,8 @@
 //! What Octavia's API has and Krater does not have yet. The refusals and the README's list are
-//! made from this one table.
+//! made from this one table; keys of `flavor_data` are refused because `flavor_data` does not know them.
 
 /// Resource, attribute or value, and what it would do.
 pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
-    ("loadbalancer", "flavor_id", "flavors"),
     ("loadbalancer", "availability_zone", "availability zones"),
     (
         "loadbalancer",
@@ -40,8 +39,22 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     ("pool", "tls_ciphers", "TLS to members"),
     ("pool", "tls_versions", "TLS to members"),
     ("pool", "alpn_protocols", "TLS to members"),
-    ("flavor", "flavor", "flavors"),
-    ("flavorprofile", "flavorprofile", "flavors"),
+    (
+        "flavorprofile",
+        "flavor_data compute_flavor",
+        "Nova's flavors",
+    ),
+    (
+        "flavorprofile",
+        "flavor_data amp_image_tag",
+        "Glance's images",
+    ),
+    ("flavorprofile", "flavor_data sriov_vip", "SR-IOV ports"),
+    (
+        "flavorprofile",
+        "flavor_data allow_member_sriov",
+        "SR-IOV ports",
+    ),
     (
         "availabilityzone",
         "availability_zone",

@@ -20,7 +20,7 @@ async fn every_table_has_the_columns_of_its_entity() {
             assert_eq!(entity::$table::Entity::find().all(db.read()).await.unwrap(), vec![]);
         )*};
     }
-    select!(address amphora amphora_health flow flow_step health_monitor l7policy l7rule listener
+    select!(address amphora amphora_health flavor flavor_profile flow flow_step health_monitor l7policy l7rule listener
         listener_statistics load_balancer member meta network pool port quota session_persistence
         subnet tag);
 }
@@ -43,6 +43,56 @@ async fn a_newer_schema_is_refused_and_a_migration_backs_up_first() {
     backup(db.write(), &file, "m0002_next").await.unwrap();
     let copy = dir.path().join("krater.db.before-m0002_next");
     assert!(copy.metadata().unwrap().len() > 0);
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_is_brought_up_to_date_and_keeps_its_rows() {
+    use sea_orm_migration::MigratorTrait as _;
+    let dir = tempfile::tempdir().unwrap();
+    // The second one was interrupted when it had made its first table.
+    for interrupted in [false, true] {
+        let file = dir.path().join(format!("{interrupted}.db"));
+        let old = sqlite(&file, 1, false).await.unwrap();
+        migration::Migrator::up(&old, Some(1)).await.unwrap();
+        old.execute_unprepared(
+            "INSERT INTO load_balancer (id, project_id, name, description, enabled, topology, provider, \
+             vip_address, vip_port_id, vip_subnet_id, vip_network_id, vip_port_owned, \
+             provisioning_status, operating_status, created_at) \
+             VALUES ('lb', 'p', 'n', '', 1, 'SINGLE', 'amphora', '', '', '', '', 1, 'ACTIVE', 'ONLINE', 1)",
+        )
+        .await
+        .unwrap();
+        if interrupted {
+            let table = "CREATE TABLE flavor_profile (id varchar(36) NOT NULL PRIMARY KEY, \
+                         name varchar(255) NOT NULL, provider_name varchar(255) NOT NULL, \
+                         flavor_data text NOT NULL, created_at bigint NOT NULL)";
+            old.execute_unprepared(table).await.unwrap();
+        }
+        old.close().await.unwrap();
+        let report = maintenance::check(&file).await.unwrap();
+        assert_eq!(report.missing, ["m0002_flavors"]);
+        let db = Db::open_sqlite(&file).await.unwrap();
+        let row = entity::load_balancer::Entity::find_by_id("lb")
+            .one(db.read())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((row.topology.as_str(), row.flavor_id), ("SINGLE", None));
+        assert_eq!(
+            entity::flavor::Entity::find()
+                .count(db.read())
+                .await
+                .unwrap(),
+            0
+        );
+        let mut copy = file.into_os_string();
+        copy.push(".before-m0002_flavors");
+        let copy = maintenance::check(Path::new(&copy)).await.unwrap();
+        assert_eq!(
+            (copy.schema.as_str(), copy.faults.len()),
+            ("m0001_initial", 0)
+        );
+    }
 }
 
 #[tokio::test]

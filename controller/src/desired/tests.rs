@@ -108,6 +108,7 @@ fn graph() -> Graph {
             description: String::new(),
             enabled: true,
             topology: "ACTIVE_STANDBY".into(),
+            flavor_id: None,
             provider: String::new(),
             vip_address: "203.0.113.2".into(),
             vip_port_id: text(90),

@@ -360,6 +360,7 @@ impl Rig {
             description: Set(String::new()),
             enabled: Set(true),
             topology: Set(topology.into()),
+            flavor_id: Set(None),
             provider: Set("amphora".into()),
             vip_address: Set(ip.to_string()),
             vip_port_id: Set(port.id),

@@ -179,15 +179,29 @@ impl Body {
         }
     }
 
+    /// For updates of what cannot be null: absent keeps.
+    pub fn kept<T>(&self, name: &str, field: Field<T>) -> Result<Option<T>, Error> {
+        match field {
+            Field::Set(value) => Ok(Some(value)),
+            Field::Absent => Ok(None),
+            Field::Null => Err(Error::option("None", name)),
+        }
+    }
+
     /// Text on one line.
     pub fn text(&self, name: &str, max: usize) -> Result<Field<String>, Error> {
         self.read(name, |value| line(value, max))
     }
 
-    /// Text that may have several lines.
+    /// The description, which may have several lines.
     pub fn description(&self) -> Result<Field<String>, Error> {
-        self.read("description", |value| {
-            let text = string(value, TEXT)?;
+        self.lines("description", TEXT)
+    }
+
+    /// Text that may have several lines.
+    pub fn lines(&self, name: &str, max: usize) -> Result<Field<String>, Error> {
+        self.read(name, |value| {
+            let text = string(value, max)?;
             let bad = |c: char| c.is_control() && !"\n\r\t".contains(c);
             if text.contains(bad) {
                 return Err("Value should not contain control characters".into());

@@ -138,7 +138,7 @@ pub fn document() -> Value {
             json!({"required": true, "content": {"application/json": {"schema": schema}}})
         };
         let answer = object(&[(root, shown.clone())], &[root]);
-        let links = format!("{plural}_links");
+        let links = v2::links_key(plural);
         let page = object(
             &[
                 (plural, json!({"type": "array", "items": shown})),
@@ -148,16 +148,9 @@ pub fn document() -> Value {
         );
         let mut listing = operation(&list, &format!("List {plural}"), "200", Some(page));
         if let Some(parameters) = listing["parameters"].as_array_mut() {
-            for name in [
-                "limit",
-                "marker",
-                "sort",
-                "fields",
-                "tags",
-                "tags-any",
-                "not-tags",
-                "not-tags-any",
-            ] {
+            let tags = ["tags", "tags-any", "not-tags", "not-tags-any"];
+            let tags = tags.iter().filter(|_| resource.create.contains(&"tags"));
+            for name in ["limit", "marker", "sort", "fields"].iter().chain(tags) {
                 parameters.push(json!({"name": name, "in": "query", "schema": {"type": "string"}}));
             }
         }
@@ -292,6 +285,7 @@ fn attribute(name: &str) -> Value {
     const BOOLEANS: &[&str] = &[
         "admin_state_up",
         "backup",
+        "enabled",
         "invert",
         "request_sriov",
         "tls_enabled",

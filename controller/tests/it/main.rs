@@ -3,6 +3,7 @@
 
 mod common;
 mod db_command;
+mod flavors;
 mod graph;
 mod hostile;
 mod lists;

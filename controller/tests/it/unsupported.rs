@@ -1,4 +1,4 @@
-//! What has no effect yet is refused with 501 and a text that names it, never stored.
+//! What has no effect yet is refused with 501 (keys of a flavor's data: 400) and a text that names it, never stored.
 
 use crate::common::Api;
 use krater_controller::app::not_supported::{NOT_SUPPORTED, markdown};
@@ -34,22 +34,31 @@ async fn every_entry_of_the_table_is_refused_by_name() {
                 "/v2/lbaas/pools",
                 json!({"loadbalancer_id": lb, "protocol": "HTTP", "lb_algorithm": "ROUND_ROBIN"}),
             ),
-            "flavor" => ("/v2/lbaas/flavors", json!({})),
-            "flavorprofile" => ("/v2/lbaas/flavorprofiles", json!({})),
+            "flavorprofile" => (
+                "/v2/lbaas/flavorprofiles",
+                json!({"name": "n", "provider_name": "amphora"}),
+            ),
             "availabilityzone" => ("/v2/lbaas/availabilityzones", json!({})),
             "availabilityzoneprofile" => ("/v2/lbaas/availabilityzoneprofiles", json!({})),
             // Tested with amphorae.
             "amphora" => continue,
             other => panic!("{other}"),
         };
+        let mut status = 501;
+        let mut named = *what;
         match what.split_once(' ') {
+            Some(("flavor_data", key)) => {
+                body["flavor_data"] = json!(format!("{{\"{key}\": true}}"));
+                (status, named) = (400, key);
+            }
             Some((attribute, value)) => body[attribute] = json!(value),
-            None if resource.starts_with(['f', 'a']) => {}
+            None if resource.starts_with('a') => {}
             None => body[*what] = value_of(what),
         }
-        let text = api.post(path, json!({ *resource: body })).await.fault(501);
+        let answer = api.post(path, json!({ *resource: body })).await;
+        let text = answer.fault(status);
         assert!(
-            text.ends_with(&format!("not supported yet: {what}")),
+            text.ends_with(&format!("not supported yet: {named}")),
             "{text}"
         );
     }

@@ -1,6 +1,9 @@
 //! The README's story with the real OpenStack client, word for word.
 
+use crate::story::Story;
+use krater_e2e::api::text;
 use krater_e2e::system::{System, alone};
+use serde_json::Value;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -140,4 +143,77 @@ fn the_story_of_the_readme_works_word_for_word() {
         !output.status.success()
             && !String::from_utf8_lossy(&output.stdout).contains("not reached")
     );
+}
+
+#[test]
+fn a_flavor_decides_how_many_amphorae_serve() {
+    let system = System::start();
+    let run = |script: &str| {
+        let output = shell(&system, script);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said, errors)
+    };
+    let create = "openstack loadbalancer create --vip-subnet-id public-subnet --wait --name";
+    let (good, said, errors) = run(&format!(
+        r#"openstack loadbalancer provider capability list amphora --flavor
+        openstack loadbalancer flavorprofile create --name single --provider amphora --flavor-data '{{"loadbalancer_topology": "SINGLE"}}'
+        openstack loadbalancer flavor create --name small --flavorprofile single --description 'one amphora' --enable
+        openstack loadbalancer flavorprofile list
+        openstack loadbalancer flavor show small
+        {create} lb1 --flavor small
+        {create} lb2
+        "#
+    ));
+    assert!(good, "{said}\n-- errors:\n{errors}");
+    for text in ["loadbalancer_topology", "one amphora", "single"] {
+        assert!(said.contains(text), "{text} is not in:\n{said}");
+    }
+    // What is in use stays, and what would have no effect is refused by name.
+    for (script, text) in [
+        ("openstack loadbalancer flavor delete small", "is in use"),
+        (
+            "openstack loadbalancer flavorprofile delete single",
+            "is in use",
+        ),
+        (
+            "openstack loadbalancer flavorprofile create --name x --provider amphora --flavor-data '{\"compute_flavor\": \"1\"}'",
+            "not supported yet: compute_flavor",
+        ),
+    ] {
+        let (good, said, errors) = run(script);
+        assert!(!good && errors.contains(text), "{script}: {said}\n{errors}");
+    }
+    let named = |name: &str| {
+        let list = system
+            .api
+            .get(&format!("/v2/lbaas/loadbalancers?name={name}"));
+        list["loadbalancers"][0].clone()
+    };
+    let roles = |balancer: &Value| {
+        let amphorae = system.api.amphorae(&text(&balancer["id"]));
+        let mut roles: Vec<String> = amphorae.iter().map(|a| text(&a["role"])).collect();
+        roles.sort();
+        roles
+    };
+    let (lb1, lb2) = (named("lb1"), named("lb2"));
+    assert_eq!(roles(&lb1), ["STANDALONE"]);
+    // Negative control: without the flavor there are two.
+    assert_eq!(roles(&lb2), ["BACKUP", "MASTER"]);
+    let story = Story::around(system, &lb1);
+    story.answers();
+    assert_eq!(story.spread("/", 30).len(), 3, "all members answer");
+    assert_eq!(story.amphorae().len(), 1);
+
+    let done = shell(
+        &story.system,
+        "openstack loadbalancer delete --cascade --wait lb1
+        openstack loadbalancer flavor set small --disable
+        openstack loadbalancer flavor delete small
+        openstack loadbalancer flavorprofile delete single",
+    );
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{errors}");
+    let left = story.system.api.get("/v2/lbaas/flavors");
+    assert_eq!(left["flavors"], serde_json::json!([]));
 }

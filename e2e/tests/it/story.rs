@@ -39,8 +39,13 @@ impl Story {
 
     /// On a controller that runs already.
     pub(crate) fn on(system: System) -> Self {
+        let created = system.api.create_load_balancer("lb1");
+        Self::around(system, &created)
+    }
+
+    /// Around a load balancer without children, as the API shows it.
+    pub(crate) fn around(system: System, created: &Value) -> Self {
         let api = system.api;
-        let created = api.create_load_balancer("lb1");
         let load_balancer = text(&created["id"]);
         let vip = text(&created["vip_address"]).parse().expect("vip_address");
         let client = Arc::new(Place::new(&system, "public", CLIENT));

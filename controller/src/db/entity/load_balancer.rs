@@ -22,6 +22,8 @@ pub struct Model {
     pub topology: String,
     /// As the client gave it; `amphora` by default.
     pub provider: String,
+    /// Flavor that it was made with.
+    pub flavor_id: Option<String>,
     /// Canonical text.
     pub vip_address: String,
     /// Port that reserves the VIP.

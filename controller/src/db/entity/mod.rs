@@ -3,6 +3,8 @@
 pub mod address;
 pub mod amphora;
 pub mod amphora_health;
+pub mod flavor;
+pub mod flavor_profile;
 pub mod flow;
 pub mod flow_step;
 pub mod health_monitor;

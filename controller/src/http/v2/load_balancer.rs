@@ -74,7 +74,7 @@ fn render(view: &View) -> Value {
         "listeners": id_list(&view.listeners),
         "pools": id_list(&view.pools),
         "provider": row.provider,
-        "flavor_id": null,
+        "flavor_id": row.flavor_id,
         "availability_zone": null,
         "tags": view.tags,
     })
@@ -110,6 +110,7 @@ pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
         enabled: admin_state(&body)?,
         project_id: body.project()?.value(),
         provider: body.text("provider", 64)?.value(),
+        flavor_id: body.uuid("flavor_id")?.value(),
         vip: vip::Wish {
             address: body.ip("vip_address")?.value(),
             port_id: body.uuid("vip_port_id")?.value(),

@@ -10,6 +10,8 @@ use axum::routing::{get, post, put};
 use serde_json::{Value, json};
 
 mod amphora;
+mod flavor;
+mod flavor_profile;
 mod health_monitor;
 mod l7policy;
 mod l7rule;
@@ -30,10 +32,12 @@ pub(super) const RESOURCES: &[Resource] = &[
     health_monitor::RESOURCE,
     l7policy::RESOURCE,
     l7rule::RESOURCE,
+    flavor_profile::RESOURCE,
+    flavor::RESOURCE,
 ];
 
 /// What a body is read as: the resource and the operation, as `krater-fuzz` names them.
-pub const BODIES: [&str; 16] = [
+pub const BODIES: [&str; 20] = [
     "loadbalancer-create",
     "loadbalancer-update",
     "listener-create",
@@ -50,6 +54,10 @@ pub const BODIES: [&str; 16] = [
     "rule-create",
     "rule-update",
     "quota-update",
+    "flavorprofile-create",
+    "flavorprofile-update",
+    "flavor-create",
+    "flavor-update",
 ];
 
 /// Reads a body as the handlers do, without doing anything: for the fuzz target. The text is what was
@@ -77,6 +85,10 @@ pub fn read(body: &str, bytes: &[u8]) -> Result<String, Error> {
         "rule-create" => read!(l7rule::created, "rule_"),
         "rule-update" => read!(l7rule::changed, "l7rule_"),
         "quota-update" => read!(quota::changed, "quotas"),
+        "flavorprofile-create" => read!(flavor_profile::created, "flavor_profile_"),
+        "flavorprofile-update" => read!(flavor_profile::changed, "flavor_profile_"),
+        "flavor-create" => read!(flavor::created, "flavor_"),
+        "flavor-update" => read!(flavor::changed, "flavor_"),
         other => Err(Error::bad(format!("no body is {other}"))),
     }
 }
@@ -92,6 +104,8 @@ pub fn read_query(list: &str, query: &str) -> Result<String, Error> {
         "l7policies" => app::l7policy::ATTRIBUTES,
         "rules" => app::l7rule::ATTRIBUTES,
         "amphorae" => app::amphora::ATTRIBUTES,
+        "flavorprofiles" => app::flavor_profile::ATTRIBUTES,
+        "flavors" => app::flavor::ATTRIBUTES,
         other => return Err(Error::bad(format!("no list is {other}"))),
     };
     let request = page(&decode(query))?;
@@ -100,7 +114,7 @@ pub fn read_query(list: &str, query: &str) -> Result<String, Error> {
 }
 
 /// Lists that [`read_query`] knows.
-pub const LISTS: [&str; 8] = [
+pub const LISTS: [&str; 10] = [
     "loadbalancers",
     "listeners",
     "pools",
@@ -109,6 +123,8 @@ pub const LISTS: [&str; 8] = [
     "l7policies",
     "rules",
     "amphorae",
+    "flavorprofiles",
+    "flavors",
 ];
 
 /// All routes of the API.
@@ -217,12 +233,21 @@ fn resources() -> Router<AppState> {
             "/providers/{name}/availability_zone_capabilities",
             get(provider::zone_capabilities),
         )
-        .merge(not_yet("flavors", "flavor", "flavors_links"))
-        .merge(not_yet(
-            "flavorprofiles",
-            "flavorprofile",
-            "flavorprofile_links",
-        ))
+        .route(
+            "/flavorprofiles",
+            get(flavor_profile::list).post(flavor_profile::create),
+        )
+        .route(
+            "/flavorprofiles/{id}",
+            get(flavor_profile::show)
+                .put(flavor_profile::update)
+                .delete(flavor_profile::delete),
+        )
+        .route("/flavors", get(flavor::list).post(flavor::create))
+        .route(
+            "/flavors/{id}",
+            get(flavor::show).put(flavor::update).delete(flavor::delete),
+        )
         .merge(not_yet(
             "availabilityzones",
             "availability_zone",
@@ -239,8 +264,6 @@ fn resources() -> Router<AppState> {
 /// nothing can be made.
 fn not_yet(path: &str, what: &'static str, links: &'static str) -> Router<AppState> {
     let plural = match what {
-        "flavor" => "flavors",
-        "flavorprofile" => "flavorprofiles",
         "availability_zone" => "availability_zones",
         _ => "availability_zone_profiles",
     };
@@ -257,10 +280,18 @@ fn not_yet(path: &str, what: &'static str, links: &'static str) -> Router<AppSta
         )
 }
 
+/// The key of a list's links: upstream has no plural in that of the profiles.
+pub(super) fn links_key(plural: &str) -> String {
+    match plural {
+        "flavorprofiles" => "flavorprofile_links".to_owned(),
+        plural => format!("{plural}_links"),
+    }
+}
+
 /// `{"<plural>": […], "<plural>_links": […]}`
 fn page_answer(call: &Call, plural: &str, links: Value, items: Vec<Value>) -> Response {
     let items: Vec<Value> = items.into_iter().map(|item| call.fields(item)).collect();
-    ok(json!({plural: items, format!("{plural}_links"): links}))
+    ok(json!({plural: items, links_key(plural): links}))
 }
 
 /// `[{"id": …}]`

@@ -1,11 +1,12 @@
 //! `/providers`
 
+use crate::app::flavor_data::CAPABILITIES;
+use crate::app::flavor_profile::known;
 use crate::app::{Error, load_balancer::PROVIDERS};
 use crate::http::call::Call;
 use crate::http::envelope::ok;
 use axum::extract::Path;
 use axum::response::Response;
-use http::StatusCode;
 use serde_json::{Value, json};
 
 pub(super) async fn list(call: Call) -> Response {
@@ -20,20 +21,22 @@ pub(super) async fn list(call: Call) -> Response {
     ok(json!({"providers": providers}))
 }
 
-fn known(name: &str) -> Result<(), Error> {
-    if PROVIDERS.contains(&name) {
-        return Ok(());
-    }
-    Err(Error::new(
-        StatusCode::NOT_IMPLEMENTED,
-        format!("Provider '{name}' was not found."),
-    ))
-}
-
-/// Flavors are not supported yet, so there is nothing that one could contain.
-pub(super) async fn flavor_capabilities(Path(name): Path<String>) -> Result<Response, Error> {
+/// What a flavor can ask for; filtered by name and description, other filters are ignored.
+pub(super) async fn flavor_capabilities(
+    Path(name): Path<String>,
+    call: Call,
+) -> Result<Response, Error> {
     known(&name)?;
-    Ok(ok(json!({"flavor_capabilities": []})))
+    let wanted = |filter: &str, value: &str| {
+        let mut given = call.query.iter().filter(|(key, _)| key == filter);
+        given.all(|(_, given)| given == value)
+    };
+    let shown: Vec<Value> = CAPABILITIES
+        .iter()
+        .filter(|(name, what)| wanted("name", name) && wanted("description", what))
+        .map(|(name, what)| call.fields(json!({"name": name, "description": what})))
+        .collect();
+    Ok(ok(json!({"flavor_capabilities": shown})))
 }
 
 /// Zones are not supported yet, so there is nothing that one could contain.

@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 /// What is served, as far as it is implemented. The numbers are informational: there is no
-/// microversion header. v2.6 (flavors), v2.8 (client certificates), v2.14 (zones) and others are
+/// microversion header. v2.8 (client certificates), v2.14 (zones) and others are
 /// missing, so the last one listed is the last before the first gap that a client could trip over.
 const VERSIONS: &[(&str, &str)] = &[
     ("v2.0", "2016-12-11T00:00:00Z"),
@@ -16,6 +16,7 @@ const VERSIONS: &[(&str, &str)] = &[
     ("v2.3", "2018-12-18T00:00:00Z"),
     ("v2.4", "2018-12-19T00:00:00Z"),
     ("v2.5", "2019-01-21T00:00:00Z"),
+    ("v2.6", "2019-01-25T00:00:00Z"),
     ("v2.9", "2019-03-04T00:00:00Z"),
     ("v2.10", "2019-03-05T00:00:00Z"),
     ("v2.11", "2019-06-24T00:00:00Z"),
