@@ -20,6 +20,13 @@ pub fn unblock_signals() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
+/// Makes `command` start with no signal blocked. To unblock them in the thread that starts it would let one end
+/// us there and then.
+pub fn with_signals(command: &mut Command) -> &mut Command {
+    sys::with_signals(command);
+    command
+}
+
 /// Does something that a signal must not end halfway: one that comes meanwhile is taken afterwards. Only of use
 /// while this is the only thread, or all others hold signals too.
 pub fn holding_signals<T>(work: impl FnOnce() -> T) -> io::Result<T> {

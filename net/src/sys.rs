@@ -47,6 +47,15 @@ pub(crate) fn in_new_session(command: &mut Command) {
     }
 }
 
+/// Makes `command` start with no signal blocked, whatever the thread that starts it has blocked.
+pub(crate) fn with_signals(command: &mut Command) {
+    // SAFETY: the closure runs in the child between fork and exec and calls only pthread_sigmask, which is
+    // async-signal-safe (signal-safety(7)) and allocates nothing.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?));
+    }
+}
+
 /// Hands a netlink socket to tokio. Must be called inside a tokio runtime with I/O enabled.
 pub(crate) fn tokio_netlink(socket: netlink_sys::Socket) -> io::Result<netlink_sys::TokioSocket> {
     // The conversion below panics without a runtime: refuse it here.

@@ -8,6 +8,7 @@ use super::StateDir;
 use crate::drivers::layout::Layout;
 use crate::drivers::network::client::Client;
 use anyhow::Context as _;
+use krater_net::process::with_signals;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsString;
@@ -81,11 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             command.args(arguments);
             let child = client
                 .netns()
-                .run(|| {
-                    // The command inherits the mask of the thread that starts it.
-                    signals.thread_unblock()?;
-                    command.spawn()
-                })
+                .run(|| with_signals(&mut command).spawn())
                 .context("enter the namespace")?
                 .with_context(|| format!("start {}", program.display()))?;
             Ok(exit_code(wait(child, &signals)?))

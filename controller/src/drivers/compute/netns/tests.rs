@@ -8,7 +8,7 @@ use krater_model::state::Heartbeat;
 use krater_model::{Millis, NetworkId, Secret};
 use krater_net::process::kill_all_in;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MANAGEMENT_MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);
 const NIC_MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 2]);
@@ -19,7 +19,7 @@ struct Host {
     compute: NetnsCompute,
     tenant: NetworkId,
     runtime: tokio::runtime::Runtime,
-    _state: TestState,
+    state: TestState,
 }
 
 impl Host {
@@ -34,14 +34,16 @@ impl Host {
         let state = TestState::new();
         let layout = state.layout.clone();
         let script = state.folder().join("amphora");
-        std::fs::write(&script, "#!/bin/sh\nsleep 1000 & wait\n").unwrap();
+        let never = state.folder().join("never");
+        nix::unistd::mkfifo(&never, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::write(&script, format!("#!/bin/sh\n{}\n", waiting(&never))).unwrap();
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         let host = Self {
             compute: NetnsCompute::new(layout.clone(), script),
             tenant: NetworkId::random(),
             runtime: tokio::runtime::Runtime::new().unwrap(),
             layout,
-            _state: state,
+            state,
         };
         host.make(false);
         host
@@ -96,6 +98,12 @@ impl Host {
     fn agent(&self, amphora: AmphoraId) -> Option<ProcessId> {
         self.compute.inner.agent(amphora).unwrap()
     }
+}
+
+/// What a shell does until it is killed, without a child: that would be a process of the same name until it
+/// runs its own program.
+fn waiting(never: &Path) -> String {
+    format!("read _ < {}; true", never.display())
 }
 
 fn spec(amphora: AmphoraId) -> Boot {
@@ -346,9 +354,10 @@ fn vips_go_only_when_nobody_in_the_amphora_could_take_them_away() {
     restart().unwrap();
     assert!(has("203.0.113.9/32"), "its agent lives");
     kill(host.agent(amphora).unwrap());
+    let never = host.state.folder().join("never");
     let mut guard = spawn_detached(&Detached {
         program: Path::new("/bin/sh"),
-        args: &["-c".into(), "sleep 1000; true".into(), "vrrp-guard".into()],
+        args: &["-c".into(), waiting(&never).into(), "vrrp-guard".into()],
         netns: &vip,
         stderr: None,
     })
@@ -401,7 +410,7 @@ mod isolation;
 fn two_amphorae_at_the_same_time() {
     let host = Host::new();
     let ids = [AmphoraId::random(), AmphoraId::random()];
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let boots = ids.map(|amphora| {
         let mut boot = spec(amphora);
         let number = amphora.0.as_bytes()[0];
@@ -413,7 +422,7 @@ fn two_amphorae_at_the_same_time() {
     println!("two boots took {:?}", started.elapsed());
     assert!(done.iter().all(Result::is_ok), "{done:?}");
     assert_eq!(host.runtime.block_on(host.compute.list()).unwrap().len(), 2);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let ends = ids.map(|amphora| host.compute.delete(amphora));
     let done = host.runtime.block_on(futures_util::future::join_all(ends));
     println!("two deletes took {:?}", started.elapsed());
@@ -444,11 +453,16 @@ fn a_used_management_address_is_free_of_its_last_owner() {
         let read = || std::fs::read_to_string("/proc/thread-self/net/arp");
         management.run(read).unwrap().unwrap()
     };
+    // Without another the bridge loses its carrier with the first, and the kernel forgets everybody.
+    let mut other = spec(AmphoraId::random());
+    other.management_mac = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 8]);
+    other.management_address = "100.96.0.8/16".parse().unwrap();
+    host.runtime.block_on(host.compute.boot(other)).unwrap();
     let first = AmphoraId::random();
     host.boot(first).unwrap();
     let old = MANAGEMENT_MAC.to_string();
     let ask = || std::net::UdpSocket::bind("100.96.0.1:0")?.send_to(b"x", "100.96.0.7:9");
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !neighbours().contains(&old) {
         assert!(started.elapsed() < Duration::from_secs(20), "not learned");
         management.run(ask).unwrap().unwrap();
