@@ -24,7 +24,8 @@ fn markdown(name: &str, report: &Report) -> String {
     let _infallible = writeln!(
         out,
         "`{}` on commit `{}`, {}, {} cores, kernel {}: all of it is in [perf/results/{name}.txt](perf/results/{name}.txt).\n\
-         HAProxy is the better of Octavia's and a hand-tuned configuration; a ratio of 0.60 means 60 % of the peer's.\n",
+         HAProxy is the better of Octavia's and a hand-tuned configuration; a ratio of 0.60 means 60 % of the peer's.\n\
+         It is the median of pairs, by process or by core, whichever is worse; figures are medians by process.\n",
         report.command.join(" "),
         commit.get(..12).unwrap_or(commit),
         report.cpu,
