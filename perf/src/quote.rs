@@ -1,7 +1,7 @@
 //! `quote`: the figures of a kept run as the README shows them, so that it shows no others.
 
 use crate::bench::report::{Cell, Ratio, Report, Row};
-use crate::bench::table;
+use crate::bench::table::{self, Changed};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -61,18 +61,17 @@ fn markdown(name: &str, report: &Report) -> String {
     }
     for row in changes {
         for (who, cells) in &row.cells {
-            let columns = table::changed(cells);
-            let column = |n: usize| columns.get(n).cloned().unwrap_or_default();
+            let changed = Changed::new(cells);
             let _infallible = writeln!(
                 out,
                 "| {} | {who} | {} of {} | {} | {} | {} | {} |",
                 row.workload,
-                column(3),
+                changed.failed,
                 answers(cells),
-                column(6),
-                column(1),
-                column(8),
-                column(9)
+                changed.p99,
+                changed.in_effect,
+                changed.processes,
+                changed.rss
             );
         }
     }

@@ -19,6 +19,15 @@ pub(crate) fn accept(key: &str) -> String {
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
+/// The request that opens a WebSocket (section 4.1).
+pub(crate) fn opening(host: &str, path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
 /// A whole binary frame.
 pub(crate) fn frame(payload: &[u8], masked: bool) -> Vec<u8> {
     let mut out = vec![0x80 | BINARY];

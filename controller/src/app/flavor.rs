@@ -2,7 +2,7 @@
 //! and count in no quota.
 
 use super::flavor_data::FlavorData;
-use super::lock::DELETED;
+use super::lock::{self, DELETED};
 use super::{AppState, Error, flavor_profile, shown};
 use crate::db::entity::{flavor, load_balancer};
 use crate::db::now;
@@ -69,12 +69,8 @@ async fn find(db: &impl ConnectionTrait, id: &str) -> Result<flavor::Model, Erro
 /// The row, locked until the transaction ends: whoever gives a flavor to a load balancer or removes it
 /// holds it, because the load balancer's row has no foreign key.
 async fn hold(db: &impl ConnectionTrait, id: &str) -> Result<flavor::Model, Error> {
-    let same = Expr::col(flavor::Column::CreatedAt);
-    flavor::Entity::update_many()
-        .col_expr(flavor::Column::CreatedAt, same.into())
-        .filter(flavor::Column::Id.eq(id))
-        .exec(db)
-        .await?;
+    let (key, same) = (flavor::Column::Id, flavor::Column::CreatedAt);
+    lock::hold::<flavor::Entity>(db, key, same, id).await?;
     find(db, id).await
 }
 

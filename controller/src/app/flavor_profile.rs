@@ -3,12 +3,11 @@
 
 use super::flavor_data::{ATTRIBUTE, FlavorData};
 use super::load_balancer::PROVIDERS;
-use super::{AppState, Error, shown};
+use super::{AppState, Error, lock, shown};
 use crate::db::entity::{flavor, flavor_profile};
 use crate::db::now;
 use crate::db::query::list::{self, Attribute, Kind, PageRequest};
 use crate::transaction;
-use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
     IntoActiveModel, PaginatorTrait, QueryFilter,
@@ -69,15 +68,14 @@ pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<flavor_profile:
     shown::find::<flavor_profile::Entity>(db, NAME, id).await
 }
 
-/// The row, locked until the transaction ends: a write does that on every engine. Whoever gives a
-/// profile to a flavor, changes or removes it, holds it.
+/// The row, locked until the transaction ends. Whoever gives a profile to a flavor, changes or removes it,
+/// holds it.
 pub async fn hold(db: &impl ConnectionTrait, id: &str) -> Result<flavor_profile::Model, Error> {
-    let same = Expr::col(flavor_profile::Column::CreatedAt);
-    flavor_profile::Entity::update_many()
-        .col_expr(flavor_profile::Column::CreatedAt, same.into())
-        .filter(flavor_profile::Column::Id.eq(id))
-        .exec(db)
-        .await?;
+    let (key, same) = (
+        flavor_profile::Column::Id,
+        flavor_profile::Column::CreatedAt,
+    );
+    lock::hold::<flavor_profile::Entity>(db, key, same, id).await?;
     find(db, id).await
 }
 

@@ -9,7 +9,7 @@ use crate::db::query::flow::{self, Action, FlowKind, Item, NewFlow, Resource, Tr
 use crate::db::query::{graph, list};
 use krater_model::LoadBalancerId;
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter};
 
 /// Objects exist and serve.
 pub const ACTIVE: &str = "ACTIVE";
@@ -37,6 +37,22 @@ pub async fn load_balancer(
         .await?
         .filter(|lb| lb.provisioning_status != DELETED)
         .ok_or_else(|| Error::not_found(LOAD_BALANCER, id))
+}
+
+/// Locks the row with this id until the transaction ends, if there is one: a write does that on every engine.
+/// `same` is any of its columns, which keeps its value.
+pub async fn hold<E: EntityTrait>(
+    db: &impl ConnectionTrait,
+    id_column: E::Column,
+    same: E::Column,
+    id: &str,
+) -> Result<(), DbErr> {
+    E::update_many()
+        .col_expr(same, Expr::col(same).into())
+        .filter(id_column.eq(id))
+        .exec(db)
+        .await?;
+    Ok(())
 }
 
 /// Takes the load balancer from one of `from` to `to`. Returns whether it was in one of them.

@@ -49,7 +49,7 @@ impl BufferPool {
     pub(crate) fn trim(&self) {
         let mut spare = self.spare.borrow_mut();
         let beyond = spare.len().saturating_sub(SPARE);
-        let needless = self.fewest.replace(spare.len()).min(beyond);
+        let needless = self.fewest.get().min(beyond);
         let left = spare.len() - needless.div_ceil(2);
         spare.truncate(left);
         self.fewest.set(left);

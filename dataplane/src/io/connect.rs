@@ -25,7 +25,8 @@ pub enum ConnectError {
         /// The limit.
         after: Duration,
     },
-    /// We lack what a connection needs: says nothing about the member, and others would fare the same.
+    /// We lack what a connection needs: says nothing about the member. Others would fare the same, unless it
+    /// [is counted for each](Own::is_per_member).
     #[error("cannot connect to {address}: {}", own.reason())]
     Own {
         /// Where to.

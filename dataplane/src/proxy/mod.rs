@@ -22,7 +22,7 @@ pub const TRIES: usize = 4;
 /// Why a member was not reached. Nothing of the client's was sent.
 #[derive(Debug)]
 enum Unreached {
-    /// The fault is ours: it must not count as the member's, and trying others would only spread it.
+    /// The fault is ours: it must not count as the member's.
     Own(Own),
     /// The member's, or that of the way there: the text of a log line.
     Member(String),

@@ -78,16 +78,23 @@ fn all_up(dataplane: &Dataplane, ids: &[MemberId]) -> bool {
     ids.iter().all(up)
 }
 
-#[test]
-fn without_ports_a_connection_is_closed_and_no_member_blamed() {
+/// Two members that are up, the first with this weight, and four ports towards each from now on.
+fn two_members(workers: u16, weight: u64) -> (Dataplane, Setup, Vec<MemberId>) {
     own_namespace();
-    let dataplane = Dataplane::start(2);
+    let dataplane = Dataplane::start(workers);
     let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b')]);
     watched(&mut setup);
+    setup.pool().members[0].weight = krater_model::Weight::new(weight).unwrap();
     setup.apply(&dataplane);
     let ids: Vec<_> = setup.pool().members.iter().map(|m| m.id).collect();
     until("both are up", || all_up(&dataplane, &ids).then_some(()));
     four_ports();
+    (dataplane, setup, ids)
+}
+
+#[test]
+fn without_ports_a_connection_is_closed_and_no_member_blamed() {
+    let (dataplane, setup, ids) = two_members(2, 1);
     // Each member's address can be reached from each port once.
     let mut open: Vec<_> = (0..8)
         .map(|n| client_from(30_000 + n, setup.address()))
@@ -111,15 +118,7 @@ fn without_ports_a_connection_is_closed_and_no_member_blamed() {
 
 #[test]
 fn without_ports_towards_one_member_another_serves() {
-    own_namespace();
-    let dataplane = Dataplane::start(1);
-    let mut setup = Setup::tcp(&[named_echo(b'a'), named_echo(b'b')]);
-    watched(&mut setup);
-    setup.pool().members[0].weight = krater_model::Weight::new(2).unwrap();
-    setup.apply(&dataplane);
-    let ids: Vec<_> = setup.pool().members.iter().map(|m| m.id).collect();
-    until("both are up", || all_up(&dataplane, &ids).then_some(()));
-    four_ports();
+    let (dataplane, setup, ids) = two_members(1, 2);
     // Two turns in three are the first member's: the fifth of them finds no port.
     let mut open: Vec<_> = (0..8)
         .map(|n| client_from(30_000 + n, setup.address()))

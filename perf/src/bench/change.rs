@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How many changes are asked for, and how often one begins.
-pub(super) const CHANGES: u32 = 100;
+const CHANGES: u32 = 100;
 const EVERY: Duration = Duration::from_millis(100);
 /// In a smoke run.
 const FEW: u32 = 3;
@@ -141,12 +141,7 @@ impl Long {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let key = websocket::KEY;
-        let head = format!(
-            "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes())?;
+        stream.write_all(&websocket::opening(&to.to_string(), "/"))?;
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             let mut byte = [0];

@@ -138,14 +138,10 @@ pub(crate) fn details(report: &Report) -> String {
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for row in &report.rows {
         for (who, cells) in &row.cells {
-            let median = |of: &dyn Fn(&Cell) -> Option<f64>| {
-                let values: Option<Vec<f64>> = cells.iter().map(of).collect();
-                let spread = values.and_then(|v| Spread::of(&v));
-                spread.map_or_else(|| "–".to_owned(), figure)
-            };
+            let median = |of: &dyn Fn(&Cell) -> Option<f64>| shown(over_pairs(cells, of), figure);
             let ms = |of: &dyn Fn(&Cell) -> f64| {
-                let values: Vec<f64> = cells.iter().map(of).collect();
-                Spread::of(&values).map_or_else(|| "–".to_owned(), |s| format!("{:.3}", s.median))
+                let spread = over_pairs(cells, &|c| Some(of(c)));
+                shown(spread, |s| format!("{:.3}", s.median))
             };
             let calls = row.calls.get(who).map(|n| format!("{n:.2}"));
             lines.push(vec![
@@ -201,7 +197,7 @@ pub(crate) fn changes(rows: &[Row]) -> Option<String> {
         for (who, cells) in &row.cells {
             if cells.iter().any(|cell| cell.apply_ms.is_some()) {
                 let mut line = vec![row.workload.clone(), who.clone()];
-                line.extend(changed(cells));
+                line.extend(Changed::new(cells).columns());
                 lines.push(line);
             }
         }
@@ -209,37 +205,76 @@ pub(crate) fn changes(rows: &[Row]) -> Option<String> {
     (lines.len() > 1).then(|| aligned(&lines, |column| column > 1))
 }
 
-/// Sums of what is counted, medians of what is measured, over all pairs.
-pub(crate) fn changed(cells: &[Cell]) -> Vec<String> {
-    let none = || "–".to_owned();
-    let median = |of: &dyn Fn(&Cell) -> Option<f64>| {
-        let values: Option<Vec<f64>> = cells.iter().map(of).collect();
-        values
-            .and_then(|v| Spread::of(&v))
-            .map_or_else(none, figure)
-    };
-    let sum = |of: &dyn Fn(&Change) -> u64| {
-        let values: Option<Vec<u64>> = cells.iter().map(|c| c.change.as_ref().map(of)).collect();
-        values.map_or_else(none, |v| v.iter().sum::<u64>().to_string())
-    };
-    #[allow(clippy::cast_precision_loss)]
-    let processes = |cell: &Cell| cell.change.as_ref().map(|c| c.processes as f64);
-    vec![
-        sum(&|c| c.changes.into()),
-        median(&|c| c.apply_ms),
-        sum(&|c| c.answered),
-        sum(&|c| c.failed),
-        sum(&|c| c.long_lost.into()),
-        median(&|c| Some(c.summary.p50_ms)),
-        median(&|c| Some(c.summary.p99_ms)),
-        median(&|c| Some(c.summary.max_ms)),
-        median(&processes)
-            .split('.')
-            .next()
-            .unwrap_or_default()
-            .into(),
-        median(&rss),
-    ]
+/// What changes did: sums of what is counted, medians of what is measured, over all pairs.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    pub(crate) changes: String,
+    pub(crate) in_effect: String,
+    pub(crate) answered: String,
+    pub(crate) failed: String,
+    pub(crate) long_lost: String,
+    pub(crate) p50: String,
+    pub(crate) p99: String,
+    pub(crate) max: String,
+    pub(crate) processes: String,
+    pub(crate) rss: String,
+}
+
+impl Changed {
+    pub(crate) fn new(cells: &[Cell]) -> Self {
+        let median = |of: &dyn Fn(&Cell) -> Option<f64>| shown(over_pairs(cells, of), figure);
+        let sum = |of: &dyn Fn(&Change) -> u64| {
+            let each = cells.iter().map(|c| c.change.as_ref().map(of));
+            let sum: Option<u64> = each.sum();
+            sum.map_or_else(none, |n| n.to_string())
+        };
+        #[allow(clippy::cast_precision_loss)]
+        let processes = |cell: &Cell| cell.change.as_ref().map(|c| c.processes as f64);
+        Self {
+            changes: sum(&|c| c.changes.into()),
+            in_effect: median(&|c| c.apply_ms),
+            answered: sum(&|c| c.answered),
+            failed: sum(&|c| c.failed),
+            long_lost: sum(&|c| c.long_lost.into()),
+            p50: median(&|c| Some(c.summary.p50_ms)),
+            p99: median(&|c| Some(c.summary.p99_ms)),
+            max: median(&|c| Some(c.summary.max_ms)),
+            processes: shown(over_pairs(cells, &processes), |s| {
+                format!("{:.0}", s.median)
+            }),
+            rss: median(&rss),
+        }
+    }
+
+    fn columns(self) -> [String; 10] {
+        [
+            self.changes,
+            self.in_effect,
+            self.answered,
+            self.failed,
+            self.long_lost,
+            self.p50,
+            self.p99,
+            self.max,
+            self.processes,
+            self.rss,
+        ]
+    }
+}
+
+/// The spread over all pairs; none when one has no such figure.
+fn over_pairs(cells: &[Cell], of: &dyn Fn(&Cell) -> Option<f64>) -> Option<Spread> {
+    let values: Option<Vec<f64>> = cells.iter().map(of).collect();
+    Spread::of(&values?)
+}
+
+fn shown(spread: Option<Spread>, how: impl Fn(Spread) -> String) -> String {
+    spread.map_or_else(none, how)
+}
+
+/// In place of a figure.
+fn none() -> String {
+    "–".to_owned()
 }
 
 fn aligned(rows: &[Vec<String>], right: impl Fn(usize) -> bool) -> String {

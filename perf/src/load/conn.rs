@@ -109,8 +109,7 @@ impl Conn {
         sessions: Option<&Sessions>,
         tally: &mut Tally,
     ) -> anyhow::Result<()> {
-        self.start_alone(plan, at, place, sessions, true)?;
-        tally.connections += 1;
+        self.start_alone(plan, at, place, sessions, true, tally)?;
         if plan.opening.is_none() {
             self.ask(plan);
         }
@@ -126,8 +125,7 @@ impl Conn {
         sessions: Option<&Sessions>,
         tally: &mut Tally,
     ) -> anyhow::Result<()> {
-        self.start_alone(plan, at, place, sessions, false)?;
-        tally.connections += 1;
+        self.start_alone(plan, at, place, sessions, false, tally)?;
         self.out.push(plan.halves().0);
         Ok(())
     }
@@ -140,11 +138,14 @@ impl Conn {
         place: (&Epoll, u64),
         sessions: Option<&Sessions>,
         slow: bool,
+        tally: &mut Tally,
     ) -> anyhow::Result<()> {
         self.at = at;
         self.answers_left = 1;
         self.begin_answer();
-        self.connect(plan, place, sessions, slow)
+        self.connect(plan, place, sessions, slow)?;
+        tally.connections += 1;
+        Ok(())
     }
 
     /// Sends the second half; its answer counts from now.

@@ -110,10 +110,7 @@ impl Engine {
                 _ => {}
             }
             let left = until.saturating_duration_since(Instant::now());
-            let ready = sys::wait(&self.epoll, &mut events, left)?;
-            for event in events.iter().take(ready) {
-                self.event(event, &mut schedule);
-            }
+            self.turn(&mut events, &mut schedule, left)?;
         }
         self.tally.close()
     }
@@ -137,6 +134,20 @@ impl Engine {
         }
         conn.shut();
         self.tally.failed(|| format!("{error:#}"));
+    }
+
+    /// Waits for events, at most for `left`, and does what they ask for.
+    fn turn(
+        &mut self,
+        events: &mut [EpollEvent],
+        schedule: &mut Schedule,
+        left: Duration,
+    ) -> anyhow::Result<()> {
+        let ready = sys::wait(&self.epoll, events, left)?;
+        for event in events.iter().take(ready) {
+            self.event(event, schedule);
+        }
+        Ok(())
     }
 
     fn event(&mut self, event: &EpollEvent, schedule: &mut Schedule) {
@@ -196,10 +207,7 @@ impl Engine {
                 self.resting.clear();
                 return Ok(());
             }
-            let ready = sys::wait(&self.epoll, &mut events, SWEEP)?;
-            for event in events.iter().take(ready) {
-                self.event(event, &mut schedule);
-            }
+            self.turn(&mut events, &mut schedule, SWEEP)?;
             if Instant::now() >= sweep {
                 self.sweep(Instant::now());
                 sweep = Instant::now() + SWEEP;
@@ -215,10 +223,7 @@ impl Engine {
         let end = Instant::now() + span;
         while let left @ 1.. = end.saturating_duration_since(Instant::now()).as_millis() {
             let left = Duration::from_millis(u64::try_from(left).unwrap_or(1));
-            let ready = sys::wait(&self.epoll, &mut events, left.min(SWEEP))?;
-            for event in events.iter().take(ready) {
-                self.event(event, &mut schedule);
-            }
+            self.turn(&mut events, &mut schedule, left.min(SWEEP))?;
         }
         Ok(())
     }
@@ -240,10 +245,7 @@ impl Engine {
                 }
             }
             while some.clone().any(|place| !self.conns[place].sent()) {
-                let ready = sys::wait(&self.epoll, &mut events, SWEEP)?;
-                for event in events.iter().take(ready) {
-                    self.event(event, &mut schedule);
-                }
+                self.turn(&mut events, &mut schedule, SWEEP)?;
                 self.sweep(Instant::now());
             }
         }
@@ -263,10 +265,7 @@ impl Engine {
             }
         }
         while self.busy > 0 {
-            let ready = sys::wait(&self.epoll, &mut events, SWEEP)?;
-            for event in events.iter().take(ready) {
-                self.event(event, &mut schedule);
-            }
+            self.turn(&mut events, &mut schedule, SWEEP)?;
             self.sweep(Instant::now());
         }
         Ok(())

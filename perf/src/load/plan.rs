@@ -125,7 +125,8 @@ impl Plan {
         };
         let pipelined = request.repeat(usize::try_from(args.pipeline)?);
         Ok(Self {
-            opening: (target.scheme == Scheme::WebSocket).then(|| opening(&target)),
+            opening: (target.scheme == Scheme::WebSocket)
+                .then(|| websocket::opening(&target.host, &target.path)),
             kind,
             request: pipelined,
             upload: args.upload.map(|n| (n, args.chunked)),
@@ -169,17 +170,6 @@ fn head(target: &Target, args: &Args) -> Vec<u8> {
     format!(
         "{method} {} HTTP/1.1\r\nHost: {}\r\n{body}{connection}\r\n",
         target.path, target.host
-    )
-    .into_bytes()
-}
-
-fn opening(target: &Target) -> Vec<u8> {
-    format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n",
-        target.path,
-        target.host,
-        websocket::KEY
     )
     .into_bytes()
 }

@@ -185,21 +185,23 @@ fn takes(pid: u32) -> bool {
 
 /// The process that answers now.
 fn worker(folder: &Path) -> anyhow::Result<u32> {
-    let mut stream = UnixStream::connect(socket(folder)).context("stats socket of HAProxy")?;
-    stream.write_all(b"show info\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
+    let text = ask(folder, "show info\n")?;
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid: "));
     pid.and_then(|pid| pid.trim().parse().ok())
         .context("HAProxy does not say who it is")
 }
 
 pub(super) fn seen(folder: &Path) -> anyhow::Result<Seen> {
+    parse(&ask(folder, "show stat\n")?)
+}
+
+/// What the statistics socket answers.
+fn ask(folder: &Path, command: &str) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(socket(folder)).context("stats socket of HAProxy")?;
-    stream.write_all(b"show stat\n")?;
+    stream.write_all(command.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    parse(&text)
+    Ok(text)
 }
 
 /// The frontend's line of `show stat`.
