@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A stream socket. Payload bytes of a client's connection are counted here, so that statistics are
@@ -290,19 +290,24 @@ impl Conn {
     /// Whether nothing is there to be read, not even the end of the stream. Asks the kernel: what has
     /// arrived may not have been reported yet.
     pub fn is_quiet(&mut self) -> bool {
-        let tcp = match &mut self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => {
-                // What has been decrypted is not in the socket any more.
-                if !tls.0.is_drained() {
-                    return false;
-                }
-                tls.0.tcp()
-            }
-        };
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        let peeked = socket2::SockRef::from(tcp).peek(&mut byte);
-        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let quiet = self.drained().map(peek);
+        matches!(quiet, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Like [`Self::is_quiet`], but as of the kernel's last report: no call unless there is news.
+    pub fn was_quiet(&mut self) -> bool {
+        let news = |tcp: &TcpStream| tcp.try_io(Interest::READABLE, || peek(tcp));
+        let quiet = self.drained().map(news);
+        matches!(quiet, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The socket, unless something that was read from it before is left.
+    fn drained(&mut self) -> Option<&TcpStream> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => Some(tcp),
+            // What has been decrypted is not in the socket any more.
+            Stream::Tls(tls) => tls.0.is_drained().then(|| tls.0.tcp()),
+        }
     }
 
     /// Makes the coming close a reset, so that the peer sees that something is missing.
@@ -328,4 +333,9 @@ impl Conn {
             listener.stats.add_out(n as u64);
         }
     }
+}
+
+fn peek(tcp: &TcpStream) -> io::Result<usize> {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    socket2::SockRef::from(tcp).peek(&mut byte)
 }

@@ -1,6 +1,6 @@
 //! Moving bytes from one connection to another: `splice(2)` through a pooled pipe when both are
-//! plain sockets, else through a pooled buffer. A direction holds pipe or buffer only while bytes are
-//! in it, so back-pressure costs at most one pipe.
+//! plain sockets and much is coming, else through a pooled buffer. A direction holds pipe or buffer only
+//! while bytes are in it, so back-pressure costs at most one pipe.
 
 use super::pipe::HeldPipe;
 use super::{BUFFER_SIZE, Buffer, Conn};
@@ -163,6 +163,9 @@ pub(crate) struct Flow {
     /// Bytes that reached the other socket.
     moved: u64,
     holds: Holds,
+    /// Much is coming: the last read filled what it was given. A pipe moves little at the price of much, and
+    /// does not know that it emptied the socket, which costs a call that says so.
+    bulk: bool,
     end: End,
     /// The receiver reset the connection. The kernel says so once, here to the writer: whoever reads
     /// from it would take it for a proper end.
@@ -213,6 +216,7 @@ impl Flow {
             at_most,
             moved: 0,
             holds: Holds::Nothing,
+            bulk: at_most < u64::MAX, // a length that is known is used for long bodies alone
             end: End::Open,
             receiver_reset: false,
             source_reset: false,
@@ -277,7 +281,7 @@ impl Flow {
                 return Poll::Ready(Err(failed(Side::To)(error)));
             }
             ready!(from.poll_readable(cx)).map_err(failed(Side::From))?;
-            match self.fill(from, to, left, worker) {
+            match ready!(self.fill(cx, from, to, left, worker)) {
                 Ok(0) => self.end = End::Eof,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -289,30 +293,34 @@ impl Flow {
     /// Reads once into a pipe or a buffer.
     fn fill(
         &mut self,
+        cx: &mut Context<'_>,
         from: &mut Conn,
         to: &Conn,
         left: u64,
         worker: &WorkerShared,
-    ) -> io::Result<usize> {
+    ) -> Poll<io::Result<usize>> {
         let pipes = &worker.shared.pipes;
-        if let (Some(socket), Some(_)) = (from.plain(), to.plain())
+        if self.bulk
+            && let (Some(socket), Some(_)) = (from.plain(), to.plain())
             && let Some(mut pipe) = pipes.take()
         {
             let len = usize::try_from(left).unwrap_or(usize::MAX);
             let bytes = socket.try_io(Interest::READABLE, || pipe.fill(socket.as_fd(), len))?;
             from.count_in(bytes);
+            self.bulk = bytes >= BUFFER_SIZE;
             if bytes > 0 {
                 self.holds = Holds::Pipe(pipe);
             }
-            return Ok(bytes);
+            return Poll::Ready(Ok(bytes));
         }
         let mut buffer = worker.buffers.take();
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(BUFFER_SIZE);
-        let end = from.try_read(&mut buffer[..len])?;
+        let end = ready!(from.poll_read(cx, &mut buffer[..len]))?;
+        self.bulk = end == BUFFER_SIZE;
         if end > 0 {
             self.holds = Holds::Buffer { buffer, at: 0, end };
         }
-        Ok(end)
+        Poll::Ready(Ok(end))
     }
 
     /// Writes everything that is held.

@@ -26,10 +26,23 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What a request may be sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// The client's first request: only on a connection that has proved that it can be reused.
+    /// Only a connection that has proved that it can be reused.
     pub proved: bool,
-    /// The request must not be sent twice.
-    pub fresh: bool,
+    /// The request cannot be sent twice.
+    pub once: bool,
+}
+
+impl Wanted {
+    /// Every reuse is as safe as with HAProxy's `http-reuse safe`: if the member closes the connection at that
+    /// very moment, the client never knows. A request that can be sent again is, on a fresh connection. Any other gets
+    /// one that is unlikely to be closed; when it is the client's first, which no client repeats by
+    /// itself (RFC 9110 section 9.2.2), one that was reused before.
+    pub fn of(first: bool, repeatable: bool) -> Self {
+        Self {
+            proved: first && !repeatable,
+            once: !repeatable,
+        }
+    }
 }
 
 /// Idle connections of one worker.
@@ -63,7 +76,7 @@ impl Pool {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.get_mut(&(member, address))?;
         let now = Instant::now();
-        let keep = if wanted.fresh { FRESH } else { KEEP };
+        let keep = if wanted.once { FRESH } else { KEEP };
         while let Some(at) = {
             let fits = |i: &Idle| (!wanted.proved || i.served > 1) && suits(&i.conn);
             idle.iter().rposition(fits)
@@ -74,9 +87,14 @@ impl Pool {
                 // All before it are older still. They stay for the sweep.
                 return None;
             }
-            // One system call per reuse, well spent: bytes that a member sent late would else be taken
-            // for the answer to another client's request, and a POST be lost in a closing connection.
-            if found.conn.is_quiet() {
+            // Bytes that a member sent late would else be taken for the answer to another client's request. What the
+            // kernel has not reported yet matters less than a system call per request, except to a request that
+            // would be lost in a closing connection.
+            let quiet = match wanted.once {
+                true => found.conn.is_quiet(),
+                false => found.conn.was_quiet(),
+            };
+            if quiet {
                 self.reused.set(self.reused.get() + 1);
                 return Some((found.conn, found.served));
             }

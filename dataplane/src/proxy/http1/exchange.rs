@@ -35,6 +35,11 @@ struct Asked {
 }
 
 impl Asked {
+    /// Whether the request may be sent again, and still can be (RFC 9110 section 9.2.2): a body is gone once sent.
+    fn repeatable(&self) -> bool {
+        self.method.idempotent() && self.framing == Framing::None
+    }
+
     fn frame(&self, body_read: bool) -> Frame {
         Frame {
             version: self.version,
@@ -143,10 +148,7 @@ async fn relay(
     (pool, token): (Arc<PoolView>, Token),
 ) -> After {
     let mut wanted = member::Request {
-        reuse: Some(Wanted {
-            proved: session.served == 0,
-            fresh: !asked.method.idempotent(),
-        }),
+        reuse: Some(Wanted::of(session.served == 0, asked.repeatable())),
         token,
     };
     let mut configuration = Some((view, pool));

@@ -54,6 +54,21 @@ fn a_kept_connection_that_breaks_is_replaced_once() {
     assert_eq!((member.connections(), requests.load(SeqCst)), (2, 3));
 }
 
+/// Whose connection it was makes no difference: a client that came just now sees nothing of it either.
+#[test]
+fn a_kept_connection_that_breaks_under_a_first_request_is_replaced() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let member = forgetful(Arc::clone(&requests));
+    let mut plane = Plane::start(1);
+    plane.pools = vec![pool(1, &[member.address])];
+    plane.listener["default_pool"] = uuid(1).into();
+    plane.apply();
+    for _ in 0..2 {
+        assert_eq!(plane.client().get("/").text(), "first");
+    }
+    assert_eq!((member.connections(), requests.load(SeqCst)), (2, 3));
+}
+
 #[test]
 fn what_must_not_be_sent_twice_is_not() {
     let requests = Arc::new(AtomicUsize::new(0));
