@@ -805,6 +805,12 @@ fn notes(work: &Workload) -> Vec<String> {
                 .into(),
         );
     }
+    if work.load.contains(&"hybrid") {
+        notes.push(
+            "the client prefers X25519MLKEM768: Krater uses it, the peers' OpenSSL 3.0 has X25519 alone and does less"
+                .into(),
+        );
+    }
     if http {
         notes.push("X-Forwarded-For on in all, keep-alive to members on in all".into());
     }

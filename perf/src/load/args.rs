@@ -11,6 +11,15 @@ const MAX_SECONDS: f64 = 3_600.0;
 /// Highest rate of an open loop.
 const MAX_RATE: f64 = 1e6;
 
+/// What a client offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum KeyExchange {
+    /// X25519 alone
+    X25519,
+    /// X25519MLKEM768 first, then X25519
+    Hybrid,
+}
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Server, such as http://127.0.0.1:8080/ or https, ws, wss, tcp, tls, udp
@@ -72,6 +81,9 @@ pub(crate) struct Args {
     /// Resume TLS sessions where the server gives tickets; without it each handshake is full
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Key exchange offered in TLS handshakes; without it the hybrid one is preferred
+    #[arg(long)]
+    pub(crate) key_exchange: Option<KeyExchange>,
     /// PEM of the CA that must have signed the server's certificate; without it any is accepted
     #[arg(long)]
     pub(crate) ca: Option<PathBuf>,

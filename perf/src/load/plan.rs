@@ -97,6 +97,8 @@ impl Plan {
         }
         only(args.resume && !target.tls, "--resume", "TLS", false)?;
         only(args.ca.is_some() && !target.tls, "--ca", "TLS", false)?;
+        let offered = args.key_exchange.is_some();
+        only(offered && !target.tls, "--key-exchange", "TLS", false)?;
         let size = args.size.unwrap_or(64);
         if size == 0 || size > MAX_SMALL {
             bail!("--size {size}: use 1 to {MAX_SMALL} bytes");

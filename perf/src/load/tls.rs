@@ -1,6 +1,6 @@
 //! TLS of the load generator's side.
 
-use super::args::Args;
+use super::args::{Args, KeyExchange};
 use anyhow::Context;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -31,7 +31,15 @@ impl Sessions {
 
 /// Versions, trust and resumption as the command line says.
 pub(super) fn config(args: &Args) -> anyhow::Result<ClientConfig> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut provider = aws_lc_rs::default_provider();
+    if let Some(offered) = args.key_exchange {
+        use aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
+        provider.kx_groups = match offered {
+            KeyExchange::X25519 => vec![X25519],
+            KeyExchange::Hybrid => vec![X25519MLKEM768, X25519],
+        };
+    }
+    let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?;
     let mut config = match &args.ca {

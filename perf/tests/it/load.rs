@@ -156,6 +156,14 @@ fn tls_is_full_or_resumed_as_asked_and_the_certificate_is_checked() {
     let (code, json) = with(&["--close", "--resume"]);
     assert_eq!(code, Some(0), "{json}");
     assert!(total(&json, "resumed") >= 46, "{json}");
+    for offered in ["x25519", "hybrid"] {
+        let (code, json) = with(&["--close", "--key-exchange", offered]);
+        assert_eq!(
+            (code, total(&json, "full_handshakes")),
+            (Some(0), 50),
+            "{json}"
+        );
+    }
     let (right, wrong) = (path("a"), path("b"));
     let (code, json) = with(&["--ca", right.to_str().unwrap()]);
     assert_eq!(
@@ -332,6 +340,7 @@ fn options_without_effect_are_refused() {
         (format!("http://{here}/"), &["--bulk", "5"]),
         (format!("http://{here}/"), &["--chunked"]),
         (format!("http://{here}/"), &["--resume"]),
+        (format!("http://{here}/"), &["--key-exchange", "x25519"]),
         (format!("http://{here}/"), &["--pipeline", "4", "--close"]),
         (format!("tcp://{here}"), &["--upload", "5"]),
         (format!("tcp://{here}"), &["--pattern"]),
