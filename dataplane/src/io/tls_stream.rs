@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// One side of a TLS connection.
@@ -16,6 +16,9 @@ pub(crate) struct TlsStream {
     session: Connection,
     /// The peer closed its direction, properly or not.
     eof: bool,
+    /// What ends a server's handshake of TLS 1.3, its tickets, is still to be sent. It goes out with the answer to a
+    /// request that is there already, else before one is waited for: a call less for each connection.
+    tickets_wait: bool,
 }
 
 impl TlsStream {
@@ -41,6 +44,7 @@ impl TlsStream {
             tcp,
             session,
             eof: false,
+            tickets_wait: false,
         };
         while stream.session.is_handshaking() {
             std::future::poll_fn(|cx| stream.poll_records(cx)).await?;
@@ -48,7 +52,9 @@ impl TlsStream {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        std::future::poll_fn(|cx| stream.poll_flush(cx)).await?;
+        if !stream.tickets_wait {
+            std::future::poll_fn(|cx| stream.poll_flush(cx)).await?;
+        }
         Ok(stream)
     }
 
@@ -95,7 +101,9 @@ impl TlsStream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_flush(cx))?;
+        if !std::mem::take(&mut self.tickets_wait) {
+            ready!(self.poll_flush(cx))?;
+        }
         let taken = self.session.writer().write_vectored(parts)?;
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             return Poll::Ready(Err(error));
@@ -142,46 +150,66 @@ impl TlsStream {
 
     /// Reads and processes some records, and sends what the protocol answers.
     fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let handshaking = self.session.is_handshaking();
         if self.session.wants_write() {
+            self.tickets_wait = false;
             match self.poll_flush(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 // In a handshake the answer must go out before the next flight can come.
-                Poll::Pending if self.session.is_handshaking() => return Poll::Pending,
+                Poll::Pending if handshaking => return Poll::Pending,
                 _ => {}
             }
         }
-        loop {
-            match self.session.read_tls(&mut Records(&self.tcp)) {
-                Ok(0) => self.eof = true,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.tcp.poll_read_ready(cx))?;
-                    continue;
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            break;
+        let tcp = &mut self.tcp;
+        match self.session.read_tls(&mut Incoming { tcp, cx }) {
+            Ok(0) => self.eof = true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(error)),
         }
         if let Err(error) = self.session.process_new_packets() {
             // The alert is worth one attempt; the connection ends either way.
             let _alert = self.poll_flush(cx);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
         }
+        if handshaking && !self.session.is_handshaking() && self.ends_with_tickets() {
+            self.tickets_wait = true;
+            return Poll::Ready(Ok(()));
+        }
         match self.poll_flush(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),
         }
     }
-}
 
-/// The socket as rustls wants it: blocking calls that say `WouldBlock`.
-struct Records<'a>(&'a TcpStream);
-
-impl Read for Records<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buf)
+    /// Whether the peer needs nothing of the handshake any more (RFC 8446 section 4.6.1).
+    fn ends_with_tickets(&self) -> bool {
+        let version = self.session.protocol_version();
+        matches!(self.session, Connection::Server(_))
+            && version == Some(rustls::ProtocolVersion::TLSv1_3)
     }
 }
+
+/// What arrives, as rustls wants it: calls that say `WouldBlock`, after which the task is woken. It knows that a
+/// read which did not fill the buffer emptied the socket.
+struct Incoming<'a, 'b> {
+    tcp: &'a mut TcpStream,
+    cx: &'a mut Context<'b>,
+}
+
+impl Read for Incoming<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut space = ReadBuf::new(buf);
+        match Pin::new(&mut *self.tcp).poll_read(self.cx, &mut space) {
+            Poll::Ready(Ok(())) => Ok(space.filled().len()),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+/// Where records go, as rustls wants it: calls that say `WouldBlock`.
+struct Records<'a>(&'a TcpStream);
 
 impl Write for Records<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
