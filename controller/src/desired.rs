@@ -518,6 +518,7 @@ fn member(row: &member::Model) -> Built<Member> {
             .monitor_port
             .map(|port| ranged("monitor_port", port, Port::new))
             .transpose()?,
+        connection_limit: None,
     })
 }
 

@@ -188,6 +188,14 @@ impl Applier {
         let closing = closing(&old, &routes);
         self.shared.swap(Arc::clone(&routes));
         self.publish(kept, &old);
+        for view in routes.pools.values() {
+            view.runtime.follow(Arc::downgrade(view));
+        }
+        for (id, view) in &old.pools {
+            if !routes.pools.contains_key(id) {
+                view.runtime.follow(Weak::new());
+            }
+        }
         // A raised limit lets waiting accept loops go on.
         for view in routes.listeners.values() {
             view.runtime.wake();

@@ -39,6 +39,7 @@ impl Collector for State {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.listeners(&mut encoder)?;
         self.members(&mut encoder)?;
+        self.queues(&mut encoder)?;
         self.process(&mut encoder)
     }
 }
@@ -129,6 +130,43 @@ impl State {
             "member_connect_failures",
             "Connects that failed",
             failed,
+        )
+    }
+
+    fn queues(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let routes = self.0.routes();
+        let (mut waiting, mut queued, mut refused) = (vec![], vec![], vec![]);
+        for pool in routes.pools.values() {
+            let labels: Labels = vec![("pool", pool.conf.id.to_string())];
+            let runtime = &pool.runtime;
+            waiting.push((labels.clone(), runtime.waiting() as u64));
+            queued.push((labels.clone(), runtime.queued()));
+            for (why, count) in [
+                ("full", runtime.overflows()),
+                ("timeout", runtime.timeouts()),
+            ] {
+                let mut labels = labels.clone();
+                labels.push(("reason", why.to_owned()));
+                refused.push((labels, count));
+            }
+        }
+        gauges(
+            encoder,
+            "pool_queue",
+            "Connections or requests that wait for a member",
+            waiting,
+        )?;
+        counters(
+            encoder,
+            "pool_queued",
+            "Connections or requests that had to wait for a member",
+            queued,
+        )?;
+        counters(
+            encoder,
+            "pool_queue_refusals",
+            "Connections or requests that got no place at a member",
+            refused,
         )
     }
 

@@ -12,15 +12,14 @@
 use crate::io::{self, Conn, ConnectError, PipePool, Sources};
 use crate::tls;
 use arc_swap::ArcSwap;
-use krater_dataplane_core::balance::{self, Candidate, SlowStart};
+use krater_dataplane_core::balance::Candidate;
 use krater_dataplane_core::limit::{Clients, Gauge};
 use krater_dataplane_core::member::MemberState;
-use krater_dataplane_core::persistence::{CAPACITY, CookieKey, Table, Token};
 use krater_dataplane_core::shortage::Own;
 use krater_dataplane_core::table::{ListenerConf, MemberConf, PoolConf, RoutingTable};
 use krater_model::control::ListenerStats;
 use krater_model::state::{ListenerProtocol, Persistence, PoolProtocol};
-use krater_model::{ListenerId, MemberId, PoolId};
+use krater_model::{ListenerId, PoolId};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{
@@ -31,6 +30,10 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+mod pool;
+
+pub use pool::{MemberGuard, PoolRuntime, SelectInput, Selected, Turn, TurnError, select};
 
 /// While something is exhausted the log says so this often: each of the workers' attempts fails.
 const EXHAUSTION_LOG_PERIOD: Duration = Duration::from_secs(60);
@@ -520,168 +523,8 @@ impl Drop for ClientPlace {
     }
 }
 
-/// A pool's lasting state.
-#[derive(Debug)]
-pub struct PoolRuntime {
-    /// Which.
-    pub id: PoolId,
-    /// Held while a member is chosen and counted: round robin and least connections are exact over
-    /// any number of workers. Inside: the members of clients that stick to theirs. Never held across
-    /// an await.
-    choice: Mutex<Sticky>,
-}
-
-/// Which member a client had, by what it is known by.
-#[derive(Debug)]
-struct Sticky {
-    addresses: Table<IpAddr>,
-    cookies: Table<CookieKey>,
-}
-
-impl Sticky {
-    /// Forgets what the pool's persistence, as it is now, does not look at.
-    fn settle(&mut self, persistence: Option<&Persistence>) {
-        let by_address = matches!(persistence, Some(Persistence::SourceIp { .. }));
-        if !by_address && !self.addresses.is_empty() {
-            self.addresses.clear();
-        }
-        let by_cookie = matches!(persistence, Some(Persistence::AppCookie { .. }));
-        if !by_cookie && !self.cookies.is_empty() {
-            self.cookies.clear();
-        }
-    }
-}
-
-impl PoolRuntime {
-    /// A new pool.
-    pub fn new(id: PoolId) -> Self {
-        Self {
-            id,
-            choice: Mutex::new(Sticky {
-                addresses: Table::new(CAPACITY),
-                cookies: Table::new(CAPACITY),
-            }),
-        }
-    }
-
-    /// A member has set the application's cookie.
-    pub fn learn(&self, key: CookieKey, member: MemberId) {
-        let mut sticky = self.lock();
-        sticky.cookies.set(key, member, Instant::now());
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Sticky> {
-        self.choice.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A chosen member; counts as one of its connections until it is dropped.
-#[derive(Debug)]
-pub struct MemberGuard {
-    view: MemberView,
-    followed: bool,
-}
-
-impl MemberGuard {
-    fn enter(view: &MemberView, followed: bool) -> Self {
-        view.state.enter();
-        let view = view.clone();
-        Self { view, followed }
-    }
-
-    /// Whether persistence chose it.
-    pub fn followed(&self) -> bool {
-        self.followed
-    }
-
-    /// Which.
-    pub fn id(&self) -> MemberId {
-        self.view.conf.id
-    }
-    /// Where it serves.
-    pub fn address(&self) -> SocketAddr {
-        self.view.conf.address
-    }
-    /// Configuration at the time of the choice.
-    pub fn conf(&self) -> &Arc<MemberConf> {
-        &self.view.conf
-    }
-    /// Counters and health.
-    pub fn state(&self) -> &Arc<MemberState> {
-        &self.view.state
-    }
-}
-
-impl Drop for MemberGuard {
-    fn drop(&mut self) {
-        self.view.state.leave();
-    }
-}
-
-/// For whom a member is chosen.
-#[derive(Debug, Clone, Copy)]
-pub struct SelectInput<'a> {
-    /// The client's address and port.
-    pub client: SocketAddr,
-    /// Members that were tried in vain for this client.
-    pub exclude: &'a [MemberId],
-}
-
 /// The clock of slow starts.
 pub(crate) fn uptime() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
-}
-
-/// Chooses a member of `pool` and counts the connection. None: no member can serve (503).
-pub fn select(pool: &PoolView, input: &SelectInput<'_>, token: &Token) -> Option<MemberGuard> {
-    if !pool.conf.enabled || pool.is_down() {
-        return None;
-    }
-    let persistence = pool.conf.persistence.as_ref();
-    let mut sticky = pool.runtime.lock();
-    sticky.settle(persistence);
-    let client = || input.client.ip().to_canonical();
-    let known = match (persistence, token) {
-        (Some(Persistence::SourceIp { timeout }), _) => {
-            let timeout = timeout.duration();
-            sticky.addresses.touch(client(), Instant::now(), timeout)
-        }
-        (Some(Persistence::HttpCookie), Token::Member(id)) => Some(*id),
-        // As Octavia configures HAProxy, entries do not expire; the bound alone removes them.
-        (Some(Persistence::AppCookie { .. }), Token::Cookie(key)) => {
-            sticky.cookies.touch(*key, Instant::now(), Duration::ZERO)
-        }
-        _ => None,
-    };
-    let serves = |m: &&MemberView| {
-        Some(m.conf.id) == known && m.state.serves(&m.conf) && !input.exclude.contains(&m.conf.id)
-    };
-    if known.is_some()
-        && let Some(view) = pool.members.iter().find(serves)
-    {
-        return Some(MemberGuard::enter(view, true));
-    }
-    let input = balance::Input {
-        client: input.client,
-        exclude: input.exclude,
-        // The clock is read only where something depends on it.
-        slow_start: pool.conf.slow_start.map(|over| SlowStart {
-            over,
-            now: uptime(),
-        }),
-    };
-    let view = balance::choose(pool.conf.algorithm, &pool.members, &input)?;
-    match (persistence, token) {
-        (Some(Persistence::SourceIp { .. }), _) => {
-            let now = Instant::now();
-            sticky.addresses.set(client(), view.conf.id, now);
-        }
-        // Its member is gone: the session moves. What no member has set makes no entry.
-        (Some(_), Token::Cookie(key)) if known.is_some() => {
-            sticky.cookies.set(*key, view.conf.id, Instant::now());
-        }
-        _ => {}
-    }
-    Some(MemberGuard::enter(view, false))
 }

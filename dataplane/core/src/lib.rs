@@ -17,5 +17,6 @@ pub mod member;
 pub mod networks;
 pub mod persistence;
 pub mod proxy_protocol;
+pub mod queue;
 pub mod shortage;
 pub mod table;

@@ -1,12 +1,15 @@
 //! Runtime state of one member: what survives snapshots because it is keyed by the member's id.
 //!
-//! All fields are atomics with relaxed order: they are counters and flags, nothing is published
-//! through them. Choosing a member and counting its connection happen under the pool's lock.
+//! All fields are atomics with relaxed order, but for the count of connections: they are counters and
+//! flags, nothing is published through them. Choosing a member and counting its connection happen under the pool's lock.
 
 use crate::table::MemberConf;
 use krater_model::MemberId;
 use krater_model::control::MemberHealth;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::Duration;
 
 /// In place of an operator's weight: the configured one counts.
@@ -135,7 +138,7 @@ impl MemberState {
 
     /// Connections (or, in HTTP, requests in flight) now.
     pub fn active(&self) -> u64 {
-        self.active.load(Relaxed)
+        self.active.load(SeqCst)
     }
 
     /// Connections (or requests) so far.
@@ -150,13 +153,24 @@ impl MemberState {
 
     /// One more; pair with [`Self::leave`].
     pub fn enter(&self) {
-        self.active.fetch_add(1, Relaxed);
+        self.hold();
+        self.count();
+    }
+
+    /// A place is taken, by one who may yet give it back unused; pair with [`Self::leave`].
+    pub fn hold(&self) {
+        self.active.fetch_add(1, SeqCst);
+    }
+
+    /// It is used.
+    pub fn count(&self) {
         self.total.fetch_add(1, Relaxed);
     }
 
-    /// One less.
+    /// One less. In one order with [`Self::active`] and with the count of those who wait for a place: who
+    /// leaves sees who waits, or who begins to wait sees the place.
     pub fn leave(&self) {
-        let before = self.active.fetch_sub(1, Relaxed);
+        let before = self.active.fetch_sub(1, SeqCst);
         debug_assert!(before > 0, "leave without enter");
     }
 

@@ -9,7 +9,7 @@ use crate::networks::Networks;
 use krater_model::control::Snapshot;
 use krater_model::state::{
     Algorithm, HealthMonitor, L7Action, Listener, ListenerProtocol, ListenerTls, LoadBalancer,
-    Member, Persistence, Pool, PoolProtocol, PoolTls, Timeouts,
+    Member, Persistence, Pool, PoolOptions, PoolProtocol, PoolTls, Timeouts,
 };
 use krater_model::{
     CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, Millis, PoolId, Revision,
@@ -120,6 +120,8 @@ pub struct PoolConf {
     pub slow_start: Option<Duration>,
     /// Failures in a row that take a member down, while there is a monitor.
     pub failures_in_a_row: Option<u32>,
+    /// Who waits when all members are at their limits.
+    pub queue: QueueConf,
     /// Members in the order of the snapshot.
     pub members: Vec<Arc<MemberConf>>,
     source: Pool,
@@ -140,6 +142,17 @@ pub struct MemberConf {
     pub backup: bool,
     /// Where probes go.
     pub monitor_address: SocketAddr,
+    /// Concurrent connections or requests; none is unlimited.
+    pub connection_limit: Option<u32>,
+}
+
+/// Who may wait for a place at a pool's members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueConf {
+    /// How many at a time.
+    pub limit: u32,
+    /// How long; none: as long as a connect may take.
+    pub timeout: Option<Duration>,
 }
 
 impl RoutingTable {
@@ -281,6 +294,10 @@ fn compile_pool(
             .filter(|_| source.health_monitor.as_ref().is_some_and(|m| m.enabled))
             .map(u32::from),
         slow_start: source.options.slow_start.map(Millis::duration),
+        queue: QueueConf {
+            limit: source.options.queue_limit.unwrap_or(PoolOptions::QUEUE),
+            timeout: source.options.queue_timeout.map(Millis::duration),
+        },
         monitor: source.health_monitor.clone().filter(|m| m.enabled),
         members: source.members.iter().map(member).collect(),
         source,
@@ -299,6 +316,7 @@ fn compile_member(member: &Member) -> MemberConf {
             member.monitor_address.unwrap_or(member.address),
             monitor_port.value(),
         ),
+        connection_limit: member.connection_limit,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Control, lock, status};
 use crate::apply::CLOSE_GRACE;
 use crate::metrics;
+use crate::runtime::{MemberView, PoolView};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -179,8 +180,12 @@ fn given<'de, D: serde::Deserializer<'de>>(
 
 fn set_member(control: &Control, id: &str, set: SetMember) -> Answer {
     let routes = control.shared.routes();
-    let mut members = routes.pools.values().flat_map(|pool| &pool.members);
-    let Some(member) = members.find(|member| member.conf.id.to_string() == id) else {
+    let of_pool = |pool: &'_ Arc<PoolView>| {
+        let is_it = |member: &&MemberView| member.conf.id.to_string() == id;
+        let member = pool.members.iter().find(is_it).cloned();
+        member.map(|member| (Arc::clone(pool), member))
+    };
+    let Some((pool, member)) = routes.pools.values().find_map(of_pool) else {
         let why = format!("{id} is no member of the snapshot in force");
         return refuse(StatusCode::NOT_FOUND, "member", why);
     };
@@ -194,6 +199,7 @@ fn set_member(control: &Control, id: &str, set: SetMember) -> Answer {
     if let Some(weight) = set.weight {
         member.state.set_weight(weight.map(|weight| weight.value()));
     }
+    pool.runtime.changed(); // who waits may have another member now, or none
     tracing::info!(
         member.id = id,
         state = ?member.state.wish(),

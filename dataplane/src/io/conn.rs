@@ -186,6 +186,17 @@ impl Conn {
         poll_fn(|cx| self.poll_readable(cx)).await
     }
 
+    /// Waits until the connection is broken, as by a reset. An end of the peer's stream is no break.
+    /// Cancel-safe.
+    pub(crate) async fn failed(&self) {
+        let tcp = match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.0.tcp(),
+        };
+        // Its own failure would be that of the runtime, which ends.
+        let _ready = tcp.ready(tokio::io::Interest::ERROR).await;
+    }
+
     /// Reads what is there: `WouldBlock` when nothing is, 0 at the end of the stream.
     pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = match &mut self.stream {

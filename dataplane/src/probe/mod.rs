@@ -309,5 +309,10 @@ impl Run {
         if record.health.state() != Probed::Checking {
             self.state.set_probed(record.health.state());
         }
+        if change.is_some()
+            && let Some(pool) = self.shared.routes().pools.get(&self.plan.pool)
+        {
+            pool.runtime.changed(); // who waits for a place has one more, or one less, to wait for
+        }
     }
 }

@@ -6,9 +6,10 @@ pub mod http1;
 pub mod tcp;
 
 use crate::io::{Conn, ConnectError};
-use crate::runtime::{MemberGuard, PoolView};
+use crate::runtime::{MemberGuard, PoolView, SelectInput, Selected, Turn, TurnError, select};
 use crate::worker::WorkerShared;
 use budget::budget;
+use krater_dataplane_core::http1::Refusal;
 use krater_dataplane_core::proxy_protocol;
 use krater_dataplane_core::shortage::Own;
 use krater_model::report;
@@ -34,6 +35,48 @@ impl From<ConnectError> for Unreached {
             ConnectError::Own { own, .. } => Self::Own(own),
             other => Self::Member(report(&other)),
         }
+    }
+}
+
+/// Why there is no member for a client.
+#[derive(Debug)]
+enum Choosing {
+    /// None can serve.
+    Nobody,
+    /// All that could are at their limits.
+    Refused(Refusal),
+    /// It gave up while it waited.
+    ClientGone,
+}
+
+/// Chooses a member of `pool`. While all are at their limits `client` waits, for as long as the pool says or
+/// as a connect may take.
+async fn choose(
+    pool: &PoolView,
+    input: &SelectInput<'_>,
+    connect_timeout: Duration,
+    client: &Conn,
+) -> Result<MemberGuard, Choosing> {
+    match select(pool, input) {
+        Selected::Member(guard) => Ok(guard),
+        Selected::Nobody => Err(Choosing::Nobody),
+        Selected::QueueFull => Err(Choosing::Refused(Refusal::QueueFull)),
+        Selected::Wait(turn) => {
+            let timeout = pool.conf.queue.timeout.unwrap_or(connect_timeout);
+            // Boxed: nearly all connections never wait.
+            Box::pin(wait(turn, timeout, client)).await
+        }
+    }
+}
+
+async fn wait(turn: Turn, timeout: Duration, client: &Conn) -> Result<MemberGuard, Choosing> {
+    tokio::select! {
+        biased;
+        came = turn.wait(timeout) => came.map_err(|error| match error {
+            TurnError::Late => Choosing::Refused(Refusal::QueueTimeout),
+            TurnError::Nobody => Choosing::Nobody,
+        }),
+        () = client.failed() => Err(Choosing::ClientGone),
     }
 }
 
@@ -63,6 +106,7 @@ async fn connect(
 /// Traffic to a member failed.
 fn failed(pool: &PoolView, guard: &MemberGuard) {
     if guard.state().observe_failure(pool.conf.failures_in_a_row) {
+        pool.runtime.changed();
         tracing::info!(
             member.id = %guard.id(),
             member.addr = %guard.address(),

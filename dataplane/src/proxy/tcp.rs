@@ -3,9 +3,9 @@
 //! accept → choose → connect (another member when that fails and nothing was sent) → PROXY header if
 //! the pool wants one → bytes both ways. Cancel-safe: dropping the future closes both connections.
 
-use super::{TRIES, Unreached, budget};
+use super::{Choosing, TRIES, Unreached, budget};
 use crate::io::{self, Conn, IdleTimeouts, RelayError};
-use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput, select};
+use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput};
 use crate::worker::WorkerShared;
 use krater_dataplane_core::persistence::Token;
 use krater_model::{ListenerId, report};
@@ -86,9 +86,13 @@ async fn reach(
         let input = SelectInput {
             client: client.peer(),
             exclude: &tried,
+            token: Token::None,
         };
-        let Some(guard) = select(pool, &input, &Token::None) else {
-            break;
+        let guard = match super::choose(pool, &input, timeout, client).await {
+            Ok(guard) => guard,
+            Err(Choosing::Nobody) => break,
+            Err(Choosing::Refused(why)) => return Err(why.reason().into()),
+            Err(Choosing::ClientGone) => return Err("the client is gone".into()),
         };
         let connecting = super::connect(client, None, pool, guard.address(), timeout, worker);
         match connecting.await {

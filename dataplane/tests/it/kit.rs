@@ -276,6 +276,7 @@ pub(crate) fn member(address: SocketAddr) -> Member {
         backup: false,
         monitor_address: None,
         monitor_port: None,
+        connection_limit: None,
     }
 }
 

@@ -17,6 +17,7 @@ mod limits;
 mod peers;
 mod per_worker;
 mod process;
+mod queue;
 mod relay;
 mod shortage;
 mod swap;

@@ -253,6 +253,7 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
             ));
         }
     }
+    queue(pool)?;
     let Some(monitor) = &pool.health_monitor else {
         return Ok(());
     };
@@ -286,6 +287,39 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
         if check.host.as_ref().is_some_and(|h| !host_ok(h)) {
             return at("check.host", "must be a host name");
         }
+    }
+    Ok(())
+}
+
+/// Limits of members, and what those who wait for them may.
+fn queue(pool: &Pool) -> Checked {
+    for (m, member) in pool.members.iter().enumerate() {
+        if member.connection_limit == Some(0) {
+            let why = "use at least 1, or leave it out; weight 0 drains a member";
+            let field = format!("members[{m}].connection_limit");
+            return Err(FieldError::new(field, why));
+        }
+    }
+    let options = &pool.options;
+    let limited = pool.members.iter().any(|m| m.connection_limit.is_some());
+    let set = [
+        ("queue_limit", options.queue_limit.is_some()),
+        ("queue_timeout", options.queue_timeout.is_some()),
+    ];
+    if let Some((field, _)) = set.iter().find(|(_, set)| *set && !limited) {
+        let why = "needs a member with connection_limit: nobody waits for one without";
+        return Err(FieldError::new(format!("options.{field}"), why));
+    }
+    if let Some(limit) = options.queue_limit.filter(|l| *l > PoolOptions::MAX_QUEUE) {
+        let why = format!(
+            "{limit} is out of range: use 0 to {}",
+            PoolOptions::MAX_QUEUE
+        );
+        return Err(FieldError::new("options.queue_limit", why));
+    }
+    if options.queue_timeout == Some(Millis::literal(0)) {
+        let why = "use at least 1 ms, or leave it out; queue_limit 0 lets nobody wait";
+        return Err(FieldError::new("options.queue_timeout", why));
     }
     Ok(())
 }

@@ -47,6 +47,22 @@ pub struct PoolOptions {
     /// from next to nothing to its weight. Needs a monitor, and an algorithm that is no hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<Millis>,
+    /// Clients (in HTTP: requests) that may wait while all members that could serve them have as many
+    /// connections as [`Member::connection_limit`] lets them: 0 to [`PoolOptions::MAX_QUEUE`]; none is
+    /// [`PoolOptions::QUEUE`]. One more gets 503, or its connection is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_limit: Option<u32>,
+    /// How long one waits, at least 1 ms; then it gets 503, or its connection is closed. None: as long as
+    /// the listener's `member_connect` says, as with HAProxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout: Option<Millis>,
+}
+
+impl PoolOptions {
+    /// The largest `queue_limit`: who waits holds a descriptor, and a process has 20,000 on common hosts.
+    pub const MAX_QUEUE: u32 = 20_000;
+    /// The `queue_limit` of a pool that names none: some seconds' worth of a small site's clients.
+    pub const QUEUE: u32 = 1_000;
 }
 
 impl Pool {
@@ -161,6 +177,10 @@ pub struct Member {
     /// Port that probes use instead.
     #[serde(default)]
     pub monitor_port: Option<Port>,
+    /// Concurrent connections (in HTTP: requests in flight) that it gets, at least 1; more wait, see
+    /// [`PoolOptions::queue_limit`]. None is unlimited. Probes do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<u32>,
 }
 
 /// Active health checks of a pool's members.

@@ -32,6 +32,12 @@ pub trait Candidate {
     fn weight(&self) -> u16 {
         self.state().weight(self.conf())
     }
+    /// Whether it may get one more connection. Exact while the pool's lock is held, without which nobody
+    /// enters.
+    fn has_place(&self) -> bool {
+        let limit = self.conf().connection_limit;
+        limit.is_none_or(|limit| self.state().active() < u64::from(limit))
+    }
     /// Its share of the load now, in [`PARTS`] of a weight.
     fn share(&self, slow_start: Option<SlowStart>) -> u32 {
         let whole = u32::from(self.weight()) * PARTS;
@@ -53,25 +59,62 @@ pub struct Input<'a> {
     pub slow_start: Option<SlowStart>,
 }
 
-/// Chooses a member, or none when no member can serve. Backup members are candidates only when no
+/// What came of a choice.
+#[derive(Debug)]
+pub enum Choice<'a, C> {
+    /// This member.
+    Member(&'a C),
+    /// Who could serve is at its limit. A named one and no other will do, since a hash says so.
+    Full(Option<&'a C>),
+    /// No member can serve.
+    Nobody,
+}
+
+/// Chooses a member. Members at their limits are passed over, except by a hash. Backup members are candidates only when no
 /// primary member is one (HAProxy's `option allbackups`); a primary in `exclude` still counts as one.
 pub fn choose<'a, C: Candidate>(
     algorithm: Algorithm,
     members: &'a [C],
     input: &Input<'_>,
-) -> Option<&'a C> {
+) -> Choice<'a, C> {
     let is_candidate = |m: &C| m.state().is_candidate(m.conf());
     let backups = !members.iter().any(|m| !m.conf().backup && is_candidate(m));
     let candidates = members.iter().filter(|m| {
         m.conf().backup == backups && is_candidate(m) && !input.exclude.contains(&m.conf().id)
     });
-    match algorithm {
-        Algorithm::RoundRobin => round_robin::choose(candidates, input.slow_start),
-        Algorithm::LeastConnections => least_conn::choose(candidates, input.slow_start),
-        Algorithm::SourceIp => source_hash::choose(candidates, input.client.ip(), None),
+    let client = input.client;
+    let free = candidates.clone().filter(|m| m.has_place());
+    let chosen = match algorithm {
+        Algorithm::RoundRobin => round_robin::choose(free, input.slow_start),
+        Algorithm::LeastConnections => least_conn::choose(free, input.slow_start),
+        Algorithm::SourceIp => source_hash::choose(candidates.clone(), client.ip(), None),
         Algorithm::SourceIpPort => {
-            source_hash::choose(candidates, input.client.ip(), Some(input.client.port()))
+            source_hash::choose(candidates.clone(), client.ip(), Some(client.port()))
         }
+    };
+    match (chosen, algorithm) {
+        (Some(member), Algorithm::RoundRobin | Algorithm::LeastConnections) => {
+            Choice::Member(member)
+        }
+        (Some(member), _) if member.has_place() => Choice::Member(member),
+        (Some(member), _) => Choice::Full(Some(member)),
+        (None, _) if candidates.count() > 0 => Choice::Full(None),
+        (None, _) => Choice::Nobody,
+    }
+}
+
+/// The member that the client's address alone leads to; none when the algorithm is no hash.
+pub fn tied<'a, C: Candidate>(
+    algorithm: Algorithm,
+    members: &'a [C],
+    input: &Input<'_>,
+) -> Option<&'a C> {
+    match algorithm {
+        Algorithm::RoundRobin | Algorithm::LeastConnections => None,
+        Algorithm::SourceIp | Algorithm::SourceIpPort => match choose(algorithm, members, input) {
+            Choice::Member(member) | Choice::Full(Some(member)) => Some(member),
+            Choice::Full(None) | Choice::Nobody => None,
+        },
     }
 }
 

@@ -30,6 +30,7 @@ fn member(n: u128, weight: u16) -> Fake {
             weight,
             backup: false,
             monitor_address: address,
+            connection_limit: None,
         },
         state: MemberState::new(id, Probed::NoMonitor),
     }
@@ -51,6 +52,18 @@ fn client(n: u32) -> Input<'static> {
         client: SocketAddr::from((n.to_be_bytes(), 40_000)),
         exclude: &[],
         slow_start: None,
+    }
+}
+
+/// The member that was chosen, if one was.
+fn choose<'a, C: Candidate>(
+    algorithm: Algorithm,
+    members: &'a [C],
+    input: &Input<'_>,
+) -> Option<&'a C> {
+    match super::choose(algorithm, members, input) {
+        Choice::Member(member) => Some(member),
+        Choice::Full(_) | Choice::Nobody => None,
     }
 }
 

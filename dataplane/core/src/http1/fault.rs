@@ -161,6 +161,10 @@ pub enum Refusal {
     NoMember,
     /// No member accepted a connection.
     ConnectFailed,
+    /// All members are at their limits, and as many wait as may.
+    QueueFull,
+    /// All members were at their limits for as long as one may wait.
+    QueueTimeout,
     /// We lack what a connection to a member needs.
     Own(Own),
     /// The member did not answer in time.
@@ -177,7 +181,12 @@ impl Refusal {
             Self::Rejected => 403,
             Self::RequestTimeout => 408,
             Self::Response(_) | Self::MemberGone => 502,
-            Self::NoMember | Self::ConnectFailed | Self::Own(_) | Self::Internal => 503,
+            Self::NoMember
+            | Self::ConnectFailed
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Own(_)
+            | Self::Internal => 503,
             Self::MemberTimeout => 504,
         }
     }
@@ -199,6 +208,8 @@ impl Refusal {
             Self::MemberGone => "member closed before its answer",
             Self::NoMember => "no member available",
             Self::ConnectFailed => "no member accepted the connection",
+            Self::QueueFull => "members are at their limits and the queue is full",
+            Self::QueueTimeout => "members were at their limits for too long",
             Self::Own(own) => own.reason(),
             Self::MemberTimeout => "member did not answer in time",
             Self::Internal => "internal failure",

@@ -19,6 +19,7 @@ fn member() -> Member {
         backup: false,
         monitor_address: None,
         monitor_port: Some(Port::new(81).unwrap()),
+        connection_limit: None,
     }
 }
 

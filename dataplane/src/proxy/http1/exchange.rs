@@ -158,11 +158,12 @@ async fn relay(
         };
         let upstream = match member::obtain(session, &view, &pool, wanted).await {
             Ok(upstream) => upstream,
-            Err(why) => {
+            Err(Some(why)) => {
                 return session
                     .answer(&mut scratch.up, why, asked.frame(false))
                     .await;
             }
+            Err(None) => return After::Abort,
         };
         if wanted.reuse.is_some() && upstream.served > 0 {
             configuration = Some((view, pool)); // a retry may need it

@@ -3,8 +3,8 @@
 use super::Session;
 use super::inbox::Inbox;
 use crate::io::Conn;
-use crate::proxy::{self, TRIES, Unreached};
-use crate::runtime::{ListenerView, MemberGuard, PoolRuntime, PoolView, SelectInput, select};
+use crate::proxy::{self, Choosing, TRIES, Unreached};
+use crate::runtime::{ListenerView, MemberGuard, PoolRuntime, PoolView, SelectInput};
 use crate::upstream::pool::Wanted;
 use krater_dataplane_core::http1::rewrite::StickyCookie;
 use krater_dataplane_core::http1::{Refusal, ResponseHead};
@@ -92,23 +92,28 @@ pub(super) struct Request {
     pub(super) token: Token,
 }
 
-/// Chooses a member and takes or makes a connection to it.
+/// Chooses a member and takes or makes a connection to it. `Err(None)`: the client is gone.
 pub(super) async fn obtain(
     session: &Session,
     view: &ListenerView,
     pool: &PoolView,
     request: Request,
-) -> Result<Upstream, Refusal> {
+) -> Result<Upstream, Option<Refusal>> {
     let mut tried: Vec<MemberId> = Vec::new();
     let mut short = None;
     let client = session.conn.peer();
+    let timeout = view.conf.timeouts.member_connect.duration();
     for _ in 0..TRIES {
         let input = SelectInput {
             client,
             exclude: &tried,
+            token: request.token,
         };
-        let Some(guard) = select(pool, &input, &request.token) else {
-            break;
+        let guard = match proxy::choose(pool, &input, timeout, &session.conn).await {
+            Ok(guard) => guard,
+            Err(Choosing::Nobody) => break,
+            Err(Choosing::Refused(why)) => return Err(Some(why)),
+            Err(Choosing::ClientGone) => return Err(None),
         };
         let (id, address) = (guard.id(), guard.address());
         let shareable = !announces_client(pool);
@@ -118,7 +123,6 @@ pub(super) async fn obtain(
         {
             return Ok(Upstream::new(pool, guard, conn, served, shareable));
         }
-        let timeout = view.conf.timeouts.member_connect.duration();
         let name = session.certificate.as_ref().map(|c| c.common_name());
         let name = name.filter(|name| !name.is_empty());
         let worker = &session.worker;
@@ -129,7 +133,7 @@ pub(super) async fn obtain(
             }
             Err(Unreached::Own(own)) => {
                 if !own.is_per_member() {
-                    return Err(Refusal::Own(own));
+                    return Err(Some(Refusal::Own(own)));
                 }
                 short = Some(own);
                 tried.push(id);
@@ -142,11 +146,11 @@ pub(super) async fn obtain(
             }
         }
     }
-    Err(match short {
+    Err(Some(match short {
         Some(own) => Refusal::Own(own),
         None if tried.is_empty() => Refusal::NoMember,
         None => Refusal::ConnectFailed,
-    })
+    }))
 }
 
 /// The PROXY protocol names one client per connection, so the connection is that client's alone.
