@@ -143,6 +143,8 @@ pub(crate) enum CtlCommand {
         #[command(subcommand)]
         command: MemberCommand,
     },
+    /// Open the files of access logs anew, after they were moved away (logrotate). Done when it returns.
+    ReopenLogs,
     /// Set the log level of the data plane and vrrp (of the agent: PUT /2.0/log-level).
     LogLevel {
         /// error, warn, info, debug or trace.

@@ -116,6 +116,13 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                 .with_context(|| format!("set member {id}"))?;
             String::new()
         }
+        CtlCommand::ReopenLogs => {
+            let socket = Kind::Dataplane.socket();
+            control::request(socket, Method::POST, "/reopen-logs", None::<&()>, PATIENCE)
+                .await
+                .context("reopen access logs")?;
+            String::new()
+        }
         CtlCommand::LogLevel { level } => {
             let body = serde_json::json!({ "level": level });
             for kind in [Kind::Dataplane, Kind::Vrrp] {

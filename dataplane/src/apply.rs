@@ -3,6 +3,7 @@
 //! Runs off the control thread's runtime, because a large snapshot takes tens of milliseconds and the
 //! progress record must not stall. One at a time: the caller holds the lock around [`Applier`].
 
+use crate::access_log::AccessLogs;
 use crate::listen::Bound;
 use crate::runtime::{
     ListenerRuntime, ListenerView, MemberView, PoolRuntime, PoolView, Routes, Shared,
@@ -180,7 +181,8 @@ impl Applier {
         let places = places(&snapshot);
         let table =
             RoutingTable::compile(snapshot, old.table.as_deref()).map_err(Refused::Invalid)?;
-        let mut routes = views(table, &old, &places).map_err(Refused::Invalid)?;
+        let mut routes =
+            views(table, &old, &places, &self.shared.access_logs).map_err(Refused::Invalid)?;
         // From here on nothing can be refused.
         settle_health(&routes);
         let (kept, fresh) = self.open_sockets(&mut routes);
@@ -325,7 +327,12 @@ fn places(snapshot: &Snapshot) -> Places {
 }
 
 /// Views of a new table; those whose content did not change are the old ones.
-fn views(mut table: RoutingTable, old: &Routes, places: &Places) -> Result<Routes, FieldError> {
+fn views(
+    mut table: RoutingTable,
+    old: &Routes,
+    places: &Places,
+    logs: &Arc<AccessLogs>,
+) -> Result<Routes, FieldError> {
     let mut states: HashMap<MemberId, &Arc<MemberState>> = HashMap::new();
     for pool in old.pools.values() {
         states.extend(pool.members.iter().map(|m| (m.conf.id, &m.state)));
@@ -368,7 +375,7 @@ fn views(mut table: RoutingTable, old: &Routes, places: &Places) -> Result<Route
                     Some(place) => e.within(place),
                     None => e,
                 };
-                Arc::new(listener_view(conf, previous, pools, &table).map_err(at)?)
+                Arc::new(listener_view(conf, previous, pools, &table, logs).map_err(at)?)
             }
         };
         routes.listeners.insert(conf.id, view);
@@ -440,7 +447,17 @@ fn listener_view(
     previous: Option<&Arc<ListenerView>>,
     pools: HashMap<PoolId, Arc<PoolView>>,
     table: &RoutingTable,
+    logs: &Arc<AccessLogs>,
 ) -> Result<ListenerView, FieldError> {
+    let same = previous.filter(|view| view.conf.access_log == conf.access_log);
+    let log = match (&conf.access_log, same) {
+        (None, _) => None,
+        (Some(_), Some(view)) => view.log.clone(),
+        (Some(wanted), None) => Some(logs.listener(wanted).map_err(|error| {
+            let why = format!("cannot start the thread that writes it: {error}");
+            FieldError::new("options.access_log", why)
+        })?),
+    };
     let old_tls = previous.and_then(|view| Some((&view.conf, view.tls.as_ref()?.as_ref().ok()?)));
     let tls = match (&conf.tls, old_tls) {
         (None, _) => None,
@@ -467,6 +484,7 @@ fn listener_view(
             |view| Arc::clone(&view.runtime),
         ),
         tls,
+        log,
         pools,
     })
 }

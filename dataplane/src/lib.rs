@@ -6,6 +6,7 @@
 //! Threads: N workers ([`worker`]), and the control thread, which is the one that called [`run`]: it
 //! serves the control socket, runs the probes, writes progress records and supervises the workers.
 
+mod access_log;
 mod apply;
 mod control;
 pub mod io;

@@ -251,6 +251,18 @@ impl State {
             "Times that accepting paused",
             plain(events.accept_failures.load(Relaxed)),
         )?;
+        counters(
+            encoder,
+            "access_log_lines",
+            "Lines of access logs that were written",
+            plain(self.0.access_logs.written()),
+        )?;
+        counters(
+            encoder,
+            "access_log_lines_dropped",
+            "Lines of access logs that were lost",
+            plain(self.0.access_logs.dropped()),
+        )?;
         let shortages = Own::ALL.iter().zip(&events.connect_shortages);
         counters(
             encoder,

@@ -9,6 +9,7 @@
 //! A connection holds runtimes for as long as it likes. It takes a view when it needs one (per request
 //! in HTTP, once in TCP) and drops it afterwards: no connection holds a whole [`Routes`].
 
+use crate::access_log::{AccessLogs, ListenerLog};
 use crate::io::{self, Conn, ConnectError, PipePool, Sources};
 use crate::tls;
 use arc_swap::ArcSwap;
@@ -51,6 +52,8 @@ pub struct Shared {
     pub events: Events,
     /// What all workers hold and did.
     pub usage: Usage,
+    /// Logs of requests and connections.
+    pub access_logs: Arc<AccessLogs>,
 }
 
 /// Sums over the workers, which publish theirs with every tick: nothing is counted per request here.
@@ -133,6 +136,7 @@ impl Shared {
             pipes: Arc::new(pipes),
             events: Events::default(),
             usage: Usage::default(),
+            access_logs: Arc::default(),
         }
     }
 
@@ -149,6 +153,30 @@ impl Shared {
     /// The listener that serves `address` now.
     pub fn listener_at(&self, address: SocketAddr) -> Option<Arc<ListenerView>> {
         self.routes.load().by_address.get(&address).cloned()
+    }
+
+    /// A listener's lasting state, while it is configured.
+    pub(crate) fn listener_runtime(&self, id: ListenerId) -> Option<Arc<ListenerRuntime>> {
+        let routes = self.routes.load();
+        routes
+            .listeners
+            .get(&id)
+            .map(|view| Arc::clone(&view.runtime))
+    }
+
+    /// Client connections open now.
+    pub(crate) fn open_connections(&self) -> u64 {
+        let routes = self.routes.load();
+        let open = |view: &Arc<ListenerView>| view.runtime.open();
+        routes.listeners.values().map(open).sum()
+    }
+
+    /// Connections and requests that a pool's members have now.
+    pub(crate) fn in_pool(&self, id: PoolId) -> u64 {
+        let routes = self.routes.load();
+        let pool = routes.pools.get(&id);
+        let of_pool = |pool: &Arc<PoolView>| pool.members.iter().map(|m| m.state.active()).sum();
+        pool.map_or(0, of_pool)
     }
 
     /// Everything. For the control thread: do not keep it across an await.
@@ -294,6 +322,8 @@ pub struct ListenerView {
     pub runtime: Arc<ListenerRuntime>,
     /// TLS towards clients, ready; for TERMINATED_HTTPS. An error says why the listener is down.
     pub tls: Option<Result<Arc<tls::Terminator>, String>>,
+    /// Its log of requests or connections, if it has one.
+    pub log: Option<Arc<ListenerLog>>,
     /// Pools that its policies and default may name.
     pub pools: HashMap<PoolId, Arc<PoolView>>,
 }
@@ -429,6 +459,11 @@ impl ListenerRuntime {
             bytes_out: self.stats.bytes_out.load(Relaxed),
             request_errors: self.stats.request_errors.load(Relaxed),
         }
+    }
+
+    /// Client connections open now.
+    pub fn open(&self) -> u64 {
+        self.connections.open()
     }
 
     /// Whether `limit` connections are open.

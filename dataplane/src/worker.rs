@@ -4,6 +4,7 @@
 //! accepts, one per connection serves. A panic ends one connection. A worker that dies is started
 //! again on the same sockets by [`Workers::supervise`].
 
+use crate::access_log::Lines;
 use crate::io::{BufferPool, Conn, ConnectError};
 use crate::listen::{Bound, WorkerSocket};
 use crate::proxy;
@@ -30,7 +31,7 @@ use tokio::task::LocalSet;
 /// Stack of a worker: futures live on the heap, the deepest calls are in TLS and regex.
 const STACK: usize = 512 * 1024;
 /// How often a worker shows that it lives.
-const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 /// Buffers that nobody needed for a second begin to go.
 const TICKS_PER_TRIM: u32 = 100;
 /// Connections accepted in a row before other tasks get their turn.
@@ -51,8 +52,12 @@ pub struct WorkerShared {
     pub members: Pool,
     /// Idle keep-alive connections of clients.
     pub idle: IdleClients,
+    /// Lines of access logs that are not handed over yet.
+    pub lines: Lines,
     /// Since the worker began.
     ticks: Cell<u32>,
+    /// Client connections of the process, and the tick in which they were counted.
+    load: Cell<(u32, u64)>,
     /// What was added to the process's sums so far.
     published: Cell<Figures>,
 }
@@ -74,7 +79,9 @@ impl WorkerShared {
             buffers: Rc::default(),
             members: Pool::default(),
             idle: IdleClients::default(),
+            lines: Lines::default(),
             ticks: Cell::default(),
+            load: Cell::new((u32::MAX, 0)),
             published: Cell::default(),
         }
     }
@@ -84,6 +91,7 @@ impl WorkerShared {
         self.members.sweep(tokio::time::Instant::now());
         let ticks = self.ticks.get().wrapping_add(1);
         self.ticks.set(ticks);
+        self.lines.flush(&self.shared);
         if ticks.is_multiple_of(TICKS_PER_TRIM) {
             self.buffers.trim();
         }
@@ -95,6 +103,17 @@ impl WorkerShared {
         if self.shared.is_draining() {
             self.idle.wake_all();
         }
+    }
+
+    /// Client connections of the process, as of this tick: listeners are many.
+    pub(crate) fn process_load(&self) -> u64 {
+        let (tick, load) = self.load.get();
+        if tick == self.ticks.get() {
+            return load;
+        }
+        let load = self.shared.open_connections();
+        self.load.set((self.ticks.get(), load));
+        load
     }
 
     /// Adds what changed since the last time; differences wrap, as atomics do.
@@ -124,6 +143,7 @@ impl WorkerShared {
 impl Drop for WorkerShared {
     /// A worker that dies holds nothing any more; what it did stays.
     fn drop(&mut self) {
+        self.lines.flush(&self.shared);
         let reused = self.published.get().reused;
         self.publish(Figures {
             reused,

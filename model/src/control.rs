@@ -8,6 +8,8 @@
 //! | | `GET /status` | → [`DataplaneStatus`] |
 //! | | `GET /metrics` `/healthz` `/readyz` | → Prometheus text; 200 or 503 |
 //! | | `PUT /log-level` | `{"level":"debug"}` → 204 |
+//! | | `PUT /members/ID` | `{"state":"drain","weight":1}`, either or both → 204 |
+//! | | `POST /reopen-logs` | → 204 when the files of access logs are new ones, 503 when the writer is behind |
 //! | | `POST /drain` | `{"deadline_ms":N}` → 204; stops accepting, exits when idle or late |
 //! | `vrrp.sock` | `PUT /config` | [`VrrpConfig`] → [`Applied`], or 400/409 with [`Refusal`] |
 //! | | `GET /status` | → [`VrrpStatus`] |

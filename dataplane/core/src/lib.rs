@@ -7,6 +7,7 @@
 //! Architecture Invariant: neither tokio nor a socket crate is in this crate's manifest.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod balance;
 pub mod exchange;
 pub mod health;

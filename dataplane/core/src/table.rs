@@ -3,13 +3,14 @@
 //! Listeners and pools whose source did not change are the *same* `Arc` in the next table, so that
 //! whatever hangs on them (TLS set-up, compiled policies) survives a snapshot that is about others.
 
+use crate::access_log::label;
 use crate::http1::rewrite::InsertPlan;
 use crate::l7;
 use crate::networks::Networks;
 use krater_model::control::Snapshot;
 use krater_model::state::{
-    Algorithm, HealthMonitor, L7Action, Listener, ListenerProtocol, ListenerTls, LoadBalancer,
-    Member, Persistence, Pool, PoolOptions, PoolProtocol, PoolTls, Timeouts,
+    AccessLog, Algorithm, HealthMonitor, L7Action, Listener, ListenerProtocol, ListenerTls,
+    LoadBalancer, Member, Persistence, Pool, PoolOptions, PoolProtocol, PoolTls, Timeouts,
 };
 use krater_model::{
     CertificateId, FieldError, ListenerId, LoadBalancerId, MemberId, Millis, PoolId, Revision,
@@ -64,6 +65,10 @@ pub struct ListenerConf {
     pub insert: InsertPlan,
     /// TLS towards clients; `hsts` inside.
     pub tls: Option<ListenerTls>,
+    /// How logs of requests call it.
+    pub label: String,
+    /// Where its requests or connections are logged.
+    pub access_log: Option<AccessLog>,
     /// Where traffic goes that no policy takes.
     pub default_pool: Option<PoolId>,
     /// Compiled policies; those that redirect to a disabled pool are left out, as Octavia does.
@@ -120,6 +125,8 @@ pub struct PoolConf {
     pub slow_start: Option<Duration>,
     /// Failures in a row that take a member down, while there is a monitor.
     pub failures_in_a_row: Option<u32>,
+    /// How logs of requests call it.
+    pub label: String,
     /// Who waits when all members are at their limits.
     pub queue: QueueConf,
     /// Members in the order of the snapshot.
@@ -144,6 +151,8 @@ pub struct MemberConf {
     pub monitor_address: SocketAddr,
     /// Concurrent connections or requests; none is unlimited.
     pub connection_limit: Option<u32>,
+    /// How logs of requests call it.
+    pub label: String,
 }
 
 /// Who may wait for a place at a pool's members.
@@ -256,6 +265,8 @@ fn compile_listener(
         fronts: Networks::new(&source.options.proxy_protocol_from),
         insert: InsertPlan::new(&source.insert_headers),
         tls: source.tls.clone(),
+        label: label(&source.name, source.id),
+        access_log: source.options.access_log.clone(),
         default_pool: source.default_pool,
         l7: l7::compile(&source.l7_policies)?,
         source,
@@ -294,6 +305,7 @@ fn compile_pool(
             .filter(|_| source.health_monitor.as_ref().is_some_and(|m| m.enabled))
             .map(u32::from),
         slow_start: source.options.slow_start.map(Millis::duration),
+        label: label(&source.name, source.id),
         queue: QueueConf {
             limit: source.options.queue_limit.unwrap_or(PoolOptions::QUEUE),
             timeout: source.options.queue_timeout.map(Millis::duration),
@@ -317,6 +329,7 @@ fn compile_member(member: &Member) -> MemberConf {
             monitor_port.value(),
         ),
         connection_limit: member.connection_limit,
+        label: label(&member.name, member.id),
     }
 }
 

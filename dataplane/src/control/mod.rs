@@ -5,7 +5,7 @@ mod status;
 
 use crate::apply::Applier;
 use crate::runtime::Shared;
-use crate::worker::{Heart, Workers};
+use crate::worker::{Heart, TICK, Workers};
 use crate::{SetLevel, probe};
 use krater_model::control::Progress;
 use std::fs::File;
@@ -22,6 +22,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// Members are counted in every so many progress records: with 10,000 of them it takes a while.
 const COUNT_EVERY: u64 = 10;
+
+/// At the end of the process, for what is not written yet.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// What could not listen is tried again once a second.
 const RETRY_EVERY: u64 = 100;
@@ -84,12 +87,18 @@ pub(crate) fn serve(
         tokio::task::spawn_local(watching);
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut int = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        tokio::task::spawn_local(reopen_on_signals(Rc::clone(&control))?);
         tracing::info!(version = control.version, "data plane started");
         tokio::select! {
             () = control.exit.notified() => tracing::info!("drained"),
             _ = term.recv() => tracing::info!("terminated"),
             _ = int.recv() => tracing::info!("interrupted"),
         }
+        // What is in the workers' hands goes to the writer with the next tick.
+        tokio::time::sleep(2 * TICK).await;
+        let logs = Arc::clone(&control.shared.access_logs);
+        let flushed = tokio::task::spawn_blocking(move || logs.flush(LAST_LINES));
+        let _ended = flushed.await;
         Ok(())
     })
 }
@@ -130,6 +139,26 @@ pub(crate) fn lock(applier: &Mutex<Applier>) -> std::sync::MutexGuard<'_, Applie
     applier
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// SIGUSR1 and SIGHUP: the files of access logs were moved away.
+fn reopen_on_signals(control: Rc<Control>) -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut usr1 = signal(SignalKind::user_defined1())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = usr1.recv() => {}
+                _ = hup.recv() => {}
+            }
+            match control.shared.access_logs.reopen() {
+                Some(Err(behind)) => tracing::error!(error = %behind, "cannot reopen access logs"),
+                Some(Ok(_)) => tracing::info!("access logs reopened"),
+                None => {}
+            }
+        }
+    })
 }
 
 /// Writes progress while all workers tick, and starts dead workers again.

@@ -24,6 +24,9 @@ const CONNECTIONS: usize = 32;
 /// A drain ends after a day at the latest.
 const MAX_DRAIN_MS: u64 = 24 * 3_600 * 1_000;
 
+/// Patience with the writer of access logs.
+const REOPEN: Duration = Duration::from_secs(2);
+
 type Answer = Response<Full<Bytes>>;
 
 /// Accepts until the control thread ends.
@@ -124,6 +127,7 @@ async fn answer(control: &Rc<Control>, request: Request<Incoming>) -> Answer {
             }
             Err(refused) => refused,
         },
+        (&Method::POST, "/reopen-logs") => reopen_logs(control).await,
         (&Method::PUT, path) if path.starts_with("/members/") => {
             let id = path.trim_start_matches("/members/").to_owned();
             match parsed::<SetMember>(request).await {
@@ -137,6 +141,19 @@ async fn answer(control: &Rc<Control>, request: Request<Incoming>) -> Answer {
             format!("{method} {path} does not exist"),
         ),
     }
+}
+
+/// Answers when what was handed over before is written, and the files are new ones.
+async fn reopen_logs(control: &Control) -> Answer {
+    let why = match control.shared.access_logs.reopen() {
+        None => return empty(), // there is none
+        Some(Ok(done)) => match tokio::time::timeout(REOPEN, done).await {
+            Ok(_) => return empty(),
+            Err(_late) => crate::access_log::Behind.to_string(),
+        },
+        Some(Err(behind)) => behind.to_string(),
+    };
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "access_log", why)
 }
 
 #[derive(Deserialize)]

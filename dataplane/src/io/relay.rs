@@ -59,6 +59,11 @@ pub struct IdleTimeouts {
 }
 
 impl IdleTimeouts {
+    /// Whether the client's time-out is the one that ends an idle tunnel.
+    pub fn client_is_first(self) -> bool {
+        self.shortest() == Some(self.client)
+    }
+
     fn shortest(self) -> Option<Duration> {
         [self.client, self.member]
             .into_iter()
@@ -95,20 +100,34 @@ pub async fn relay(
     })
 }
 
+/// How a tunnel ended.
+#[derive(Debug)]
+pub struct TunnelEnd {
+    /// Bytes from client to member.
+    pub up: u64,
+    /// Bytes from member to client.
+    pub down: u64,
+    /// Why it ended early, if it did.
+    pub result: Result<(), RelayError>,
+}
+
 /// Moves bytes both ways until both directions ended; the end of one is passed on as the end of the
-/// write direction of the other side, a reset as a reset. Returns bytes (client to member, member to client).
+/// write direction of the other side, a reset as a reset.
 pub async fn tunnel(
     client: &mut Conn,
     member: &mut Conn,
     idle: IdleTimeouts,
     worker: &WorkerShared,
-) -> Result<(u64, u64), RelayError> {
+) -> TunnelEnd {
     let mut up = Flow::new(u64::MAX);
     let mut down = Flow::new(u64::MAX);
     let mut clock = IdleClock::new(idle.shortest());
     let result = poll_fn(|cx| {
         let before = (up.moved, down.moved);
-        let up_done = up.poll_half(cx, client, member, worker)?.is_ready();
+        let up_done = match up.poll_half(cx, client, member, worker) {
+            Ok(poll) => poll.is_ready(),
+            Err(error) => return Poll::Ready(Err(error)),
+        };
         down.source_reset |= up.receiver_reset;
         let down_done = match down.poll_half(cx, member, client, worker) {
             Ok(poll) => poll.is_ready(),
@@ -129,7 +148,11 @@ pub async fn tunnel(
         Err(RelayError::Io { side: Side::To, .. }) => client.reset_on_close(),
         Err(RelayError::Idle(_)) | Ok(()) => {}
     }
-    result.map(|()| (up.moved, down.moved))
+    TunnelEnd {
+        up: up.moved,
+        down: down.moved,
+        result,
+    }
 }
 
 impl RelayError {

@@ -3,6 +3,7 @@
 mod budget;
 pub(crate) mod front;
 pub mod http1;
+mod record;
 pub mod tcp;
 
 use crate::io::{Conn, ConnectError};
@@ -14,6 +15,7 @@ use krater_dataplane_core::proxy_protocol;
 use krater_dataplane_core::shortage::Own;
 use krater_model::report;
 use krater_model::state::PoolProtocol;
+use record::Record;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -56,17 +58,21 @@ async fn choose(
     input: &SelectInput<'_>,
     connect_timeout: Duration,
     client: &Conn,
+    record: &mut Record,
 ) -> Result<MemberGuard, Choosing> {
-    match select(pool, input) {
+    let guard = match select(pool, input) {
         Selected::Member(guard) => Ok(guard),
         Selected::Nobody => Err(Choosing::Nobody),
         Selected::QueueFull => Err(Choosing::Refused(Refusal::QueueFull)),
         Selected::Wait(turn) => {
+            record.queued(turn.ahead(), turn.is_for_one());
             let timeout = pool.conf.queue.timeout.unwrap_or(connect_timeout);
             // Boxed: nearly all connections never wait.
             Box::pin(wait(turn, timeout, client)).await
         }
-    }
+    }?;
+    record.chosen(&guard);
+    Ok(guard)
 }
 
 async fn wait(turn: Turn, timeout: Duration, client: &Conn) -> Result<MemberGuard, Choosing> {

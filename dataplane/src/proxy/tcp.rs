@@ -3,10 +3,12 @@
 //! accept → choose → connect (another member when that fails and nothing was sent) → PROXY header if
 //! the pool wants one → bytes both ways. Cancel-safe: dropping the future closes both connections.
 
+use super::record::Record;
 use super::{Choosing, TRIES, Unreached, budget};
-use crate::io::{self, Conn, IdleTimeouts, RelayError};
+use crate::io::{self, Conn, IdleTimeouts, TunnelEnd};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput};
 use crate::worker::WorkerShared;
+use krater_dataplane_core::http1::Refusal;
 use krater_dataplane_core::persistence::Token;
 use krater_model::{ListenerId, report};
 use std::net::SocketAddr;
@@ -18,10 +20,13 @@ use std::time::Duration;
 pub async fn serve(mut client: Conn, view: Arc<ListenerView>, worker: Rc<WorkerShared>) {
     let id = view.conf.id;
     let timeouts = view.conf.timeouts;
+    let mut record = Record::default();
+    record.begin(&view, Duration::ZERO);
     // Boxed: what only the beginning needs, an idle connection does not carry along.
-    let (guard, mut member) = match Box::pin(open(&mut client, view, &worker)).await {
+    let (guard, mut member) = match Box::pin(open(&mut client, view, &worker, &mut record)).await {
         Ok(open) => open,
         Err(reason) => {
+            record.write_connection(&client, &worker);
             if budget() {
                 tracing::info!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
             } else {
@@ -35,17 +40,17 @@ pub async fn serve(mut client: Conn, view: Arc<ListenerView>, worker: Rc<WorkerS
         member: timeouts.member_data.duration(),
     };
     let end = io::tunnel(&mut client, &mut member, idle, &worker).await;
-    log_end(id, client.peer(), guard.address(), end);
+    record.tunneled(&end, idle.client_is_first());
+    let address = guard.address();
+    drop(guard);
+    record.write_connection(&client, &worker);
+    log_end(id, client.peer(), address, end);
 }
 
-fn log_end(
-    id: ListenerId,
-    client: SocketAddr,
-    member: SocketAddr,
-    end: Result<(u64, u64), RelayError>,
-) {
-    match end {
-        Ok((up, down)) => {
+fn log_end(id: ListenerId, client: SocketAddr, member: SocketAddr, end: TunnelEnd) {
+    let TunnelEnd { up, down, result } = end;
+    match result {
+        Ok(()) => {
             tracing::debug!(listener.id = %id, client.addr = %client, member.addr = %member, up, down, "done");
         }
         Err(error) => {
@@ -60,8 +65,13 @@ async fn open(
     client: &mut Conn,
     view: Arc<ListenerView>,
     worker: &WorkerShared,
+    record: &mut Record,
 ) -> Result<(MemberGuard, Conn), String> {
-    let pool = view.default_pool().cloned().ok_or("no default pool")?;
+    let Some(pool) = view.default_pool().cloned() else {
+        record.refused(Refusal::NoMember);
+        return Err("no default pool".into());
+    };
+    record.pool(&pool);
     let timeouts = view.conf.timeouts;
     drop(view);
     let inspect = timeouts.tcp_inspect.duration();
@@ -70,7 +80,7 @@ async fn open(
         let _either = tokio::time::timeout(inspect, client.readable()).await;
     }
     let timeout = timeouts.member_connect.duration();
-    reach(&pool, client, timeout, worker).await
+    reach(&pool, client, timeout, worker, record).await
 }
 
 /// Chooses and connects; another member when one cannot be reached, at most [`TRIES`] in all. An error
@@ -80,6 +90,7 @@ async fn reach(
     client: &Conn,
     timeout: Duration,
     worker: &WorkerShared,
+    record: &mut Record,
 ) -> Result<(MemberGuard, Conn), String> {
     let (mut tried, mut short) = (Vec::new(), None);
     while tried.len() < TRIES {
@@ -88,26 +99,36 @@ async fn reach(
             exclude: &tried,
             token: Token::None,
         };
-        let guard = match super::choose(pool, &input, timeout, client).await {
+        let guard = match super::choose(pool, &input, timeout, client, record).await {
             Ok(guard) => guard,
             Err(Choosing::Nobody) => break,
-            Err(Choosing::Refused(why)) => return Err(why.reason().into()),
-            Err(Choosing::ClientGone) => return Err("the client is gone".into()),
+            Err(Choosing::Refused(why)) => {
+                record.refused(why);
+                return Err(why.reason().into());
+            }
+            Err(Choosing::ClientGone) => {
+                record.client_gone();
+                return Err("the client is gone".into());
+            }
         };
         let connecting = super::connect(client, None, pool, guard.address(), timeout, worker);
         match connecting.await {
             Ok(conn) => {
                 guard.state().observe_success();
+                record.connected();
                 return Ok((guard, conn));
             }
             Err(Unreached::Own(own)) => {
+                record.unreached();
                 if !own.is_per_member() {
+                    record.refused(Refusal::Own(own));
                     return Err(own.reason().into());
                 }
                 short = Some(own);
                 tried.push(guard.id());
             }
             Err(Unreached::Member(reason)) => {
+                record.unreached();
                 guard.state().count_failure();
                 super::failed(pool, &guard);
                 tracing::debug!(member.id = %guard.id(), reason, "connect failed");
@@ -115,6 +136,11 @@ async fn reach(
             }
         }
     }
+    record.refused(match short {
+        Some(own) => Refusal::Own(own),
+        None if tried.is_empty() => Refusal::NoMember,
+        None => Refusal::ConnectFailed,
+    });
     Err(match short {
         Some(own) => own.reason().into(),
         None => format!("no member of pool {} can serve", pool.conf.id),

@@ -293,6 +293,7 @@ pub fn select(pool: &PoolView, input: &SelectInput<'_>) -> Selected {
         lane,
         ticket,
         receiver,
+        ahead: selection.queue.len() - 1,
         settled: false,
     };
     // Whoever ends from now on sees that somebody waits; what became free before is seen by the offer.
@@ -339,6 +340,8 @@ pub struct Turn {
     lane: Lane,
     ticket: Ticket,
     receiver: oneshot::Receiver<Option<MemberGuard>>,
+    /// How many were before it.
+    ahead: usize,
     settled: bool,
 }
 
@@ -352,6 +355,16 @@ pub enum TurnError {
 }
 
 impl Turn {
+    /// How many were before it when it came.
+    pub fn ahead(&self) -> usize {
+        self.ahead
+    }
+
+    /// Whether it waits for one member, not for any.
+    pub fn is_for_one(&self) -> bool {
+        self.lane.is_some()
+    }
+
     /// Waits for a place, for `timeout` at most (zero: for ever). Cancel-safe: the turn is given up.
     pub async fn wait(mut self, timeout: Duration) -> Result<MemberGuard, TurnError> {
         let answer = if timeout.is_zero() {

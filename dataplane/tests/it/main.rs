@@ -7,6 +7,7 @@
 
 mod kit;
 
+mod access_log;
 mod balance;
 mod control;
 mod front;

@@ -44,14 +44,24 @@ fn child() {
     .unwrap();
 }
 
-pub(crate) struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     /// With so many open files, and errors logged to a file.
     pub(crate) fn start(control: &Path, files: Option<u64>, log: Option<&Path>) -> Self {
+        Self::start_to(control, files, log, Stdio::null())
+    }
+
+    /// With standard output going there.
+    pub(crate) fn start_to(
+        control: &Path,
+        files: Option<u64>,
+        log: Option<&Path>,
+        stdout: Stdio,
+    ) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "process::child", "--nocapture"]);
-        command.env(CONTROL, control).stdout(Stdio::null());
+        command.env(CONTROL, control).stdout(stdout);
         command.envs(files.map(|n| (FILES, n.to_string())));
         command.envs(log.map(|path| (LOG, path)));
         let process = Self(command.spawn().unwrap());

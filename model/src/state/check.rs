@@ -366,6 +366,16 @@ fn listener(
             "use at least 1, or leave it out",
         ));
     }
+    if let Some(log) = &listener.options.access_log {
+        let path = log.to.starts_with('/') && !log.to.ends_with('/') && !log.to.contains('\0');
+        if log.to != AccessLog::STDOUT && (!path || log.to.len() > AccessLog::MAX_PATH) {
+            let why = format!(
+                "{:?}: use stdout, or the absolute path of a file",
+                log.to.chars().take(100).collect::<String>()
+            );
+            return Err(FieldError::new("options.access_log.to", why));
+        }
+    }
     match &listener.tls {
         None if terminated => {
             return Err(FieldError::new("tls", "required for TERMINATED_HTTPS"));

@@ -56,6 +56,38 @@ pub struct ListenerOptions {
     /// names the client. Without one they are closed; from elsewhere a header is not believed.
     #[serde(default)]
     pub proxy_protocol_from: Vec<IpNet>,
+    /// A line for each request, or for each connection where nobody looks at requests. None: no log, and no
+    /// work for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+}
+
+/// Where the lines of an access log go, and what they look like.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// What a line looks like.
+    pub format: AccessLogFormat,
+    /// `stdout`, or the absolute path of a file, which the data plane's user makes or appends to. Several
+    /// listeners may share one.
+    pub to: String,
+}
+
+impl AccessLog {
+    /// [`Self::to`] for standard output.
+    pub const STDOUT: &str = "stdout";
+    /// Bytes of a path that the kernel takes (PATH_MAX without its NUL).
+    pub const MAX_PATH: usize = 4_095;
+}
+
+/// What a line of an access log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogFormat {
+    /// One JSON object.
+    Json,
+    /// HAProxy's `option httplog`, or `option tcplog` where nobody looks at requests.
+    Haproxy,
 }
 
 /// Whether a part of a document says nothing, so that those who do not know it can read the rest.

@@ -8,6 +8,7 @@ use super::{After, Session, log, websocket};
 use crate::io::{IdleTimeouts, tunnel};
 use crate::runtime::{ListenerView, PoolView};
 use crate::upstream::pool::Wanted;
+use krater_dataplane_core::access_log::End;
 use krater_dataplane_core::exchange::Decision;
 use krater_dataplane_core::http1::framing::{Framing, Side};
 use krater_dataplane_core::http1::rewrite::{self, StickyCookie, ToClient, ToMember};
@@ -61,11 +62,20 @@ enum Unheard {
     ClientGone,
 }
 
-/// Routes the request that was parsed into `scratch`, relays it and its response.
-pub(super) async fn run(session: &mut Session, scratch: &mut Scratch) -> After {
+/// Routes the request that was parsed into `scratch`, relays it and its response. Its head begins at `start` of
+/// the inbox; to come whole it `took` so long.
+pub(super) async fn run(
+    session: &mut Session,
+    scratch: &mut Scratch,
+    start: usize,
+    took: Duration,
+) -> After {
     let Some(view) = session.worker.shared.listener(session.listener.id) else {
-        return session.refuse(scratch, Refusal::NoMember).await;
+        return session.refuse(scratch, Refusal::NoMember, took).await;
     };
+    scratch.record.begin(&view, took);
+    let head = session.inbox.bytes().get(start..).unwrap_or_default();
+    scratch.record.head(head);
     let request = &scratch.request;
     let asked = Asked {
         method: request.method,
@@ -77,30 +87,42 @@ pub(super) async fn run(session: &mut Session, scratch: &mut Scratch) -> After {
         hsts: view.conf.tls.as_ref().and_then(|tls| tls.hsts),
     };
     let end = usize::from(request.end);
-    match route(session, scratch, &view, &asked) {
+    let after = match route(session, scratch, &view, &asked) {
         Route::Pool(pool, token) => {
             session.inbox.consume(end);
+            scratch.record.pool(&pool);
             relay(session, scratch, &asked, view, (pool, token)).await
         }
         Route::Refuse(why) => {
             session.inbox.consume(end);
-            session
-                .answer(&mut scratch.up, why, asked.frame(false))
-                .await
+            answer(session, scratch, why, asked.frame(false)).await
         }
-        Route::Answered => {
+        Route::Redirect(code) => {
             session.inbox.consume(end);
+            scratch.record.redirected(code);
+            let bytes = scratch.up.len() as u64;
+            scratch.record.sent(bytes);
             session.write(&scratch.up, asked.frame(false).close).await
         }
-    }
+    };
+    scratch.record.write_request(&session.conn, &session.worker);
+    after
+}
+
+/// Answers with a refusal.
+async fn answer(session: &mut Session, scratch: &mut Parts, why: Refusal, frame: Frame) -> After {
+    scratch.record.refused(why);
+    let after = session.answer(&mut scratch.up, why, frame).await;
+    scratch.record.sent(scratch.up.len() as u64);
+    after
 }
 
 enum Route {
     /// And what ties the client to a member of it.
     Pool(Arc<PoolView>, Token),
     Refuse(Refusal),
-    /// The answer is in `scratch.up`.
-    Answered,
+    /// With this status; the answer is in `scratch.up`.
+    Redirect(u16),
 }
 
 /// Applies the policies. For a pool, the head towards the member is in `scratch.up`.
@@ -123,7 +145,7 @@ fn route(session: &Session, scratch: &mut Parts, view: &ListenerView, asked: &As
                 false => b"",
             };
             answer::redirect(up, code, location, path, asked.frame(false));
-            return Route::Answered;
+            return Route::Redirect(code);
         }
     };
     let Some(pool) = pool else {
@@ -156,15 +178,14 @@ async fn relay(
         let Some((view, pool)) = configuration.take() else {
             return After::Abort;
         };
-        let upstream = match member::obtain(session, &view, &pool, wanted).await {
-            Ok(upstream) => upstream,
-            Err(Some(why)) => {
-                return session
-                    .answer(&mut scratch.up, why, asked.frame(false))
-                    .await;
-            }
-            Err(None) => return After::Abort,
-        };
+        let upstream =
+            match member::obtain(session, &view, &pool, wanted, &mut scratch.record).await {
+                Ok(upstream) => upstream,
+                Err(Some(why)) => {
+                    return answer(session, scratch, why, asked.frame(false)).await;
+                }
+                Err(None) => return After::Abort,
+            };
         if wanted.reuse.is_some() && upstream.served > 0 {
             configuration = Some((view, pool)); // a retry may need it
         }
@@ -181,15 +202,16 @@ async fn relay(
             }
             Err(Unheard::Retry) => {
                 let frame = asked.frame(up.is_done());
-                return session
-                    .answer(&mut scratch.up, Refusal::MemberGone, frame)
-                    .await;
+                return answer(session, scratch, Refusal::MemberGone, frame).await;
             }
             Err(Unheard::Refuse(why)) => {
                 let frame = asked.frame(up.is_done());
-                return session.answer(&mut scratch.up, why, frame).await;
+                return answer(session, scratch, why, frame).await;
             }
-            Err(Unheard::ClientGone) => return After::Abort,
+            Err(Unheard::ClientGone) => {
+                scratch.record.client_gone();
+                return After::Abort;
+            }
         }
     };
     drop(configuration);
@@ -264,6 +286,7 @@ async fn response_head(
             rewrite::response(down, response, bytes, &how);
         }
         upstream.inbox.consume(end.1);
+        scratch.record.sent(scratch.down.len() as u64);
         if asked.version == Version::Http11
             && session.write(&scratch.down, false).await != After::KeepAlive
         {
@@ -411,7 +434,13 @@ async fn respond(
     upstream: &mut Upstream,
     up: &mut Transfer,
 ) -> Finished {
-    let Parts { response, down, .. } = scratch;
+    let Parts {
+        response,
+        down,
+        record,
+        ..
+    } = scratch;
+    record.heard(response.status);
     let unchunk = asked.version == Version::Http10 && response.framing == Framing::Chunked;
     let close = !asked.keep_alive || unchunk || response.framing == Framing::UntilClose;
     down.clear();
@@ -430,26 +459,39 @@ async fn respond(
     let mut transfer = Transfer::new(head, response.framing, Side::Member, unchunk);
     let relayed = pump(session, asked, upstream, up, &mut transfer).await;
     let sent = transfer.sent();
+    record.sent(sent);
     scratch.down = transfer.into_head();
     let member = upstream.guard.id();
     match relayed {
         Ok(()) => {}
-        Err(Ended::Client) => return Finished::abort(),
+        Err(Ended::Client) => {
+            scratch.record.client_gone();
+            return Finished::abort();
+        }
         Err(Ended::Member(fault)) => {
             if sent == 0 {
                 let mut finished = Finished::abort();
                 let frame = asked.frame(up.is_done());
                 let why = Refusal::Response(fault);
+                scratch.record.refused(why);
                 finished.after = session.answer(&mut scratch.down, why, frame).await;
+                scratch.record.sent(scratch.down.len() as u64);
                 return finished;
             }
+            let end = match fault {
+                Fault::Truncated => End(*b"SD"),
+                _ => End(*b"PD"),
+            };
+            scratch.record.cut(end, fault.reason());
             log::broken(session.listener.id, member, fault.reason());
             // Without a length, only a reset tells the client that something is missing.
             session.conn.reset_on_close();
             return Finished::abort();
         }
         Err(Ended::Late(who)) => {
-            log::broken(session.listener.id, member, who);
+            let reason = who.reason();
+            scratch.record.cut(who.end(), reason);
+            log::broken(session.listener.id, member, reason);
             session.conn.reset_on_close();
             return Finished::abort();
         }
@@ -468,7 +510,31 @@ async fn respond(
 enum Ended {
     Client,
     Member(Fault),
-    Late(&'static str),
+    Late(Late),
+}
+
+/// Who moved no byte for too long.
+#[derive(Debug, Clone, Copy)]
+enum Late {
+    Client,
+    Member,
+}
+
+impl Late {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Client => "client takes no data",
+            Self::Member => "member sends no data",
+        }
+    }
+
+    /// For the access log.
+    const fn end(self) -> End {
+        End(match self {
+            Self::Client => *b"cD",
+            Self::Member => *b"sD",
+        })
+    }
 }
 
 /// Relays until the response is out. A request that is still on its way then goes on while the
@@ -534,8 +600,8 @@ async fn pump(
         let late = session.clock.poll(cx);
         late.map(|()| match (down.is_done(), client_late) {
             (true, _) => Ok(()), // the answer is out; the rest of the request never came
-            (false, true) => Err(Ended::Late("client takes no data")),
-            (false, false) => Err(Ended::Late("member sends no data")),
+            (false, true) => Err(Ended::Late(Late::Client)),
+            (false, false) => Err(Ended::Late(Late::Member)),
         })
     })
     .await
@@ -548,7 +614,13 @@ async fn upgraded(
     asked: &Asked,
     upstream: &mut Upstream,
 ) -> After {
-    let Parts { response, down, .. } = scratch;
+    let Parts {
+        response,
+        down,
+        record,
+        ..
+    } = scratch;
+    record.heard(response.status);
     let how = ToClient {
         version: asked.version,
         close: false,
@@ -562,6 +634,7 @@ async fn upgraded(
     upstream.inbox.consume(usize::from(response.end));
     down.extend_from_slice(upstream.inbox.bytes());
     upstream.inbox.clear();
+    record.sent(down.len() as u64);
     if session.write(down, false).await != After::KeepAlive {
         return After::Abort;
     }
@@ -581,7 +654,8 @@ async fn upgraded(
         member: asked.member_data,
     };
     let ended = tunnel(&mut session.conn, &mut upstream.conn, idle, &session.worker).await;
-    if let Err(error) = ended {
+    record.tunneled(&ended, idle.client_is_first());
+    if let Err(error) = ended.result {
         tracing::debug!(error = krater_model::report(&error), "tunnel ended");
     }
     After::Abort

@@ -3,6 +3,7 @@
 use super::Session;
 use super::inbox::Inbox;
 use crate::io::Conn;
+use crate::proxy::record::Record;
 use crate::proxy::{self, Choosing, TRIES, Unreached};
 use crate::runtime::{ListenerView, MemberGuard, PoolRuntime, PoolView, SelectInput};
 use crate::upstream::pool::Wanted;
@@ -98,6 +99,7 @@ pub(super) async fn obtain(
     view: &ListenerView,
     pool: &PoolView,
     request: Request,
+    record: &mut Record,
 ) -> Result<Upstream, Option<Refusal>> {
     let mut tried: Vec<MemberId> = Vec::new();
     let mut short = None;
@@ -109,18 +111,25 @@ pub(super) async fn obtain(
             exclude: &tried,
             token: request.token,
         };
-        let guard = match proxy::choose(pool, &input, timeout, &session.conn).await {
+        let guard = match proxy::choose(pool, &input, timeout, &session.conn, record).await {
             Ok(guard) => guard,
             Err(Choosing::Nobody) => break,
             Err(Choosing::Refused(why)) => return Err(Some(why)),
-            Err(Choosing::ClientGone) => return Err(None),
+            Err(Choosing::ClientGone) => {
+                record.client_gone();
+                return Err(None);
+            }
         };
+        if pool.conf.persistence == Some(Persistence::HttpCookie) {
+            record.cookie(request.token, guard.followed());
+        }
         let (id, address) = (guard.id(), guard.address());
         let shareable = !announces_client(pool);
         let suits = |conn: &Conn| conn.suits(pool.connector(), proxy::sni(&session.conn));
         if let Some(wanted) = request.reuse.filter(|_| shareable)
             && let Some((conn, served)) = session.worker.members.take(id, address, wanted, suits)
         {
+            record.connected();
             return Ok(Upstream::new(pool, guard, conn, served, shareable));
         }
         let name = session.certificate.as_ref().map(|c| c.common_name());
@@ -129,9 +138,11 @@ pub(super) async fn obtain(
         let connecting = proxy::connect(&session.conn, name, pool, address, timeout, worker);
         match connecting.await {
             Ok(conn) => {
+                record.connected();
                 return Ok(Upstream::new(pool, guard, conn, 0, shareable));
             }
             Err(Unreached::Own(own)) => {
+                record.unreached();
                 if !own.is_per_member() {
                     return Err(Some(Refusal::Own(own)));
                 }
@@ -139,6 +150,7 @@ pub(super) async fn obtain(
                 tried.push(id);
             }
             Err(Unreached::Member(error)) => {
+                record.unreached();
                 guard.state().count_failure();
                 proxy::failed(pool, &guard);
                 tracing::debug!(member = %id, error, "connect failed");

@@ -20,7 +20,7 @@ mod transfer;
 mod websocket;
 
 use crate::io::Conn;
-use crate::runtime::ListenerRuntime;
+use crate::runtime::{ListenerRuntime, uptime};
 use crate::worker::WorkerShared;
 use clock::Clock;
 use inbox::Inbox;
@@ -29,6 +29,7 @@ use krater_dataplane_core::http1::{Fault, Refusal, Scan, Scanner, Version};
 use krater_model::state::Hsts;
 use scratch::Scratch;
 use std::future::poll_fn;
+use std::mem::take;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -92,9 +93,9 @@ pub fn serve(
             if session.inbox.is_empty() && !session.idle().await {
                 return;
             }
-            let head = session.head().await;
+            let (head, took) = session.head().await;
             // Boxed, so that a connection that waits does not keep the memory of an active one.
-            match Box::pin(session.active(head)).await {
+            match Box::pin(session.active(head, took)).await {
                 After::KeepAlive => {}
                 After::Close => return Box::pin(session.linger()).await,
                 After::Abort => return,
@@ -103,21 +104,28 @@ pub fn serve(
     }
 }
 
+/// Milliseconds of the process's clock. It wraps after 49 days, which no head takes.
+#[allow(clippy::cast_possible_truncation, reason = "it shall wrap")]
+fn now() -> u32 {
+    uptime().as_millis() as u32
+}
+
 /// Where a whole head begins and ends, or why there is none; `Err(None)`: the client is gone.
 type Head = Result<(usize, usize), Option<Refusal>>;
 
 impl Session {
     /// Answers the request with this head, and those behind it that are whole already.
-    async fn active(&mut self, mut head: Head) -> After {
+    async fn active(&mut self, mut head: Head, mut took: Duration) -> After {
         let mut scratch = Scratch::take();
         loop {
             let parsed = head.and_then(|(start, end)| {
                 let parsed = scratch.request.parse(self.inbox.bytes(), start, end);
-                parsed.map_err(|fault| Some(Refusal::Request(fault)))
+                let parsed = parsed.map_err(|fault| Some(Refusal::Request(fault)));
+                parsed.map(|()| start)
             });
             let after = match parsed {
-                Ok(()) => exchange::run(self, &mut scratch).await,
-                Err(Some(why)) => self.refuse(&mut scratch, why).await,
+                Ok(start) => exchange::run(self, &mut scratch, start, take(&mut took)).await,
+                Err(Some(why)) => self.refuse(&mut scratch, why, take(&mut took)).await,
                 Err(None) => After::Abort,
             };
             self.served = self.served.saturating_add(1);
@@ -176,16 +184,21 @@ impl Session {
         .await
     }
 
-    /// Reads a request head.
-    async fn head(&mut self) -> Head {
+    /// Reads a request head, and says how long it took.
+    async fn head(&mut self) -> (Head, Duration) {
         let mut scanner = Scanner::default();
-        let mut timed = false;
+        // By a clock that takes little room, since thousands may wait here; 0: nothing was missing so far.
+        let mut began = 0_u32;
+        let took = |began| match began {
+            0 => Duration::ZERO,
+            _ => Duration::from_millis(now().wrapping_sub(began).into()),
+        };
         loop {
             if let Some(head) = self.scan(&mut scanner) {
-                return head;
+                return (head, took(began));
             }
-            if !timed {
-                timed = true;
+            if began == 0 {
+                began = now().max(1);
                 let timeout = self.client_timeout().map_or(Duration::ZERO, |(t, _)| t);
                 self.clock.set(if timeout.is_zero() {
                     HEAD_DEADLINE
@@ -204,15 +217,19 @@ impl Session {
             });
             match polled.await {
                 Ok(Ok(1..)) => {}
-                Ok(Ok(_)) => return Err(Some(Refusal::Request(Fault::Truncated))),
-                Ok(Err(_)) => return Err(None),
-                Err(why) => return Err(Some(why)),
+                Ok(Ok(_)) => return (Err(Some(Refusal::Request(Fault::Truncated))), took(began)),
+                Ok(Err(_)) => return (Err(None), took(began)),
+                Err(why) => return (Err(Some(why)), took(began)),
             }
         }
     }
 
     /// Answers a request whose head could not be used.
-    async fn refuse(&mut self, scratch: &mut Scratch, why: Refusal) -> After {
+    async fn refuse(&mut self, scratch: &mut Scratch, why: Refusal, took: Duration) -> After {
+        if let Some(view) = self.worker.shared.listener(self.listener.id) {
+            scratch.record.begin(&view, took);
+            scratch.record.refused(why);
+        }
         let hsts = self.client_timeout().and_then(|(_, hsts)| hsts);
         let frame = answer::Frame {
             version: Version::Http11,
@@ -220,7 +237,11 @@ impl Session {
             head_only: false,
             hsts,
         };
-        self.answer(&mut scratch.up, why, frame).await
+        let after = self.answer(&mut scratch.up, why, frame).await;
+        let bytes = scratch.up.len() as u64;
+        scratch.record.sent(bytes);
+        scratch.record.write_request(&self.conn, &self.worker);
+        after
     }
 
     /// Writes a refusal, counts and logs it.

@@ -1,5 +1,6 @@
 //! Memory that only a request in flight needs, kept per worker between requests.
 
+use crate::proxy::record::Record;
 use krater_dataplane_core::http1::{RequestHead, ResponseHead};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -21,6 +22,8 @@ pub(super) struct Parts {
     pub(super) up: Vec<u8>,
     /// Head towards the client.
     pub(super) down: Vec<u8>,
+    /// For the access log.
+    pub(super) record: Record,
 }
 
 /// [`Parts`] that go back on drop.
@@ -36,7 +39,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Some(parts) = self.0.take() {
+        if let Some(mut parts) = self.0.take() {
+            parts.record = Record::default();
             // The thread may be ending: then it is freed.
             let _ = POOL.try_with(|pool| {
                 let mut pool = pool.borrow_mut();
