@@ -142,7 +142,8 @@ fn assemble(
         u16::try_from(cpus).unwrap_or(u16::MAX)
     });
     let plan = Plan {
-        vip_netns: config.vip_netns.clone(),
+        vip_netns: Some(config.vip_netns.clone()),
+        share_stdout: false,
         log_dir: config.log_dir.clone(),
         log_json: config.log_json,
         workers,

@@ -1,4 +1,4 @@
-//! `amphora check FILE`
+//! `amphora check FILE` and `amphora check --config FILE`
 #![allow(clippy::print_stdout, reason = "the answer of a command")]
 
 use crate::config;
@@ -7,8 +7,14 @@ use krater_model::DesiredState;
 use std::path::Path;
 
 /// Says `ok`, or what is wrong and how to mend it.
-pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
-    println!("ok: {}", verdict(path)?);
+pub(crate) fn run(file: Option<&Path>, appliance: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(path) = appliance {
+        let file = crate::appliance::load(path)?;
+        println!("ok: {}", crate::appliance::summary(&file));
+    }
+    if let Some(path) = file {
+        println!("ok: {}", verdict(path)?);
+    }
     Ok(())
 }
 

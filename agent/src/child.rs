@@ -37,9 +37,9 @@ pub(crate) fn dataplane(args: DataplaneArgs) -> anyhow::Result<()> {
     let log = level(log(&args.common.log)?);
     memory::give_back();
     ended(krater_dataplane::run(krater_dataplane::Settings {
-        netns: Some(args.common.netns),
+        netns: args.common.netns,
         control: args.common.control,
-        uid: Some(args.common.uid),
+        uid: args.common.uid,
         workers: args.workers,
         progress_fd: args.progress_fd,
         log,
@@ -51,10 +51,10 @@ pub(crate) fn vrrp(args: VrrpArgs) -> anyhow::Result<()> {
     let log = level(log(&args.common.log)?);
     memory::give_back();
     ended(krater_vrrp::run(krater_vrrp::Settings {
-        netns: Some(args.common.netns),
+        netns: args.common.netns,
         control: args.common.control,
         track: args.track,
-        uid: Some(args.common.uid),
+        uid: args.common.uid,
         log,
         version: krater_telemetry::version().into(),
         guard_arguments: guard_arguments(&args.common.log),

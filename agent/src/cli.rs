@@ -26,6 +26,15 @@ pub(crate) enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Run an appliance: what its file says, without a controller. SIGHUP reads the file anew.
+    Run {
+        /// amphora.toml
+        #[arg(long)]
+        config: PathBuf,
+        /// Start this process only; the file's other part is checked and not used.
+        #[arg(long)]
+        only: Option<Only>,
+    },
     /// Run the data plane alone.
     Dataplane(DataplaneArgs),
     /// Run VRRP alone.
@@ -33,27 +42,38 @@ pub(crate) enum Command {
     /// Watches a vrrp process; started by it.
     #[command(hide = true)]
     VrrpGuard(GuardArgs),
-    /// Check an agent.toml, or a desired state (JSON), without effect.
+    /// Check a file without effect.
     Check {
-        /// The file.
-        file: PathBuf,
+        /// An agent.toml, or a desired state (JSON).
+        #[arg(required_unless_present = "config", conflicts_with = "config")]
+        file: Option<PathBuf>,
+        /// An appliance's amphora.toml.
+        #[arg(long)]
+        config: Option<PathBuf>,
     },
     /// Ask the processes of an amphora on this host.
     Ctl(CtlArgs),
 }
 
+/// A part of an appliance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Only {
+    Dataplane,
+    Vrrp,
+}
+
 /// What both children are given.
 #[derive(Debug, Args)]
 pub(crate) struct ChildArgs {
-    /// Pinned network namespace to run in.
+    /// Pinned network namespace to run in; without it, the one that it was started in.
     #[arg(long)]
-    pub(crate) netns: PathBuf,
+    pub(crate) netns: Option<PathBuf>,
     /// Control socket to make.
     #[arg(long)]
     pub(crate) control: PathBuf,
-    /// User and group id to run as.
+    /// User and group id to run as; without it, those that started it.
     #[arg(long)]
-    pub(crate) uid: u32,
+    pub(crate) uid: Option<u32>,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -143,6 +163,8 @@ pub(crate) enum CtlCommand {
         #[command(subcommand)]
         command: MemberCommand,
     },
+    /// Read an appliance's file anew. What is wrong with it is said, and changes nothing.
+    Reload,
     /// Open the files of access logs anew, after they were moved away (logrotate). Done when it returns.
     ReopenLogs,
     /// Set the log level of the data plane and vrrp (of the agent: PUT /2.0/log-level).

@@ -1,6 +1,7 @@
 //! `amphora ctl`: asks the children over their control sockets.
 #![allow(clippy::print_stdout, reason = "the answer of a command")]
 
+use crate::appliance;
 use crate::cli::{CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting, VrrpCommand};
 use crate::control;
 use crate::server::logs;
@@ -114,6 +115,14 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
             control::request(socket, Method::PUT, &path, Some(&body), PATIENCE)
                 .await
                 .with_context(|| format!("set member {id}"))?;
+            String::new()
+        }
+        CtlCommand::Reload => {
+            let socket = Path::new(appliance::SOCKET);
+            let body = None::<&()>;
+            control::request(socket, Method::POST, "/reload", body, appliance::RELOAD)
+                .await
+                .context("reload")?;
             String::new()
         }
         CtlCommand::ReopenLogs => {

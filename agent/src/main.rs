@@ -5,6 +5,7 @@
 //! because they change user, capabilities and namespace first.
 
 mod agent;
+mod appliance;
 mod apply;
 mod boot_id;
 mod check;
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
         cli::Command::Dataplane(args) => child::dataplane(args),
         cli::Command::Vrrp(args) => child::vrrp(args),
         cli::Command::VrrpGuard(args) => child::guard(args),
-        cli::Command::Check { file } => check::run(&file),
+        cli::Command::Run { config, only } => appliance::run(&config, only),
+        cli::Command::Check { file, config } => check::run(file.as_deref(), config.as_deref()),
         cli::Command::Ctl(args) => ctl::run(args),
     };
     match outcome {

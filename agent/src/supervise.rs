@@ -59,7 +59,10 @@ impl Kind {
 /// How children are started.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    pub(crate) vip_netns: PathBuf,
+    /// Where they serve; none: where we are.
+    pub(crate) vip_netns: Option<PathBuf>,
+    /// They write to our standard output, such as access logs.
+    pub(crate) share_stdout: bool,
     pub(crate) log_dir: PathBuf,
     pub(crate) log_json: bool,
     pub(crate) workers: u16,
@@ -309,6 +312,18 @@ async fn ended(running: &Running) -> String {
     }
 }
 
+/// Ends a child in order, and within `patience` in any case. Nobody must supervise it any more.
+pub(crate) async fn stop(running: &Running, patience: Duration) -> io::Result<()> {
+    match sys::pidfd_signal(running.pidfd.as_fd(), libc::SIGTERM) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        other => other?,
+    }
+    match tokio::time::timeout(patience, ended(running)).await {
+        Ok(_how) => Ok(()),
+        Err(_late) => kill_running(running).await,
+    }
+}
+
 async fn kill(pidfd: OwnedFd) -> io::Result<()> {
     kill_running(&Running {
         pid: 0,
@@ -320,7 +335,7 @@ async fn kill(pidfd: OwnedFd) -> io::Result<()> {
 }
 
 async fn kill_running(running: &Running) -> io::Result<()> {
-    match sys::pidfd_kill(running.pidfd.as_fd()) {
+    match sys::pidfd_signal(running.pidfd.as_fd(), libc::SIGKILL) {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
         _ => {
             ended(running).await;

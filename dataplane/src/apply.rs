@@ -290,6 +290,14 @@ impl Applier {
     }
 }
 
+/// Whether a snapshot would be taken.
+pub(crate) fn check(body: &[u8]) -> Result<(), FieldError> {
+    let snapshot = Snapshot::parse(body)?;
+    let places = places(&snapshot);
+    let table = RoutingTable::compile(snapshot, None)?;
+    views(table, &Routes::default(), &places, &Arc::default()).map(drop)
+}
+
 fn conflict(why: String) -> Refused {
     Refused::Conflict(FieldError::new("revision", why))
 }

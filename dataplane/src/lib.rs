@@ -80,6 +80,11 @@ pub enum RunError {
     Threads(#[source] std::io::Error),
 }
 
+/// Whether a snapshot would be taken, certificates, expressions and all, without any effect.
+pub fn check(snapshot: &[u8]) -> Result<(), krater_model::FieldError> {
+    apply::check(snapshot)
+}
+
 /// Runs the data plane until it is drained or told to stop (SIGTERM, SIGINT). Must be called before
 /// any other thread exists, as namespace and privileges are those of the calling thread.
 pub fn run(settings: Settings) -> Result<(), RunError> {

@@ -17,6 +17,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("heartbeat", model::heartbeat),
     ("desired_state", model::desired_state),
     ("agent_toml", model::agent_toml),
+    ("amphora_toml", model::amphora_toml),
     ("progress", model::progress),
     ("http1_request", http::request),
     ("http1_response", http::response),

@@ -1,5 +1,7 @@
 //! The agent's own configuration: `agent.toml` on the config drive. Unknown keys are refused.
 
+pub mod appliance;
+
 use crate::error::FieldError;
 use crate::id::AmphoraId;
 use crate::state::Heartbeat;

@@ -82,6 +82,14 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// Whether a configuration would be taken, without any effect.
+pub fn check(config: &krater_model::control::VrrpConfig) -> Result<(), krater_model::FieldError> {
+    match config::judge(None, config) {
+        Ok(_) => Ok(()),
+        Err(config::Refused::Invalid(error) | config::Refused::Conflict(error)) => Err(error),
+    }
+}
+
 /// The process from start to end: serves until SIGTERM or SIGINT, then resigns and withdraws.
 ///
 /// Must be called before any thread exists: namespace, capabilities and signal mask belong to threads.

@@ -6,7 +6,7 @@
 //! what to remove when nothing uses it any more. Only what bears the agent's own tags is ever removed.
 
 use ipnet::IpNet;
-use krater_model::state::{DesiredState, Interface, Route, Rule};
+use krater_model::state::{AccessLog, DesiredState, Interface, Route, Rule};
 use krater_model::{FieldError, MacAddr};
 use std::collections::HashSet;
 use std::fmt;
@@ -128,6 +128,16 @@ pub(crate) fn missing<'a>(desired: &'a [Interface], observed: &Observed) -> Vec<
 
 /// What this agent can never do with a document, whatever is plugged in.
 pub(crate) fn refuse(state: &DesiredState, management: Option<MacAddr>) -> Result<(), FieldError> {
+    for (b, lb) in state.load_balancers.iter().enumerate() {
+        for (l, listener) in lb.listeners.iter().enumerate() {
+            let log = listener.options.access_log.as_ref();
+            if log.is_some_and(|log| log.to == AccessLog::STDOUT) {
+                let field = format!("load_balancers[{b}].listeners[{l}].options.access_log.to");
+                let why = "stdout: an agent's data plane has none: use the path of a file";
+                return Err(FieldError::new(field, why));
+            }
+        }
+    }
     for (i, interface) in state.interfaces.iter().enumerate() {
         let at = |field: &str, why: String| {
             Err(FieldError::new(format!("interfaces[{i}].{field}"), why))

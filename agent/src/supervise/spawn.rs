@@ -26,14 +26,20 @@ pub(super) fn spawn(kind: Kind, plan: &Plan, level: &str) -> io::Result<(u32, Op
         Kind::Vrrp => (VRRP_UID, Some("vrrp-track.sock")),
     };
     let log = log_file(plan, kind);
+    // Without root there is nobody to become.
+    let uid = Uid::effective().is_root().then_some(uid);
     if let Some(dir) = log.parent() {
         own_dir(dir, uid)?;
     }
     let mut args: Vec<OsString> = vec![kind.name().into()];
     let mut option = |name: &str, value: OsString| args.extend([OsString::from(name), value]);
-    option("--netns", plan.vip_netns.clone().into());
+    if let Some(netns) = &plan.vip_netns {
+        option("--netns", netns.into());
+    }
     option("--control", kind.socket().into());
-    option("--uid", uid.to_string().into());
+    if let Some(uid) = uid {
+        option("--uid", uid.to_string().into());
+    }
     option("--log-file", log.into());
     option("--log-level", level.into());
     if let Some(track) = track {
@@ -55,7 +61,11 @@ pub(super) fn spawn(kind: Kind, plan: &Plan, level: &str) -> io::Result<(u32, Op
         .args(args)
         .env_clear()
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(if plan.share_stdout {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        })
         .stderr(Stdio::null());
     // The child process holds a copy of the descriptor table: the number stays valid there.
     let inherit = progress.as_ref().map(|(write, _)| write.as_raw_fd());
@@ -95,12 +105,14 @@ pub(super) fn log_file(plan: &Plan, kind: Kind) -> PathBuf {
     plan.log_dir.join(name).join(format!("{name}.log"))
 }
 
-fn own_dir(dir: &Path, uid: u32) -> io::Result<()> {
+fn own_dir(dir: &Path, uid: Option<u32>) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
+    if let Some(uid) = uid {
+        chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
+    }
     Ok(())
 }
 

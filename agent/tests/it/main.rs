@@ -5,6 +5,7 @@
     reason = "a test kit: what is not as expected fails the test"
 )]
 
+mod appliance;
 mod apply;
 mod crash;
 mod more;

@@ -25,8 +25,8 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 /// Nothing here takes longer, however busy the host is.
-const PATIENCE: Duration = Duration::from_secs(30);
-const PREFIX: &str = "krater-agent-it-";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PREFIX: &str = "krater-agent-it-";
 pub(crate) const BEAT_KEY: &str = "beat-key";
 pub(crate) const VIP: &str = "192.0.2.100";
 pub(crate) const PORT: u16 = 8080;
@@ -79,7 +79,7 @@ pub(crate) struct Rig {
 }
 
 /// Ends and removes what runs of test programs that are gone left behind.
-fn sweep() {
+pub(crate) fn sweep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
@@ -97,7 +97,7 @@ fn sweep() {
     });
 }
 
-fn demolish(dir: &Path) {
+pub(crate) fn demolish(dir: &Path) {
     let pinned = ["management", "vip", "client"].map(|name| dir.join(name));
     let ids: Vec<_> = pinned
         .iter()

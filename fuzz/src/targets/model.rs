@@ -1,11 +1,12 @@
 //! Parsers of krater-model, and the configuration files.
 
 use krater_controller::config::Config;
-use krater_model::DesiredState;
 use krater_model::config::AgentConfig;
-use krater_model::control::Progress;
+use krater_model::config::appliance::Appliance;
+use krater_model::control::{Progress, Snapshot};
 use krater_model::secret::Secret;
 use krater_model::wire::heartbeat::Beat;
+use krater_model::{DesiredState, Revision};
 
 /// A datagram as it arrives, and the same bytes as the body of a datagram that is authentic: what a
 /// stolen key could send.
@@ -47,6 +48,22 @@ pub(super) fn desired_state(data: &[u8]) {
 pub(super) fn agent_toml(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = AgentConfig::parse(text);
+    }
+}
+
+/// An appliance's file. What is accepted is a snapshot that the data plane reads.
+pub(super) fn amphora_toml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(file) = Appliance::parse(text, |path| Ok(format!("content of {path}"))) {
+        let snapshot = file.snapshot(Revision::default());
+        let json = serde_json::to_vec(&snapshot).unwrap_or_default();
+        assert_eq!(
+            Snapshot::parse(&json),
+            Ok(snapshot),
+            "a file is what a controller would send"
+        );
     }
 }
 

@@ -53,6 +53,25 @@ pub(crate) fn snapshot(schema: u32, balancers: &[LoadBalancer]) -> Checked {
     load_balancers(balancers, &by_listeners.chain(by_pools).collect())
 }
 
+/// An appliance's file: a desired state without an agent. Interfaces are the operator's own.
+pub(crate) fn appliance(
+    balancers: &[LoadBalancer],
+    certificates: &[Certificate],
+    routers: &[VirtualRouter],
+) -> Checked {
+    let certificates = certificates.iter().map(|c| &c.id).collect();
+    load_balancers(balancers, &certificates)?;
+    unique(
+        "vrrp",
+        "vrid on an interface",
+        routers.iter().map(|r| (&r.interface, r.vrid)),
+    )?;
+    for (i, router) in routers.iter().enumerate() {
+        addresses_of(router).map_err(|e| e.within(format!("vrrp[{i}]")))?;
+    }
+    Ok(())
+}
+
 fn load_balancers(balancers: &[LoadBalancer], certificates: &HashSet<&CertificateId>) -> Checked {
     unique("load_balancers", "id", balancers.iter().map(|lb| lb.id))?;
     let mut endpoints = HashMap::new();
@@ -155,6 +174,10 @@ fn virtual_router(state: &DesiredState, router: &VirtualRouter) -> Checked {
             ),
         ));
     }
+    addresses_of(router)
+}
+
+fn addresses_of(router: &VirtualRouter) -> Checked {
     if router.addresses.is_empty() || router.addresses.len() > 255 {
         return Err(FieldError::new(
             "addresses",

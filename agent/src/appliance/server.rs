@@ -1,0 +1,108 @@
+//! The appliance's control socket, for `amphora ctl reload`.
+
+use super::Running;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use krater_model::control::Refusal;
+use nix::unistd::Uid;
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+/// Relative to the run folder, which is the working folder.
+pub(crate) const SOCKET: &str = "appliance.sock";
+/// Patience of who asks for a reload: both children take the largest document.
+pub(crate) const RELOAD: Duration = Duration::from_secs(40);
+/// An operator has one connection, or a few.
+const CONNECTIONS: usize = 8;
+
+/// Makes the socket. One that nobody listens on is left over, and is replaced.
+pub(super) fn listen() -> io::Result<UnixListener> {
+    let path = Path::new(SOCKET);
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        let why = "an appliance runs already with this run_dir";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+pub(super) async fn serve(running: Arc<Running>, listener: UnixListener) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!(%error, "control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if !may_use(&stream) {
+            continue;
+        }
+        let running = Arc::clone(&running);
+        tokio::spawn(async move {
+            let _place = place;
+            let service = hyper::service::service_fn(move |request| {
+                let running = Arc::clone(&running);
+                async move { Ok::<_, Infallible>(answer(&running, &request).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "control connection");
+            }
+        });
+    }
+}
+
+/// Root, or the user that we are.
+fn may_use(stream: &UnixStream) -> bool {
+    let peer = stream.peer_cred().map(|peer| peer.uid());
+    let may = peer
+        .as_ref()
+        .is_ok_and(|uid| *uid == 0 || *uid == Uid::effective().as_raw());
+    if !may {
+        tracing::warn!(?peer, "control connection refused");
+    }
+    may
+}
+
+async fn answer(running: &Arc<Running>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let (status, refusal) = match (request.method(), request.uri().path()) {
+        (&Method::POST, "/reload") => match running.reload().await {
+            Ok(()) => (StatusCode::NO_CONTENT, None),
+            Err(error) => {
+                let message = krater_model::report(&error);
+                (StatusCode::BAD_REQUEST, Some(("file", message)))
+            }
+        },
+        (method, path) => {
+            let message = format!("{method} {path} does not exist");
+            (StatusCode::NOT_FOUND, Some(("path", message)))
+        }
+    };
+    let body = refusal.map(|(field, message)| {
+        let field = field.to_owned();
+        serde_json::to_vec(&Refusal { field, message }).unwrap_or_default()
+    });
+    let mut answer = Response::new(Full::from(body.unwrap_or_default()));
+    *answer.status_mut() = status;
+    answer
+}

@@ -1,0 +1,4 @@
+//! `amphora run` as its owner sees it: a file, a process, clients and members in a namespace.
+
+mod host;
+mod run;

@@ -1,0 +1,206 @@
+use super::*;
+use crate::state::{Algorithm, L7Action};
+use crate::units::{Epoch, Generation};
+
+const GOOD: &str = r#"
+workers = 2
+
+[[load_balancers]]
+name = "shop"
+vips = ["192.0.2.10", "2001:db8::10"]
+
+[[load_balancers.listeners]]
+protocol = "TERMINATED_HTTPS"
+port = 443
+default_pool = "web"
+timeouts = { client_data = 1000 }
+tls = { default_certificate = "a.pem", sni_certificates = ["b.pem", "a.pem"] }
+
+[[load_balancers.listeners.l7_policies]]
+action = { type = "REDIRECT_TO_POOL", pool = "api" }
+rules = [{ subject = { type = "PATH" }, compare = "STARTS_WITH", value = "/api" }]
+
+[[load_balancers.pools]]
+name = "web"
+protocol = "HTTP"
+health_monitor = { check = { type = "HTTP" } }
+members = [
+    { address = "10.0.0.1", port = 80 },
+    { address = "10.0.0.2", port = 80, weight = 3 },
+]
+
+[[load_balancers.pools]]
+name = "api"
+protocol = "HTTP"
+members = [{ address = "2001:db8:1::1", port = 80 }]
+
+[[vrrp]]
+vrid = 7
+interface = "eth0"
+priority = 100
+advert_interval = 100
+source = "192.0.2.2"
+peers = ["192.0.2.3"]
+addresses = ["192.0.2.10/24"]
+"#;
+
+fn parse(text: &str) -> Result<Appliance, String> {
+    let read = |path: &str| match path {
+        "a.pem" | "b.pem" => Ok(format!("content of {path}")),
+        _ => Err("no such file".to_owned()),
+    };
+    Appliance::parse(text, read).map_err(|error| error.to_string())
+}
+
+fn revision() -> Revision {
+    Revision {
+        epoch: Epoch(1),
+        generation: Generation(1),
+    }
+}
+
+#[test]
+fn a_file_is_what_a_controller_would_send() {
+    let appliance = parse(GOOD).unwrap();
+    assert_eq!(appliance.settings.workers, Some(2));
+    let [lb] = appliance.load_balancers.as_slice() else {
+        panic!("{appliance:?}");
+    };
+    let (listener, [web, api]) = (&lb.listeners[0], lb.pools.as_slice()) else {
+        panic!("{lb:?}");
+    };
+    assert_eq!(listener.name, "terminated_https-443");
+    assert_eq!(listener.default_pool, Some(web.id));
+    let pool = api.id;
+    assert_eq!(
+        listener.l7_policies[0].action,
+        L7Action::RedirectToPool { pool }
+    );
+    assert_eq!(listener.l7_policies[0].position, 1);
+    assert_eq!(listener.timeouts.client_data.value(), 1_000);
+    assert_eq!(listener.timeouts.member_data.value(), 50_000, "the usual");
+    let tls = listener.tls.as_ref().unwrap();
+    assert_eq!(tls.sni_certificates[1], tls.default_certificate);
+    assert_eq!(appliance.certificates.len(), 2, "each content once");
+    assert_eq!(web.algorithm, Algorithm::RoundRobin);
+    assert_eq!(web.health_monitor.as_ref().unwrap().delay.value(), 5_000);
+    assert_eq!(web.members[1].weight.value(), 3);
+    assert_eq!(api.members[0].name, "[2001:db8:1::1]:80");
+    // The same door as for a controller's document.
+    let snapshot = appliance.snapshot(revision());
+    let json = serde_json::to_vec(&snapshot).unwrap();
+    assert_eq!(Snapshot::parse(&json), Ok(snapshot));
+    assert_eq!(appliance.vrrp_config(revision()).routers.len(), 1);
+}
+
+#[test]
+fn ids_are_those_of_the_names() {
+    let ids = |text: &str| {
+        let appliance = parse(text).unwrap();
+        let pool = &appliance.load_balancers[0].pools[0];
+        (pool.id, pool.members[0].id, pool.members[1].id)
+    };
+    let first = ids(GOOD);
+    assert_eq!(first, ids(&GOOD.replace("weight = 3", "weight = 4")));
+    let swapped = GOOD
+        .replace("10.0.0.1", "x")
+        .replace("10.0.0.2", "10.0.0.1")
+        .replace('x', "10.0.0.2");
+    let swapped = ids(&swapped.replace("inde10.0.0.2", "index"));
+    assert_eq!(
+        swapped,
+        (first.0, first.2, first.1),
+        "the order does not matter"
+    );
+    assert_ne!(first.0, ids(&GOOD.replace("\"web\"", "\"www\"")).0);
+}
+
+#[test]
+fn errors_name_line_field_value_and_fix() {
+    for (from, to, expected) in [
+        (
+            "port = 443",
+            "port = 70000",
+            "line 10: load_balancers[0].listeners[0].port: port 70000 is out of range: use 1 to 65535",
+        ),
+        (
+            "default_pool = \"web\"",
+            "default_pool = \"wob\"",
+            "line 11: load_balancers[0].listeners[0].default_pool: \"wob\" is no pool of this load balancer: use one of api, web",
+        ),
+        (
+            "pool = \"api\" }",
+            "pool = \"apo\" }",
+            "line 16: load_balancers[0].listeners[0].l7_policies[0].action.pool: \"apo\" is no pool",
+        ),
+        (
+            "\"a.pem\", sni",
+            "\"c.pem\", sni",
+            "line 13: load_balancers[0].listeners[0].tls.default_certificate: c.pem: no such file",
+        ),
+        (
+            "weight = 3",
+            "weight = 300",
+            "line 25: load_balancers[0].pools[0].members[1].weight: weight 300 is out of range: use 0 to 256",
+        ),
+        (
+            "weight = 3",
+            "wait = 3",
+            "line 25: load_balancers[0].pools[0].members[1].wait: unknown field `wait`",
+        ),
+        (
+            "10.0.0.2",
+            "10.0.0.1",
+            "line 25: load_balancers[0].pools[0].members[1].name: \"10.0.0.1:80\" stands twice",
+        ),
+        (
+            "workers = 2",
+            "workers = 0",
+            "line 2: workers: use 1 to 64, or leave it out",
+        ),
+        (
+            "workers = 2",
+            "colour = 2",
+            "line 2: colour: unknown field `colour`",
+        ),
+        ("workers = 2", "workers = = 2", "line 2: syntax: "),
+        (
+            "vrid = 7",
+            "vrid = 0",
+            "line 34: vrrp[0].vrid: virtual router id 0",
+        ),
+        (
+            "\"192.0.2.10/24\"",
+            "\"2001:db8::1/64\"",
+            "line 40: vrrp[0].addresses: all must be of the family of source",
+        ),
+        (
+            "advert_interval = 100",
+            "advert_interval = 1.5",
+            "line 37: vrrp[0].advert_interval: no field is a float",
+        ),
+        (
+            "name = \"web\"",
+            "name = \"web\"\nid = \"x\"",
+            "line 21: load_balancers[0].pools[0].id: ids are made of names: leave it out",
+        ),
+        (
+            "protocol = \"TERMINATED_HTTPS\"",
+            "protocol = \"HTTP\"",
+            "line 13: load_balancers[0].listeners[0].tls: only for TERMINATED_HTTPS",
+        ),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+        assert!(error.starts_with(expected), "{error}\nis not\n{expected}");
+    }
+}
+
+#[test]
+fn what_is_deep_or_large_is_refused() {
+    let deep = format!("a = {}1{}", "[".repeat(60), "]".repeat(60));
+    assert!(parse(&deep).unwrap_err().contains("lies too deep"));
+    let large = "#".repeat(MAX_FILE + 1);
+    assert!(parse(&large).unwrap_err().contains("at most"));
+    assert!(parse("").is_ok(), "nothing to serve");
+}
