@@ -1,4 +1,5 @@
 //! `amphora run` as its owner sees it: a file, a process, clients and members in a namespace.
 
+mod examples;
 mod host;
 mod run;

@@ -204,3 +204,47 @@ fn what_is_deep_or_large_is_refused() {
     assert!(parse(&large).unwrap_err().contains("at most"));
     assert!(parse("").is_ok(), "nothing to serve");
 }
+
+/// Every key that a file may have stands in the documentation.
+#[test]
+fn the_documentation_has_every_key() {
+    use crate::state::*;
+    fn keys<T: DeserializeOwned>() -> Vec<String> {
+        let unknown = json!({ "what nobody knows": 1 });
+        let Err(error) = serde_json::from_value::<T>(unknown) else {
+            panic!("takes anything");
+        };
+        let text = error.to_string();
+        let (_, expected) = text.split_once("expected ").unwrap();
+        let keys: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
+        assert!(!keys.is_empty(), "{text}");
+        keys.into_iter().map(str::to_owned).collect()
+    }
+    let document = include_str!("../../../../docs/appliance.md");
+    let known = [
+        keys::<Settings>(),
+        keys::<LoadBalancer>(),
+        keys::<Listener>(),
+        keys::<ListenerOptions>(),
+        keys::<AccessLog>(),
+        keys::<Timeouts>(),
+        keys::<ListenerTls>(),
+        keys::<Hsts>(),
+        keys::<L7Policy>(),
+        keys::<L7Rule>(),
+        keys::<Pool>(),
+        keys::<PoolOptions>(),
+        keys::<PoolTls>(),
+        keys::<Member>(),
+        keys::<HealthMonitor>(),
+        keys::<HttpCheck>(),
+        keys::<VirtualRouter>(),
+        keys::<TrackInterface>(),
+        keys::<Announce>(),
+        keys::<Route>(),
+        keys::<Rule>(),
+    ];
+    for key in known.into_iter().flatten() {
+        assert!(document.contains(&format!("`{key}`")), "{key} is not there");
+    }
+}
