@@ -147,6 +147,7 @@ fn assemble(
         log_dir: config.log_dir.clone(),
         log_json: config.log_json,
         workers,
+        metrics: None,
     };
     let children = Arc::new(Children::new(plan, log.clone()));
     let links = Links {

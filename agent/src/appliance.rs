@@ -273,6 +273,7 @@ fn plan(settings: &Settings) -> Plan {
         log_dir: settings.log_dir.clone(),
         log_json: settings.log_json,
         workers,
+        metrics: settings.metrics,
     }
 }
 
@@ -465,6 +466,7 @@ fn same_host(old: &Settings, new: &Settings) -> Result<(), FieldError> {
         ("log_dir", old.log_dir == new.log_dir),
         ("workers", old.workers == new.workers),
         ("netns", old.netns == new.netns),
+        ("metrics", old.metrics == new.metrics),
         ("log_json", old.log_json == new.log_json),
     ];
     match fields.iter().find(|(_, same)| !same) {

@@ -41,6 +41,7 @@ pub(crate) fn dataplane(args: DataplaneArgs) -> anyhow::Result<()> {
         control: args.common.control,
         uid: args.common.uid,
         workers: args.workers,
+        metrics: args.metrics,
         progress_fd: args.progress_fd,
         log,
         version: krater_telemetry::version().into(),

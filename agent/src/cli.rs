@@ -2,6 +2,7 @@
 #![allow(clippy::print_stderr, reason = "this is what a command line is for")]
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -112,6 +113,9 @@ pub(crate) struct DataplaneArgs {
     /// Worker threads.
     #[arg(long)]
     pub(crate) workers: u16,
+    /// Loopback address and port where Prometheus reads metrics.
+    #[arg(long)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Inherited descriptor of the progress record.
     #[arg(long)]
     pub(crate) progress_fd: Option<i32>,

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use serde::Deserialize;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) log_dir: PathBuf,
     pub(crate) log_json: bool,
     pub(crate) workers: u16,
+    /// Where the data plane's metrics can be read over TCP.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// A living child.

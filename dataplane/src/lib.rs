@@ -23,6 +23,7 @@ pub mod worker;
 pub use process::StartError;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub uid: Option<u32>,
     /// Worker threads, 1 to [`MAX_WORKERS`].
     pub workers: u16,
+    /// Loopback address and port where metrics can be read over HTTP, beside the control socket.
+    pub metrics: Option<SocketAddr>,
     /// Descriptor that progress records are written to, inherited and owned from now on.
     pub progress_fd: Option<RawFd>,
     /// For status, such as `0.1.0 (0123456789ab)`.
@@ -60,6 +63,7 @@ impl fmt::Debug for Settings {
             .field("control", &self.control)
             .field("uid", &self.uid)
             .field("workers", &self.workers)
+            .field("metrics", &self.metrics)
             .field("progress_fd", &self.progress_fd)
             .field("version", &self.version)
             .finish_non_exhaustive()
@@ -95,6 +99,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         process::enter_netns(path)?;
     }
     let listener = process::bind_control(&settings.control)?;
+    let metrics = settings.metrics.map(process::bind_metrics).transpose()?;
     let progress = settings.progress_fd.map(process::progress).transpose()?;
     let pipes = io::PipePool::new(io::PIPES);
     process::raise_file_limit()?;
@@ -110,5 +115,5 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         log: settings.log,
         own_uid: nix::unistd::Uid::effective().as_raw(),
     };
-    control::serve(context, workers, listener, progress).map_err(RunError::Threads)
+    control::serve(context, workers, listener, metrics, progress).map_err(RunError::Threads)
 }

@@ -3,6 +3,7 @@
 mod sys;
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -46,6 +47,19 @@ pub(crate) fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
     let listener = UnixListener::bind(path).map_err(at(what()))?;
     let private = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, private).map_err(at(what()))?;
+    listener.set_nonblocking(true).map_err(at(what()))?;
+    Ok(listener)
+}
+
+/// Listens where metrics are read. Loopback only: there is no password, and they name what is served.
+pub(crate) fn bind_metrics(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let what = || format!("serve metrics on {address}");
+    if !address.ip().is_loopback() {
+        let why = "not a loopback address: use 127.0.0.1 or [::1]";
+        let error = io::Error::new(io::ErrorKind::InvalidInput, why);
+        return Err(at(what())(error));
+    }
+    let listener = TcpListener::bind(address).map_err(at(what()))?;
     listener.set_nonblocking(true).map_err(at(what()))?;
     Ok(listener)
 }

@@ -50,6 +50,9 @@ pub(super) fn spawn(kind: Kind, plan: &Plan, level: &str) -> io::Result<(u32, Op
         Kind::Vrrp => None,
         Kind::Dataplane => {
             option("--workers", plan.workers.to_string().into());
+            if let Some(metrics) = plan.metrics {
+                option("--metrics", metrics.to_string().into());
+            }
             option("--progress-fd", sys::INHERITED_FD.to_string().into());
             Some(progress()?)
         }

@@ -1,5 +1,6 @@
 //! The control thread: control socket, progress records, supervision of workers.
 
+mod scrape;
 mod server;
 mod status;
 
@@ -56,6 +57,7 @@ pub(crate) fn serve(
     context: Context,
     workers: Workers,
     listener: std::os::unix::net::UnixListener,
+    metrics: Option<std::net::TcpListener>,
     progress: Option<OwnedFd>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -78,6 +80,10 @@ pub(crate) fn serve(
             exit: Notify::new(),
         });
         tokio::task::spawn_local(server::serve(Rc::clone(&control), listener));
+        if let Some(metrics) = metrics {
+            let metrics = tokio::net::TcpListener::from_std(metrics)?;
+            tokio::task::spawn_local(scrape::serve(Rc::clone(&control), metrics));
+        }
         let watching = watch(
             Rc::clone(&control),
             workers,

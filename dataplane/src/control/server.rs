@@ -96,19 +96,6 @@ async fn answer(control: &Rc<Control>, request: Request<Incoming>) -> Answer {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
-        (&Method::GET, "/metrics") => {
-            let text = metrics::text(&control.shared, &control.version);
-            plain(StatusCode::OK, metrics::CONTENT_TYPE, text)
-        }
-        (&Method::GET, "/healthz") => plain(StatusCode::OK, "text/plain", "ok\n".into()),
-        (&Method::GET, "/readyz") if control.shared.is_ready() => {
-            plain(StatusCode::OK, "text/plain", "ready\n".into())
-        }
-        (&Method::GET, "/readyz") => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "text/plain",
-            "no snapshot yet, a listener is down, or draining: see /status\n".into(),
-        ),
         (&Method::PUT, "/log-level") => match parsed::<LogLevel>(request).await {
             Ok(LogLevel { level }) => match (control.log)(&level) {
                 Ok(()) => empty(),
@@ -135,6 +122,26 @@ async fn answer(control: &Rc<Control>, request: Request<Incoming>) -> Answer {
                 Err(refused) => refused,
             }
         }
+        _ => read_only(control, &request),
+    }
+}
+
+/// What everybody may ask who can.
+pub(super) fn read_only(control: &Control, request: &Request<Incoming>) -> Answer {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => {
+            let text = metrics::text(&control.shared, &control.version);
+            plain(StatusCode::OK, metrics::CONTENT_TYPE, text)
+        }
+        (&Method::GET, "/healthz") => plain(StatusCode::OK, "text/plain", "ok\n".into()),
+        (&Method::GET, "/readyz") if control.shared.is_ready() => {
+            plain(StatusCode::OK, "text/plain", "ready\n".into())
+        }
+        (&Method::GET, "/readyz") => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            "no snapshot yet, a listener is down, or draining: see /status\n".into(),
+        ),
         (method, path) => refuse(
             StatusCode::NOT_FOUND,
             "path",

@@ -4,6 +4,7 @@ use crate::kit::*;
 use krater_model::control::{ListenerState, Refusal};
 use krater_model::state::*;
 use krater_model::*;
+use std::io::{Read, Write};
 
 fn refused(answer: (u16, String), status: u16) -> Refusal {
     assert_eq!(answer.0, status, "{}", answer.1);
@@ -179,4 +180,53 @@ fn progress_is_written_while_all_tick() {
     });
     assert_eq!(ready.members_up, 1);
     until("ticks", || record().filter(|r| r.ticks > ready.ticks + 5));
+}
+
+#[test]
+fn metrics_have_a_port_of_their_own_on_loopback() {
+    let free = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let address = free();
+    let _dataplane = Dataplane::start_metrics(address);
+    let ask = |request: &str| {
+        let mut stream = client(address);
+        let text = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(text.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let metrics = ask("GET /metrics");
+    assert!(metrics.contains("krater_dataplane_build_info{version=\"test\"} 1"));
+    assert!(ask("GET /readyz").starts_with("HTTP/1.1 503 "));
+    for request in [
+        "PUT /snapshot",
+        "POST /drain",
+        "GET /status",
+        "POST /metrics",
+    ] {
+        assert!(ask(request).starts_with("HTTP/1.1 404 "), "{request}");
+    }
+    // Scrapers that say nothing hold up no other.
+    let _silent: Vec<_> = (0..10).map(|_| client(address)).collect();
+    assert!(ask("GET /healthz").ends_with("ok\n"));
+    // Elsewhere it does not start.
+    let folder = tempfile::tempdir().unwrap();
+    let refused = krater_dataplane::run(krater_dataplane::Settings {
+        netns: None,
+        control: folder.path().join("c.sock"),
+        uid: None,
+        workers: 1,
+        metrics: Some("0.0.0.0:0".parse().unwrap()),
+        progress_fd: None,
+        version: "test".into(),
+        log: std::sync::Arc::new(|_| Ok(())),
+    });
+    let error = krater_model::report(&refused.unwrap_err());
+    assert!(
+        error.contains("not a loopback address: use 127.0.0.1 or [::1]"),
+        "{error}"
+    );
 }

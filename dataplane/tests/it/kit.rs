@@ -46,6 +46,19 @@ impl Dataplane {
 
     /// With a file that progress records go to.
     pub(crate) fn start_with(workers: u16, progress: Option<std::os::fd::OwnedFd>) -> Self {
+        Self::start_all(workers, progress, None)
+    }
+
+    /// With metrics on an address of their own.
+    pub(crate) fn start_metrics(metrics: SocketAddr) -> Self {
+        Self::start_all(1, None, Some(metrics))
+    }
+
+    fn start_all(
+        workers: u16,
+        progress: Option<std::os::fd::OwnedFd>,
+        metrics: Option<SocketAddr>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let control = folder.path().join("dataplane.sock");
         let settings = Settings {
@@ -53,6 +66,7 @@ impl Dataplane {
             control: control.clone(),
             uid: None,
             workers,
+            metrics,
             progress_fd: progress.map(std::os::fd::IntoRawFd::into_raw_fd),
             version: "test".into(),
             log: Arc::new(|level| match level {

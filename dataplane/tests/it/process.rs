@@ -37,6 +37,7 @@ fn child() {
         control: control.into(),
         uid: Some(DATAPLANE_UID),
         workers: 2,
+        metrics: None,
         progress_fd: None,
         version: "child".into(),
         log: Arc::new(|_| Ok(())),

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -56,6 +57,9 @@ pub struct Settings {
     /// Pinned network namespace to serve in. None: the one that the program was started in.
     #[serde(default)]
     pub netns: Option<PathBuf>,
+    /// Loopback address and port where the data plane's metrics can be read over HTTP.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     #[serde(default = "super::info")]
     pub log_level: String,
@@ -135,6 +139,13 @@ impl Appliance {
         if settings.workers.is_some_and(|n| !(1..=64).contains(&n)) {
             let why = "use 1 to 64, or leave it out";
             return Err(FieldError::new("workers", why));
+        }
+        if let Some(metrics) = settings.metrics
+            && (!metrics.ip().is_loopback() || metrics.port() == 0)
+        {
+            let why =
+                format!("{metrics}: use a loopback address and a port, such as 127.0.0.1:9105");
+            return Err(FieldError::new("metrics", why));
         }
         if !["error", "warn", "info", "debug", "trace"].contains(&settings.log_level.as_str()) {
             let why = format!(

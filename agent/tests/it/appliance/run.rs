@@ -223,6 +223,41 @@ fn the_data_plane_outlives_a_crash() {
     );
 }
 
+#[test]
+fn metrics_are_read_over_loopback() {
+    let mut host = host();
+    let port = at("127.0.0.1:9105");
+    host.write(&file("a"));
+    host.run(&[]);
+    host.serves();
+    let refused = host.ns.tcp_connect(port, std::time::Duration::from_secs(1));
+    assert!(refused.is_err(), "off unless asked for");
+    host.write(&format!("metrics = \"{port}\"\n{}", file("a")));
+    let (good, text) = host.ctl(&["reload"]);
+    assert!(
+        !good && text.contains("metrics: cannot change while it runs"),
+        "{text}"
+    );
+    host.signal(libc::SIGTERM);
+    host.ended();
+    host.run(&[]);
+    host.serves();
+    host.get(at(WEB), "a", "/");
+    let answer = host.get(port, "localhost", "/metrics");
+    assert!(
+        answer.contains("krater_dataplane_listener_connections_accepted_total"),
+        "{answer}"
+    );
+    assert!(host.get(port, "localhost", "/readyz").ends_with("ready\n"));
+    for path in ["/status", "/drain", "/snapshot"] {
+        assert!(
+            host.get(port, "localhost", path)
+                .starts_with("HTTP/1.1 404 "),
+            "{path}"
+        );
+    }
+}
+
 /// Statistics, an operator's word on a member, and log levels go through the same commands as in an amphora.
 #[test]
 fn an_operators_word_survives_a_reload() {

@@ -63,6 +63,7 @@ impl Plane {
             control: control.clone(),
             uid: None,
             workers,
+            metrics: None,
             progress_fd: None,
             version: "test".into(),
             log: Arc::new(|_| Ok(())),

@@ -160,6 +160,11 @@ fn errors_name_line_field_value_and_fix() {
         ),
         (
             "workers = 2",
+            "metrics = \"0.0.0.0:9105\"",
+            "line 2: metrics: 0.0.0.0:9105: use a loopback address and a port, such as 127.0.0.1:9105",
+        ),
+        (
+            "workers = 2",
             "colour = 2",
             "line 2: colour: unknown field `colour`",
         ),
