@@ -224,7 +224,7 @@ fn metrics_have_a_port_of_their_own_on_loopback() {
         version: "test".into(),
         log: std::sync::Arc::new(|_| Ok(())),
     });
-    let error = krater_model::report(&refused.unwrap_err());
+    let error = report(&refused.unwrap_err());
     assert!(
         error.contains("not a loopback address: use 127.0.0.1 or [::1]"),
         "{error}"

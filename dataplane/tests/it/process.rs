@@ -17,6 +17,10 @@ use std::sync::Arc;
 const CONTROL: &str = "KRATER_IT_CONTROL";
 const FILES: &str = "KRATER_IT_FILES";
 const LOG: &str = "KRATER_IT_LOG";
+/// Workers of the child; 2 without it.
+pub(crate) const WORKERS: &str = "KRATER_IT_WORKERS";
+/// The child panics in the middle of what logs a line that contains this.
+pub(crate) const PANIC: &str = "KRATER_IT_PANIC";
 
 /// Not a test: the program of the other tests here. Without its variable it is nothing.
 #[test]
@@ -28,6 +32,9 @@ fn child() {
         let log = std::fs::File::options().append(true).open(log).unwrap();
         tracing::subscriber::set_global_default(ErrorLog(log)).unwrap();
     }
+    if let Ok(words) = std::env::var(PANIC) {
+        tracing::subscriber::set_global_default(Panics(words)).unwrap();
+    }
     if let Ok(files) = std::env::var(FILES) {
         let files = files.parse().unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
@@ -36,7 +43,7 @@ fn child() {
         netns: Some("/proc/self/ns/net".into()),
         control: control.into(),
         uid: Some(DATAPLANE_UID),
-        workers: 2,
+        workers: std::env::var(WORKERS).map_or(2, |n| n.parse().unwrap()),
         metrics: None,
         progress_fd: None,
         version: "child".into(),
@@ -51,6 +58,19 @@ impl Process {
     /// With so many open files, and errors logged to a file.
     pub(crate) fn start(control: &Path, files: Option<u64>, log: Option<&Path>) -> Self {
         Self::start_to(control, files, log, Stdio::null())
+    }
+
+    /// With these variables.
+    pub(crate) fn start_with(control: &Path, variables: &[(&str, String)]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "process::child", "--nocapture"]);
+        command.env(CONTROL, control).stdout(Stdio::null());
+        command
+            .stderr(Stdio::null())
+            .envs(variables.iter().map(|(name, value)| (*name, value)));
+        let process = Self(command.spawn().unwrap());
+        until("control socket", || UnixStream::connect(control).ok());
+        process
     }
 
     /// With standard output going there.
@@ -267,6 +287,31 @@ impl tracing::Subscriber for ErrorLog {
     fn event(&self, event: &tracing::Event<'_>) {
         let line = format!("{event:?}\n").replace("\\n", " ");
         (&self.0).write_all(line.as_bytes()).unwrap();
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A fault in our own code, wherever the wanted line is logged.
+struct Panics(String);
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        assert!(!format!("{event:?}").contains(&self.0), "on purpose");
     }
 
     fn enter(&self, _: &tracing::span::Id) {}
