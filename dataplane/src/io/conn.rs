@@ -194,7 +194,7 @@ impl Conn {
             Stream::Tls(tls) => tls.0.tcp(),
         };
         // Its own failure would be that of the runtime, which ends.
-        let _ready = tcp.ready(tokio::io::Interest::ERROR).await;
+        let _ready = tcp.ready(Interest::ERROR).await;
     }
 
     /// Reads what is there: `WouldBlock` when nothing is, 0 at the end of the stream.

@@ -121,7 +121,7 @@ fn against_table(case: &Case, outcome: &Outcome) -> String {
 fn krater_and_haproxy_agree_or_the_difference_is_listed() {
     let cases = cases();
     let (ours, theirs) = (Krater::start(LANES), HaProxy::start(LANES));
-    let pairs: Vec<(Outcome, Outcome)> = on_lanes(&ours.lanes, &cases, |lane, case| {
+    let mut pairs: Vec<(Outcome, Outcome)> = on_lanes(&ours.lanes, &cases, |lane, case| {
         krater(lane, case, Delivery::Whole)
     })
     .into_iter()
@@ -133,6 +133,18 @@ fn krater_and_haproxy_agree_or_the_difference_is_listed() {
         play(lane, case, Delivery::Whole, patience)
     }))
     .collect();
+    // On a busy host HAProxy may be late without meaning anything by it: then its client has ended too early.
+    // Such a case is played once more with more patience; a real difference shows again.
+    for (case, (our, their)) in cases.iter().zip(&mut pairs) {
+        let listed = case.differs.is_some();
+        if their.silent && (our.text() == their.text()) == listed {
+            let patience = Patience {
+                answers: finals(&case.statuses),
+                silence: KRATER,
+            };
+            *their = play(&theirs.lanes[0], case, Delivery::Whole, patience);
+        }
+    }
     let mut wrong = String::new();
     for (case, (our, their)) in cases.iter().zip(&pairs) {
         let mut faults = against_table(case, our);

@@ -2,6 +2,7 @@
 
 use crate::kit;
 use crate::member::Member;
+use krater_model::Millis;
 use krater_model::state::{InsertHeader, ListenerProtocol};
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -28,6 +29,8 @@ impl Krater {
                 let member = Member::start();
                 let mut setup = kit::Setup::new(ListenerProtocol::Http, &[member.address]);
                 setup.listener().insert_headers = vec![InsertHeader::XForwardedFor];
+                // Byte by byte a large head takes minutes on a busy host, which is no slow client here.
+                setup.listener().timeouts.client_data = Millis::literal(1_200_000);
                 let address = setup.address();
                 load_balancers.push(setup.lb);
                 Lane { address, member }
