@@ -131,10 +131,9 @@ pub(crate) fn run(path: &Path, only: Option<Only>) -> anyhow::Result<()> {
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let settings = &file.settings;
     for dir in [&settings.run_dir, &settings.log_dir] {
-        // The data plane's user passes through the log folder to its own.
         fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o711)
+            .mode(0o700)
             .create(dir)
             .with_context(|| format!("make folder {}", dir.display()))?;
     }
