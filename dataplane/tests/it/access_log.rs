@@ -104,7 +104,8 @@ fn json(line: &str) -> serde_json::Value {
 
 #[test]
 fn a_request_is_one_object() {
-    let (log, dataplane) = (Log::new(), Dataplane::start(2));
+    // One worker, whose lines are in order.
+    let (log, dataplane) = (Log::new(), Dataplane::start(1));
     let mut setup = Setup::new(Http, &[web()]);
     log.take(&mut setup, AccessLogFormat::Json);
     setup.apply(&dataplane);
