@@ -1,5 +1,6 @@
 use super::*;
 use crate::db::entity::{address, load_balancer, network, port};
+use crate::secrets::vault::Vault;
 use krater_model::Centiseconds;
 use uuid::Uuid;
 
@@ -136,6 +137,7 @@ fn graph() -> Graph {
             operating_status: "ONLINE".into(),
             created_at: 0,
             updated_at: None,
+            tls: None,
         }],
         persistence: Vec::new(),
         members: vec![member(60, Some(201), "ACTIVE"), member(61, None, "ACTIVE")],
@@ -163,6 +165,7 @@ fn graph() -> Graph {
             subnet(101, 100, "203.0.113.0/24", "203.0.113.1"),
             subnet(201, 200, "192.0.2.0/24", "192.0.2.1"),
         ],
+        bundles: Vec::new(),
     }
 }
 
@@ -176,6 +179,7 @@ fn common() -> Common {
         },
         vrrp: Vrrp::default(),
         logging: Logging::default(),
+        vault: Vault::parse(&"0f".repeat(32)).unwrap(),
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Bundle {
 pub enum Refused {
     /// Neither PEM nor a PKCS#12 file that can be read.
     #[error("{0}")]
-    Pkcs12(pkcs12::Error),
+    Pkcs12(pkcs12::Unreadable),
     /// PEM, but not what is needed.
     #[error("{0}")]
     Unreadable(String),

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 /// Rounds of key derivation in one file, all together: Java's 10,000 and OpenSSL's 2,048 for each part are
 /// far below, and half a second of one core is what a stranger can ask for.
-const MAX_ROUNDS: u32 = 2_000_000;
+const MAX_ROUNDS: u32 = 1_000_000;
 /// Certificates in one file: a chain has four.
 const MAX_CERTIFICATES: usize = 32;
 /// Bags inside bags.
@@ -33,7 +33,7 @@ pub struct Contents {
 
 /// Why a file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum Unreadable {
     /// The bytes are not what RFC 7292 says.
     #[error("not PKCS#12 in DER: {0}")]
     Malformed(&'static str),
@@ -67,16 +67,16 @@ const SHA1: &[u8] = &[0x2b, 0x0e, 0x03, 0x02, 0x1a];
 const SHA2: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
 
 /// Reads a file.
-pub fn read(file: &[u8]) -> Result<Contents, Error> {
-    let bad = |what| move || Error::Malformed(what);
+pub fn read(file: &[u8]) -> Result<Contents, Unreadable> {
+    let bad = |what| move || Unreadable::Malformed(what);
     let mut outer = Der::new(file);
     let mut pfx = outer.inside(SEQUENCE).ok_or_else(bad("no SEQUENCE"))?;
     if pfx.number() != Some(3) {
-        return Err(Error::Malformed("the version is not 3"));
+        return Err(Unreadable::Malformed("the version is not 3"));
     }
     let mut safe = pfx.inside(SEQUENCE).ok_or_else(bad("authSafe"))?;
     if safe.take(OID) != Some(DATA) {
-        return Err(Error::Unsupported(
+        return Err(Unreadable::Unsupported(
             "a file that is signed with a public key",
         ));
     }
@@ -109,18 +109,18 @@ struct Reader {
 }
 
 impl Reader {
-    fn spend(&mut self, rounds: u32) -> Result<NonZeroU32, Error> {
+    fn spend(&mut self, rounds: u32) -> Result<NonZeroU32, Unreadable> {
         self.rounds = self.rounds.saturating_add(rounds);
         if self.rounds > MAX_ROUNDS {
-            return Err(Error::TooMuch("the number of iterations"));
+            return Err(Unreadable::TooMuch("the number of iterations"));
         }
-        NonZeroU32::new(rounds).ok_or(Error::Malformed("no iterations"))
+        NonZeroU32::new(rounds).ok_or(Unreadable::Malformed("no iterations"))
     }
 
     /// RFC 7292 section 5.1 with the key of appendix B.2, for both forms of an empty pass phrase: some
     /// write the two zero bytes that end a BMPString, some nothing.
-    fn check_mac(&mut self, mut mac: Der<'_>, content: &[u8]) -> Result<(), Error> {
-        let bad = || Error::Malformed("macData");
+    fn check_mac(&mut self, mut mac: Der<'_>, content: &[u8]) -> Result<(), Unreadable> {
+        let bad = || Unreadable::Malformed("macData");
         let mut info = mac.inside(SEQUENCE).ok_or_else(bad)?;
         let mut algorithm = info.inside(SEQUENCE).ok_or_else(bad)?;
         let hash = algorithm.take(OID).ok_or_else(bad)?;
@@ -140,7 +140,7 @@ impl Reader {
                 Some([2]) => (&digest::SHA384, hmac::HMAC_SHA384),
                 Some([3]) => (&digest::SHA512, hmac::HMAC_SHA512),
                 Some([4]) => (&digest::SHA224, hmac::HMAC_SHA224),
-                _ => return Err(Error::Unsupported("the MAC's algorithm")),
+                _ => return Err(Unreadable::Unsupported("the MAC's algorithm")),
             },
         };
         for pass_phrase in [&[0, 0][..], &[]] {
@@ -151,11 +151,11 @@ impl Reader {
                 return Ok(());
             }
         }
-        Err(Error::PassPhrase)
+        Err(Unreadable::PassPhrase)
     }
 
-    fn part(&mut self, mut part: Der<'_>) -> Result<(), Error> {
-        let bad = || Error::Malformed("ContentInfo");
+    fn part(&mut self, mut part: Der<'_>) -> Result<(), Unreadable> {
+        let bad = || Unreadable::Malformed("ContentInfo");
         let kind = part.take(OID).ok_or_else(bad)?;
         let mut content = part.inside(CONTEXT_0).ok_or_else(bad)?;
         if kind == DATA {
@@ -163,7 +163,7 @@ impl Reader {
             return self.bags(plain, 0);
         }
         if kind != ENCRYPTED_DATA {
-            return Err(Error::Unsupported(
+            return Err(Unreadable::Unsupported(
                 "content that is encrypted for a public key",
             ));
         }
@@ -177,10 +177,10 @@ impl Reader {
         self.bags(&plain, 0)
     }
 
-    fn bags(&mut self, contents: &[u8], depth: usize) -> Result<(), Error> {
-        let bad = || Error::Malformed("SafeContents");
+    fn bags(&mut self, contents: &[u8], depth: usize) -> Result<(), Unreadable> {
+        let bad = || Unreadable::Malformed("SafeContents");
         if depth > MAX_DEPTH {
-            return Err(Error::TooMuch("the depth of bags"));
+            return Err(Unreadable::TooMuch("the depth of bags"));
         }
         let mut outer = Der::new(contents);
         let mut bags = outer.inside(SEQUENCE).ok_or_else(bad)?;
@@ -205,27 +205,27 @@ impl Reader {
                     let mut outer = Der::new(value);
                     let mut certificate = outer.inside(SEQUENCE).ok_or_else(bad)?;
                     if certificate.take(OID) != Some(X509_CERTIFICATE) {
-                        return Err(Error::Unsupported("a certificate that is not X.509"));
+                        return Err(Unreadable::Unsupported("a certificate that is not X.509"));
                     }
                     let mut value = certificate.inside(CONTEXT_0).ok_or_else(bad)?;
                     let der = value.take(OCTET_STRING).ok_or_else(bad)?;
                     if self.contents.certificates.len() >= MAX_CERTIFICATES {
-                        return Err(Error::TooMuch("the number of certificates"));
+                        return Err(Unreadable::TooMuch("the number of certificates"));
                     }
                     self.contents.certificates.push(der.to_vec());
                 }
                 // Revocation lists and secrets of others.
                 Some([4 | 5]) => {}
                 Some([6]) => self.bags(value, depth + 1)?,
-                _ => return Err(Error::Malformed("a bag of unknown kind")),
+                _ => return Err(Unreadable::Malformed("a bag of unknown kind")),
             }
         }
         Ok(())
     }
 
-    fn key(&mut self, key: Zeroizing<Vec<u8>>) -> Result<(), Error> {
+    fn key(&mut self, key: Zeroizing<Vec<u8>>) -> Result<(), Unreadable> {
         if self.contents.key.replace(key).is_some() {
-            return Err(Error::TooMuch("a second private key"));
+            return Err(Unreadable::TooMuch("a second private key"));
         }
         Ok(())
     }
@@ -235,15 +235,17 @@ impl Reader {
         &mut self,
         mut algorithm: Der<'_>,
         text: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let bad = || Error::Malformed("the parameters of the encryption");
+    ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+        let bad = || Unreadable::Malformed("the parameters of the encryption");
         if algorithm.take(OID) != Some(PBES2) {
-            return Err(Error::Unsupported("encryption other than AES (PBES2)"));
+            return Err(Unreadable::Unsupported("encryption other than AES (PBES2)"));
         }
         let mut parameters = algorithm.inside(SEQUENCE).ok_or_else(bad)?;
         let mut derivation = parameters.inside(SEQUENCE).ok_or_else(bad)?;
         if derivation.take(OID) != Some(PBKDF2) {
-            return Err(Error::Unsupported("a key derivation other than PBKDF2"));
+            return Err(Unreadable::Unsupported(
+                "a key derivation other than PBKDF2",
+            ));
         }
         let mut derivation = derivation.inside(SEQUENCE).ok_or_else(bad)?;
         let salt = derivation.take(OCTET_STRING).ok_or_else(bad)?;
@@ -256,7 +258,7 @@ impl Reader {
                 Some([9]) => pbkdf2::PBKDF2_HMAC_SHA256,
                 Some([10]) => pbkdf2::PBKDF2_HMAC_SHA384,
                 Some([11]) => pbkdf2::PBKDF2_HMAC_SHA512,
-                _ => return Err(Error::Unsupported("the hash of the key derivation")),
+                _ => return Err(Unreadable::Unsupported("the hash of the key derivation")),
             },
         };
         let mut scheme = parameters.inside(SEQUENCE).ok_or_else(bad)?;
@@ -265,7 +267,11 @@ impl Reader {
                 Some([2]) => (&AES_128, 16),
                 Some([22]) => (&AES_192, 24),
                 Some([42]) => (&AES_256, 32),
-                _ => return Err(Error::Unsupported("encryption other than AES in CBC mode")),
+                _ => {
+                    return Err(Unreadable::Unsupported(
+                        "encryption other than AES in CBC mode",
+                    ));
+                }
             };
         let iv = scheme.take(OCTET_STRING).ok_or_else(bad)?;
         let iv = <[u8; 16]>::try_from(iv).map_err(|_| bad())?;
@@ -278,7 +284,7 @@ impl Reader {
         let context = DecryptionContext::Iv128(FixedLength::from(iv));
         let length = match key.decrypt(&mut plain, context) {
             Ok(plain) => plain.len(),
-            Err(_) => return Err(Error::PassPhrase),
+            Err(_) => return Err(Unreadable::PassPhrase),
         };
         plain.truncate(length);
         Ok(plain)
@@ -292,7 +298,7 @@ fn mac_key(
     pass_phrase: &[u8],
     salt: &[u8],
     rounds: NonZeroU32,
-) -> Result<Zeroizing<Vec<u8>>, Error> {
+) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     let block = hash.block_len();
     // Repeated to a whole number of blocks.
     let filled = |text: &[u8]| -> Vec<u8> {

@@ -154,7 +154,11 @@ async fn a_refused_change_is_undone_on_both_amphorae() {
             .await;
         rig.run().await;
         rig.check("ACTIVE", &PAIR).await;
-        let state = AppState::new(rig.db().clone(), Topology::ActiveStandby);
+        let state = AppState::new(
+            rig.db().clone(),
+            Topology::ActiveStandby,
+            rig.world.common.vault.clone(),
+        );
         let id = rig.graph().await.listeners[0].id.clone();
         let tags = ["old".to_owned()];
         list::set_tags(rig.db().write(), &id, &tags).await.unwrap();
@@ -218,7 +222,11 @@ async fn a_child_in_error_is_tried_again_by_a_change() {
         state.listeners.is_empty() && state.pools.is_empty()
     };
     assert!(rig.serving().values().flatten().all(empty));
-    let state = AppState::new(rig.db().clone(), Topology::ActiveStandby);
+    let state = AppState::new(
+        rig.db().clone(),
+        Topology::ActiveStandby,
+        rig.world.common.vault.clone(),
+    );
     let rows = rig.graph().await;
     let pool = &rows.pools[0].id;
     let refused = listeners::check_pool(rig.db().read(), &lb, pool, "HTTP").await;
