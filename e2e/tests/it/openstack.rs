@@ -16,7 +16,7 @@ fn story(readme: &str) -> &str {
     after.split_once("\n```\n").expect("the end of the block").0
 }
 
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     let folder = std::env::var_os("KRATER_PEERS").map(PathBuf::from);
     let folder = folder.expect("KRATER_PEERS: run the tests with `cargo xtask test`");
     assert!(
@@ -40,7 +40,7 @@ pub(crate) fn sql(database: &std::path::Path, statement: &str) {
     assert!(done.status.success(), "{statement}: {errors}");
 }
 
-fn shell(system: &System, script: &str) -> Output {
+pub(crate) fn shell(system: &System, script: &str) -> Output {
     let peers = peers();
     // The block's own PATH line speaks of the usual build folder; here the tested one comes first.
     let bins = krater_e2e::bin_dir();
