@@ -55,6 +55,11 @@ fn unreadable(why: impl std::fmt::Display) -> Refused {
     Refused::Unreadable(why.to_string())
 }
 
+/// The reader's own text repeats what it read, which may be a key.
+fn not_pem(_error: rustls_pki_types::pem::Error) -> Refused {
+    unreadable("not PEM")
+}
+
 /// Certificate, chain and key of one payload: PKCS#12, or PEM with all of them.
 pub fn certificate(payload: &[u8]) -> Result<Bundle, Refused> {
     if is_pem(payload) {
@@ -75,7 +80,7 @@ pub fn from_parts(chain: &[&[u8]], key: &[u8]) -> Result<Bundle, Refused> {
     let mut certificates = Vec::new();
     for part in chain {
         for certificate in CertificateDer::pem_slice_iter(part) {
-            certificates.push(certificate.map_err(|e| unreadable(format!("not PEM: {e}")))?);
+            certificates.push(certificate.map_err(not_pem)?);
         }
     }
     if find(key, b"ENCRYPTED PRIVATE KEY") || find(key, b"Proc-Type: 4,ENCRYPTED") {
@@ -84,7 +89,7 @@ pub fn from_parts(chain: &[&[u8]], key: &[u8]) -> Result<Bundle, Refused> {
         ));
     }
     let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|e| unreadable(format!("no usable private key: {e}")))?;
+        .map_err(|_| unreadable("no usable private key: an unencrypted key in PEM is needed"))?;
     assemble(certificates, key)
 }
 
@@ -93,7 +98,7 @@ pub fn authorities(payload: &[u8]) -> Result<Bundle, Refused> {
     let mut roots = RootCertStore::empty();
     let mut pem = String::new();
     for root in CertificateDer::pem_slice_iter(payload) {
-        let root = root.map_err(|e| unreadable(format!("not PEM: {e}")))?;
+        let root = root.map_err(not_pem)?;
         write(&mut pem, "CERTIFICATE", &root);
         roots.add(root).map_err(unreadable)?;
     }
@@ -112,7 +117,7 @@ pub fn revocations(payload: &[u8], authorities: &Bundle) -> Result<Bundle, Refus
     let mut lists = Vec::new();
     let mut pem = String::new();
     for list in CertificateRevocationListDer::pem_slice_iter(payload) {
-        let list = list.map_err(|e| unreadable(format!("not PEM: {e}")))?;
+        let list = list.map_err(not_pem)?;
         if !of_authority.iter().any(|ca| signed_by(&list, ca)) {
             return Err(Refused::NotOfAuthority);
         }
