@@ -16,7 +16,6 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     ("listener", "protocol PROMETHEUS", "metrics listeners"),
     ("pool", "protocol UDP", "UDP pools"),
     ("pool", "protocol SCTP", "SCTP pools"),
-    ("pool", "alpn_protocols", "ALPN to members"),
     (
         "flavorprofile",
         "flavor_data compute_flavor",
@@ -44,6 +43,12 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
         "availability zones",
     ),
     ("amphora", "config", "pushing an agent's own configuration"),
+    ("key manager", "acl", "who may read a secret"),
+    ("key manager", "cas", "certificate authorities"),
+    ("key manager", "consumers", "who uses a secret"),
+    ("key manager", "metadata", "pairs of names and values"),
+    ("key manager", "orders", "secrets made by the server"),
+    ("key manager", "secret-stores", "a choice of stores"),
 ];
 
 /// Attributes of a resource that are refused when they are given a value.

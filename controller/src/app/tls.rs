@@ -23,7 +23,7 @@ pub(super) use listener::prepare as prepare_listener;
 pub use listener::{ListenerChange, ListenerTls};
 pub(super) use pool::prepare as prepare_pool;
 pub use pool::{PoolChange, PoolTls};
-pub use words::{CIPHERS, LISTENER_ALPN, VERSIONS, alpn, ciphers, versions};
+pub use words::{ALPN, CIPHERS, VERSIONS, alpn, ciphers, versions};
 
 /// Certificates by server name of one listener: more than that is a job for several.
 pub const MAX_SNI: usize = 100;
@@ -179,6 +179,10 @@ async fn one(state: &AppState, text: &str) -> Result<Option<Zeroizing<Vec<u8>>>,
 
 /// Reads and checks what is set. `old` is what the object has now.
 async fn fetch(state: &AppState, set: Set<'_>, old: Option<&Copies>) -> Result<Fetched, Error> {
+    let removed_or_kept = |set: Option<Option<&String>>| !matches!(set, Some(Some(_)));
+    if set.certificates.is_empty() && removed_or_kept(set.ca) && removed_or_kept(set.crl) {
+        return Ok(Fetched::default());
+    }
     let mut bad: Vec<&str> = Vec::new();
     let mut certificates = Vec::new();
     for text in &set.certificates {

@@ -14,7 +14,7 @@ use crate::http::body::{Body, Field, TEXT};
 use axum::Router;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use base64::Engine as _;
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
@@ -108,6 +108,19 @@ pub(super) fn routes() -> Router<AppState> {
                 &format!("{root}/containers/{{id}}"),
                 get(show_container).delete(delete_container),
             );
+        for (path, what) in [
+            ("orders", "orders"),
+            ("cas", "cas"),
+            ("secret-stores", "secret-stores"),
+            ("secrets/{id}/acl", "acl"),
+            ("secrets/{id}/metadata", "metadata"),
+            ("secrets/{id}/consumers", "consumers"),
+            ("containers/{id}/acl", "acl"),
+            ("containers/{id}/consumers", "consumers"),
+        ] {
+            let refuse = move || async move { Refusal(Error::not_supported(what)) };
+            all = all.route(&format!("{root}/{path}"), any(refuse));
+        }
     }
     all
 }

@@ -282,3 +282,25 @@ async fn containers_hold_references() {
     fault(&api.get(&one).await, 404);
     api.get(&path(&cert)).await.ok(200);
 }
+
+#[tokio::test]
+async fn what_a_whole_barbican_has_is_refused_by_name() {
+    use krater_controller::app::not_supported::NOT_SUPPORTED;
+    let api = Api::new().await;
+    let id = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    let mut named = 0;
+    for (_, what, _) in NOT_SUPPORTED.iter().filter(|(of, ..)| *of == "key manager") {
+        let path = match *what {
+            "acl" | "metadata" | "consumers" => format!("/v1/secrets/{id}/{what}"),
+            what => format!("/{what}"),
+        };
+        let text = fault(&api.post(&path, json!({})).await, 501);
+        assert!(
+            text.ends_with(&format!("not supported yet: {what}")),
+            "{text}"
+        );
+        named += 1;
+    }
+    assert_eq!(named, 6);
+    fault(&api.get(&format!("/containers/{id}/consumers")).await, 501);
+}

@@ -415,7 +415,7 @@ async fn pools_and_single_call_creation() {
         json!({"pool": body})
     };
     let wanted = json!({"tls_enabled": true, "tls_container_ref": cert, "ca_tls_container_ref": ca,
-        "crl_container_ref": crl, "tls_versions": ["TLSv1.2"], "tls_ciphers": "ECDHE-ECDSA-AES256-GCM-SHA384"});
+        "crl_container_ref": crl, "tls_versions": ["TLSv1.2"], "tls_ciphers": "ECDHE-ECDSA-AES256-GCM-SHA384", "alpn_protocols": ["http/1.1"], "alpn_protocols": ["http/1.1"]});
     let made = rig
         .api
         .post("/v2/lbaas/pools", pool(wanted.clone()))
@@ -490,4 +490,37 @@ async fn pools_and_single_call_creation() {
     let listener = &made["loadbalancer"]["listeners"][0];
     assert_eq!(listener["default_tls_container_ref"], cert);
     assert_eq!(made["loadbalancer"]["pools"][0]["ca_tls_container_ref"], ca);
+}
+
+#[tokio::test]
+async fn copies_that_nothing_uses_are_removed() {
+    use krater_controller::app::tls::used;
+    use krater_controller::db::now;
+    use krater_controller::db::query::bundle::collect;
+    let rig = Rig::new().await;
+    let first = rig.certificate("a.example").await;
+    let second = rig.certificate("b.example").await;
+    let made = rig.made(json!({"default_tls_container_ref": first})).await;
+    let path = format!("/v2/lbaas/listeners/{}", made["id"].as_str().unwrap());
+    let later = now() + 1_000_000;
+    let collected = async |before: i64| collect(rig.api.db.write(), before, used).await.unwrap();
+    assert_eq!(collected(later).await, 0, "it is used");
+    let change = json!({"listener": {"default_tls_container_ref": second}});
+    rig.api.put(&path, change).await.ok(200);
+    assert_eq!(rig.copies().await, 2);
+    // While the change may be undone, what it was before stays.
+    assert_eq!(collected(later).await, 0, "a flow is open");
+    rig.api.settle().await;
+    assert_eq!(
+        collected(now() - 60_000).await,
+        0,
+        "it was used a minute ago"
+    );
+    assert_eq!(collected(later).await, 1);
+    let shown = rig.api.get(&path).await.ok(200);
+    assert_eq!(shown["listener"]["default_tls_container_ref"], second);
+    rig.api.delete(&path).await.ok(204);
+    rig.api.settle().await;
+    assert_eq!(collected(later).await, 1);
+    assert_eq!(rig.copies().await, 0);
 }

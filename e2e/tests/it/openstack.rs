@@ -74,6 +74,7 @@ pub(crate) fn shell(system: &System, script: &str) -> Output {
     let mut child = Command::new("sh")
         .args(["-e", "-c", &format!("{exports}{script}")])
         .env_clear()
+        .current_dir(system.folder())
         .env("PATH", path)
         .env("HOME", system.folder())
         .env("LC_ALL", "C.UTF-8")

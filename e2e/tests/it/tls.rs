@@ -208,9 +208,13 @@ fn openstack(system: &System, script: &str) -> String {
 }
 
 /// curl at an address of the public network, believing only `ca`.
-fn curl(system: &System, ca: &Path, vip: &str, path: &str) -> Output {
-    let resolve = format!("{NAME}:443:{vip}");
-    let url = format!("https://{NAME}{path}");
+fn curl(system: &System, ca: &Path, vip: &str) -> Output {
+    curl_at(system, ca, vip, 443)
+}
+
+fn curl_at(system: &System, ca: &Path, vip: &str, port: u16) -> Output {
+    let resolve = format!("{NAME}:{port}:{vip}");
+    let url = format!("https://{NAME}:{port}/");
     system
         .krater(&["net", "exec", "public", "--ip", "203.0.113.220", "--"])
         .args([
@@ -322,7 +326,7 @@ fn a_pkcs12_secret_of_the_openstack_client_serves_https_through_failover_and_rot
     let balancer = found["loadbalancers"][0].clone();
     let vip = text(&balancer["vip_address"]);
     let verified = |said: &str| {
-        let done = curl(&system, &at("ca.pem"), &vip, "/");
+        let done = curl(&system, &at("ca.pem"), &vip);
         (
             done.status.success(),
             String::from_utf8_lossy(&done.stdout).into_owned(),
@@ -340,15 +344,10 @@ fn a_pkcs12_secret_of_the_openstack_client_serves_https_through_failover_and_rot
     // Where the private key is not: in no file of the controller and its amphorae, in no answer.
     let needles = needles(&cert.key);
     assert_eq!(holding(&system.state_dir(), &needles), Vec::<String>::new());
-    for output in ["up.out", "up.err"] {
-        let said = std::fs::read_to_string(system.folder().join(output)).unwrap_or_default();
-        assert!(
-            !needles
-                .iter()
-                .any(|n| said.as_bytes().windows(n.len()).any(|w| w == n)),
-            "{output}"
-        );
-    }
+    let log = system.log();
+    assert!(log.contains("api request"), "the log is read");
+    let found = |text: &str, n: &Vec<u8>| text.as_bytes().windows(n.len()).any(|w| w == n);
+    assert!(!needles.iter().any(|n| found(&log, n)), "the log");
     for path in ["/v2/lbaas/listeners", "/v1/secrets", "/v2/octavia/amphorae"] {
         let said = system.api.get(path).to_string();
         assert!(!said.contains("PRIVATE"), "{path}: {said}");
@@ -385,7 +384,7 @@ fn a_pkcs12_secret_of_the_openstack_client_serves_https_through_failover_and_rot
         ),
     );
     wait::for_condition("curl refuses the other certificate", || {
-        let done = curl(&system, &at("ca.pem"), &vip, "/");
+        let done = curl(&system, &at("ca.pem"), &vip);
         String::from_utf8_lossy(&done.stderr).contains("certificate")
     });
     assert!(!verified("").0);
@@ -425,6 +424,121 @@ fn a_pkcs12_secret_of_the_openstack_client_serves_https_through_failover_and_rot
         .expect("the listener");
     assert!(text(&shown["default_tls_container_ref"]).contains("/v1/containers/"));
     drop(backend);
+}
+
+/// Files of real programs: what is read, and what is refused with what to do.
+#[test]
+fn what_openssl_writes_is_read_or_refused_by_name() {
+    let system = System::start();
+    let files = tempfile::tempdir().expect("a folder");
+    let balancer = system.api.create_load_balancer("lb1");
+    let balancer = text(&balancer["id"]);
+    system.api.active(&balancer);
+    let folder = files.path();
+    let run = |script: &str| {
+        let done = Command::new("sh")
+            .args(["-e", "-c", script])
+            .current_dir(folder)
+            .output()
+            .expect("sh");
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{script}: {errors}");
+    };
+    // A root, an intermediate, and a leaf with an RSA key.
+    run("root='-subj /CN=root -addext basicConstraints=critical,CA:true'
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout root.key -out root.pem -days 30 $root
+        printf 'basicConstraints=critical,CA:true' > ca.ext
+        printf 'subjectAltName=DNS:www.example.test' > leaf.ext
+        openssl req -newkey rsa:2048 -nodes -keyout mid.key -out mid.csr -subj /CN=mid
+        openssl x509 -req -in mid.csr -CA root.pem -CAkey root.key -CAcreateserial -days 30 -extfile ca.ext -out mid.pem
+        openssl req -newkey rsa:2048 -nodes -keyout leaf.key -out leaf.csr -subj /CN=www.example.test
+        openssl x509 -req -in leaf.csr -CA mid.pem -CAkey mid.key -CAcreateserial -days 30 -extfile leaf.ext -out leaf.pem
+        openssl ecparam -name secp384r1 -genkey -noout -out other.key
+        cat root.pem mid.pem > chain.pem");
+    let export =
+        "openssl pkcs12 -export -inkey leaf.key -in leaf.pem -certfile chain.pem -out file.p12";
+    let mut port = 4_430;
+    let mut listen = |how: &str| {
+        run(how);
+        let bytes = std::fs::read(folder.join("file.p12")).expect("file.p12");
+        let stored = system
+            .api
+            .raw(
+                "POST",
+                "/v1/secrets",
+                &[("content-type", "application/json")],
+                b"{}",
+            )
+            .expect("an answer");
+        let reference = text(&stored.body["secret_ref"]);
+        let (_, id) = reference.rsplit_once('/').expect("a reference");
+        let binary = [("content-type", "application/octet-stream")];
+        let filled = system
+            .api
+            .raw("PUT", &format!("/v1/secrets/{id}"), &binary, &bytes);
+        assert_eq!(filled.expect("an answer").status, 204);
+        port += 1;
+        let body = json!({"listener": {
+            "loadbalancer_id": balancer, "protocol": "TERMINATED_HTTPS", "protocol_port": port,
+            "default_tls_container_ref": reference,
+        }});
+        let answer = system
+            .api
+            .send("POST", "/v2/lbaas/listeners", Some(&body))
+            .expect("an answer");
+        if answer.status == 201 {
+            system.api.active(&balancer);
+        }
+        (answer.status, text(&answer.body["faultstring"]))
+    };
+    for more in [
+        "-passout pass:",
+        "-passout pass: -macalg sha1",
+        "-passout pass: -keypbe AES-128-CBC -certpbe AES-192-CBC -macalg sha512",
+        "-passout pass: -keypbe NONE -certpbe NONE",
+        "-passout pass: -keypbe NONE -certpbe NONE -nomac",
+        "-passout pass: -iter 10000 -maciter",
+    ] {
+        assert_eq!(
+            listen(&format!("{export} {more}")),
+            (201, String::new()),
+            "{more}"
+        );
+    }
+    for (how, said) in [
+        (format!("{export} -passout pass:secret"), "protected by a pass phrase"),
+        (format!("{export} -passout pass: -iter 1100000"), "iterations is more than is read"),
+        (format!("{export} -passout pass: -legacy"), "-keypbe AES-256-CBC"),
+        ("openssl pkcs12 -export -nokeys -in leaf.pem -passout pass: -out file.p12".into(), "no private key"),
+        ("printf 'not a file' > file.p12".into(), "The PKCS12 bundle is unreadable."),
+        ("cat leaf.pem other.key > file.p12".into(), "Key and x509 certificate do not match"),
+        ("openssl rsa -aes256 -passout pass:secret -in leaf.key -out sealed.key; cat leaf.pem sealed.key > file.p12".into(), "without"),
+    ] {
+        let (status, text) = listen(&how);
+        assert!(status == 400 && text.contains(said), "{how}: {status} {text}");
+    }
+    // Control, and PEM in any order with a key of the older form.
+    let pem = "openssl rsa -traditional -in leaf.key -out old.key; cat root.pem old.key mid.pem leaf.pem > file.p12";
+    assert_eq!(listen(pem), (201, String::new()));
+    let answers = || {
+        let system = &system;
+        let balancer = system
+            .api
+            .show(&format!("loadbalancers/{balancer}"))
+            .expect("it");
+        curl_at(
+            system,
+            &folder.join("root.pem"),
+            &text(&balancer["vip_address"]),
+            4_431,
+        )
+    };
+    // The chain is sent: a client that knows the root alone is satisfied (and gets 503: there is no pool).
+    let done = wait::until("curl verifies the chain", || {
+        let done = answers();
+        done.status.success().then_some(done)
+    });
+    assert!(String::from_utf8_lossy(&done.stdout).contains("503"));
 }
 
 /// A load balancer with a TERMINATED_HTTPS listener on 443 beside the usual one.
@@ -720,10 +834,8 @@ fn the_standby_serves_the_same_certificate() {
     let story = Story::new();
     let ca = Ca::new("ours");
     let cert = ca.issue(NAME, 1);
-    terminated(
-        &story,
-        json!({"default_tls_container_ref": store(&story, &cert.bundle())}),
-    );
+    let certificate = store(&story, &cert.bundle());
+    let listener = terminated(&story, json!({"default_tls_container_ref": certificate}));
     let config = ca.client(None, rustls::ALL_VERSIONS);
     let serves = || get(&story, &config, "/").is_ok_and(|(status, _)| status == 200);
     wait::for_condition("the VIP serves TLS", serves);
@@ -733,4 +845,27 @@ fn the_standby_serves_the_same_certificate() {
         standby.addresses().contains(&story.vip)
     });
     wait::for_condition("and serves TLS", serves);
+
+    // Another controller on the same folder reads what the first one sealed; with another key it does not start.
+    let mut story = story;
+    story.system.stop(nix::sys::signal::Signal::SIGKILL);
+    let key = story.system.state_dir().join("secrets.key");
+    let good = std::fs::read_to_string(&key).expect("secrets.key");
+    std::fs::write(&key, "0f".repeat(32)).expect("another key");
+    story.system.spawn_up();
+    wait::for_condition("it ends", || story.system.exited().is_some());
+    assert!(
+        story.system.log().contains("not the key under which"),
+        "it says why"
+    );
+    std::fs::write(&key, good).expect("the right key");
+    story.system.up();
+    let path = format!("listeners/{listener}");
+    story.change(
+        "PUT",
+        &path,
+        Some(json!({"listener": {"name": "still there"}})),
+    );
+    let config = ca.client(None, rustls::ALL_VERSIONS);
+    assert_eq!(get(&story, &config, "/").expect("an answer").0, 200);
 }

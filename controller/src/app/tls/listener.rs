@@ -1,7 +1,7 @@
 //! TLS of a listener.
 
-use super::words::{self, DEFAULT_VERSIONS, LISTENER_ALPN, owned};
-use super::{Copies, Fetched, MAX_SNI, Set, fetch};
+use super::words::{self, ALPN, DEFAULT_VERSIONS, owned};
+use super::{Copies, Fetched, Set, fetch};
 use crate::app::{AppState, Error};
 use crate::db::entity::listener as listener_row;
 use krater_model::state::{Hsts, ListenerTls as Desired};
@@ -76,7 +76,7 @@ impl Default for ListenerTls {
             client_authentication: "NONE".into(),
             ciphers: words::CIPHERS.into(),
             versions: owned(&DEFAULT_VERSIONS),
-            alpn: owned(&LISTENER_ALPN),
+            alpn: owned(&ALPN),
             hsts_max_age: None,
             hsts_include_subdomains: false,
             hsts_preload: false,
@@ -165,11 +165,6 @@ impl ListenerTls {
             return Err(Error::validation(format!(
                 "An SNI or default certificate container reference must be provided for {TERMINATED} \
                  protocol listeners."
-            )));
-        }
-        if self.sni_refs.len() > MAX_SNI {
-            return Err(Error::validation(format!(
-                "sni_container_refs: at most {MAX_SNI} are supported"
             )));
         }
         if self.client_authentication != "NONE" && self.client_ca_ref.is_none() {

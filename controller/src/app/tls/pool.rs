@@ -1,7 +1,7 @@
 //! TLS from a pool to its members.
 
 use super::listener::named;
-use super::words::{self, DEFAULT_VERSIONS, owned};
+use super::words::{self, ALPN, DEFAULT_VERSIONS, owned};
 use super::{Copies, Fetched, Set, fetch};
 use crate::app::{AppState, Error};
 use crate::db::entity::pool as pool_row;
@@ -24,6 +24,8 @@ pub struct PoolChange {
     pub ciphers: Option<Option<String>>,
     /// tls_versions; null is the default.
     pub versions: Option<Option<Vec<String>>>,
+    /// alpn_protocols; null is the default.
+    pub alpn: Option<Option<Vec<String>>>,
 }
 
 /// What the row of a pool keeps.
@@ -41,6 +43,8 @@ pub struct PoolTls {
     pub ciphers: Option<String>,
     /// TLSv1.2, TLSv1.3; a default once TLS is on.
     pub versions: Option<Vec<String>>,
+    /// Names; a default once TLS is on.
+    pub alpn: Option<Vec<String>>,
     /// What the references were copied to.
     pub copies: Copies,
 }
@@ -90,6 +94,7 @@ impl PoolTls {
             crl_ref: c.crl_ref.unwrap_or(old.crl_ref),
             ciphers: c.ciphers.unwrap_or(old.ciphers),
             versions: c.versions.unwrap_or(old.versions),
+            alpn: c.alpn.unwrap_or(old.alpn),
             copies: old.copies,
         };
         if new.crl_ref.is_some() && new.ca_ref.is_none() {
@@ -106,9 +111,13 @@ impl PoolTls {
         if new.enabled {
             new.ciphers.get_or_insert_with(|| words::CIPHERS.into());
             new.versions.get_or_insert_with(|| owned(&DEFAULT_VERSIONS));
+            new.alpn.get_or_insert_with(|| owned(&ALPN));
         }
         if let Some(versions) = &new.versions {
             words::versions(versions)?;
+        }
+        if let Some(alpn) = &new.alpn {
+            words::alpn(alpn)?;
         }
         if let Some(ciphers) = &new.ciphers {
             words::ciphers(ciphers, new.versions.as_deref().unwrap_or_default())?;
@@ -148,6 +157,7 @@ impl PoolTls {
                 &self.versions.as_deref().unwrap_or_default(),
             )?,
             ciphers: words::split(ciphers).map(str::to_owned).collect(),
+            alpn: self.alpn.clone().unwrap_or_default(),
         }))
     }
 }

@@ -13,8 +13,8 @@ pub const CIPHERS: &str = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHA
 ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:\
 ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:\
 DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384:DHE-RSA-CHACHA20-POLY1305";
-/// Names that a listener may be given, and upstream's default.
-pub const LISTENER_ALPN: [&str; 3] = ["h2", "http/1.1", "http/1.0"];
+/// Names that a listener or pool may be given, and upstream's default.
+pub const ALPN: [&str; 3] = ["h2", "http/1.1", "http/1.0"];
 
 /// A list of versions.
 pub fn versions(list: &[String]) -> Result<(), Error> {
@@ -56,7 +56,7 @@ pub fn alpn(list: &[String]) -> Result<(), Error> {
              to use the default.",
         ));
     }
-    let known = |word: &&String| LISTENER_ALPN.contains(&word.as_str());
+    let known = |word: &&String| ALPN.contains(&word.as_str());
     let unknown: Vec<&str> = list
         .iter()
         .filter(|w| !known(w))
@@ -119,7 +119,7 @@ mod tests {
         let text = versions(&["TLSv1.4"]).unwrap_err();
         assert_eq!(text, "Validation failure: Invalid TLS versions: TLSv1.4");
         assert!(versions(&[]).is_err());
-        assert!(alpn(&owned(&LISTENER_ALPN)).is_ok());
+        assert!(alpn(&owned(&ALPN)).is_ok());
         assert!(alpn(&owned(&["spdy/3"])).is_err() && alpn(&[]).is_err());
         let both = owned(&DEFAULT_VERSIONS);
         assert!(ciphers(CIPHERS, &both).is_ok());

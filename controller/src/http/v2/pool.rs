@@ -105,7 +105,6 @@ fn render(view: &View) -> Value {
         "healthmonitor_id": view.health_monitor_id,
         "members": id_list(&view.members),
         "tags": view.tags,
-        "alpn_protocols": null,
     });
     tls::show_pool(PoolTls::of(row).ok().flatten(), &mut shown);
     shown

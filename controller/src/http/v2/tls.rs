@@ -1,9 +1,10 @@
 //! What requests say about TLS of listeners and pools.
 
 use crate::app::Error;
-use crate::app::tls::{ListenerChange, ListenerTls, PoolChange, PoolTls, alpn, versions};
+use crate::app::tls::{ListenerChange, ListenerTls, MAX_SNI, PoolChange, PoolTls, alpn, versions};
 use crate::http::body::{Body, Field, TEXT};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Longest list of ciphers, upstream's limit.
 const MAX_CIPHERS: usize = 2_048;
@@ -20,10 +21,18 @@ fn words(
         Some(text) if text.len() <= TEXT => Ok(text.to_owned()),
         _ => Err("Value should be string".into()),
     })?;
+    let list = list.map(distinct);
     if let Field::Set(list) = &list {
         check(list)?;
     }
     Ok(list.change_or_clear())
+}
+
+/// Each once, in their order.
+fn distinct(mut list: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    list.retain(|text| seen.insert(text.clone()));
+    list
 }
 
 /// A reference; an empty text is none.
@@ -40,6 +49,14 @@ pub(super) fn listener(body: &Body) -> Result<ListenerChange, Error> {
             "References of at most {TEXT} characters are expected"
         )),
     })?;
+    let sni = sni.map(distinct);
+    if let Field::Set(list) = &sni
+        && list.len() > MAX_SNI
+    {
+        return Err(Error::validation(format!(
+            "sni_container_refs: at most {MAX_SNI} are supported"
+        )));
+    }
     let modes = &["MANDATORY", "NONE", "OPTIONAL"];
     Ok(ListenerChange {
         default_ref: reference(body, "default_tls_container_ref")?,
@@ -67,6 +84,7 @@ pub(super) fn pool(body: &Body) -> Result<PoolChange, Error> {
         crl_ref: reference(body, "crl_container_ref")?,
         ciphers: body.text("tls_ciphers", MAX_CIPHERS)?.change_or_clear(),
         versions: words(body, "tls_versions", versions)?,
+        alpn: words(body, "alpn_protocols", alpn)?,
     })
 }
 
@@ -97,4 +115,5 @@ pub(super) fn show_pool(tls: Option<PoolTls>, shown: &mut Value) {
     shown["crl_container_ref"] = json!(tls.crl_ref);
     shown["tls_ciphers"] = json!(tls.ciphers);
     shown["tls_versions"] = json!(tls.versions);
+    shown["alpn_protocols"] = json!(tls.alpn);
 }
