@@ -118,11 +118,16 @@ pub(super) fn routes() -> Router<AppState> {
             ("containers/{id}/acl", "acl"),
             ("containers/{id}/consumers", "consumers"),
         ] {
-            let refuse = move || async move { Refusal(Error::not_supported(what)) };
+            let refuse = move || async move { Refusal(not_supported(what)) };
             all = all.route(&format!("{root}/{path}"), any(refuse));
         }
     }
     all
+}
+
+fn not_supported(what: &str) -> Error {
+    let text = format!("not supported yet: {what}");
+    Error::new(StatusCode::NOT_IMPLEMENTED, text)
 }
 
 /// Whether the client that asks for versions means this service.
@@ -444,7 +449,7 @@ fn page(call: &Call, kind: &str) -> Result<Page, Error> {
     let text = |name: &str| call.value(name).map(str::to_owned);
     for (name, _) in &call.query {
         if !["limit", "offset", "name", kind].contains(&name.as_str()) {
-            return Err(Error::not_supported(name));
+            return Err(not_supported(name));
         }
     }
     Ok(Page {

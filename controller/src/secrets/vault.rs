@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use krater_model::seal::SealKey;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -27,7 +28,7 @@ impl Vault {
     pub async fn open(folder: &Path, db: &Db) -> anyhow::Result<Self> {
         let path = folder.join(KEY_FILE);
         let proof = meta::read(db.read(), PROOF).await?;
-        let vault = match std::fs::read_to_string(&path) {
+        let vault = match read(&path) {
             Ok(text) => {
                 Self::parse(&Zeroizing::new(text)).with_context(|| path.display().to_string())?
             }
@@ -82,10 +83,23 @@ impl Vault {
     }
 }
 
+/// The key's text; a file that others may read is closed to them.
+fn read(path: &Path) -> io::Result<String> {
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format!("{:o}", mode & 0o7777),
+            "others could read the key of the stored secrets: set to 0600"
+        );
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    }
+    std::fs::read_to_string(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[tokio::test]
     async fn the_key_is_made_once_and_must_fit_the_database() {
@@ -97,10 +111,14 @@ mod tests {
         let first = Vault::open(dir.path(), &db).await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
+        // A key that was restored with an open mode is closed.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let sealed = first.seal(b"secret", "secret 1").unwrap();
         let again = Vault::open(dir.path(), &db).await.unwrap();
         let opened = again.open_sealed(&sealed, "secret 1").unwrap();
         assert_eq!(opened.as_slice(), b"secret");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
         assert!(again.open_sealed(&sealed, "secret 2").is_none());
         // Another key, none, and what is no key.
         let key = std::fs::read_to_string(&path).unwrap();
