@@ -2,7 +2,7 @@
 //! `openstack`, curl, `openssl pkcs12`, `openssl s_server`.
 
 use crate::faults::roles;
-use crate::openstack::shell;
+use crate::openstack::{environment, shell};
 use crate::story::{MEMBERS, Story};
 use krater_e2e::api::text;
 use krater_e2e::backend::Backend;
@@ -217,6 +217,7 @@ fn curl_at(system: &System, ca: &Path, vip: &str, port: u16) -> Output {
     let url = format!("https://{NAME}:{port}/");
     system
         .krater(&["net", "exec", "public", "--ip", "203.0.113.220", "--"])
+        .envs(environment())
         .args([
             "curl",
             "--silent",
@@ -230,6 +231,14 @@ fn curl_at(system: &System, ca: &Path, vip: &str, port: u16) -> Output {
         .stdin(Stdio::null())
         .output()
         .expect("krater net exec")
+}
+
+/// A program with the fetched peers in its path.
+fn peer(program: &str) -> Command {
+    // Its own path is searched for the program too.
+    let mut command = Command::new("/usr/bin/env");
+    command.arg(program).envs(environment());
+    command
 }
 
 /// Files below `folder` that hold one of `needles`.
@@ -281,7 +290,7 @@ fn a_pkcs12_secret_of_the_openstack_client_serves_https_through_failover_and_rot
     ] {
         std::fs::write(at(name), text).expect(name);
     }
-    let made = Command::new("openssl")
+    let made = peer("openssl")
         .args(["pkcs12", "-export", "-passout", "pass:", "-inkey"])
         .arg(at("key.pem"))
         .arg("-in")
@@ -436,7 +445,7 @@ fn what_openssl_writes_is_read_or_refused_by_name() {
     system.api.active(&balancer);
     let folder = files.path();
     let run = |script: &str| {
-        let done = Command::new("sh")
+        let done = peer("sh")
             .args(["-e", "-c", script])
             .current_dir(folder)
             .output()
@@ -718,6 +727,7 @@ impl Member {
             .krater(&[
                 "net", "exec", "tenant", "--ip", address, "--", "openssl", "s_server",
             ])
+            .envs(environment())
             .args([
                 "-quiet",
                 "-accept",
