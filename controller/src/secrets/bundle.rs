@@ -79,8 +79,15 @@ pub fn certificate(payload: &[u8]) -> Result<Bundle, Refused> {
 pub fn from_parts(chain: &[&[u8]], key: &[u8]) -> Result<Bundle, Refused> {
     let mut certificates = Vec::new();
     for part in chain {
+        let before = certificates.len();
         for certificate in CertificateDer::pem_slice_iter(part) {
             certificates.push(certificate.map_err(not_pem)?);
+        }
+        // A part that would have no effect, such as PKCS#7, is not taken.
+        if certificates.len() == before {
+            return Err(unreadable(
+                "certificate and intermediates must be X.509 certificates in PEM",
+            ));
         }
     }
     if find(key, b"ENCRYPTED PRIVATE KEY") || find(key, b"Proc-Type: 4,ENCRYPTED") {
@@ -345,6 +352,11 @@ mod tests {
         let protected = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
         let text = both(&cert, &protected).unwrap_err().to_string();
         assert!(text.contains("pass phrase"), "{text}");
+        let (cert, key) = (cert.as_bytes(), key.as_bytes());
+        let pkcs7 = b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n";
+        let text = from_parts(&[cert, pkcs7], key).unwrap_err().to_string();
+        assert!(text.contains("X.509"), "{text}");
+        assert!(from_parts(&[cert, root.as_bytes()], key).is_ok());
         let long = root.repeat(MAX_BUNDLE / root.len() + 1);
         assert_eq!(authorities(long.as_bytes()), Err(Refused::TooLong));
     }

@@ -304,3 +304,33 @@ async fn what_a_whole_barbican_has_is_refused_by_name() {
     assert_eq!(named, 6);
     fault(&api.get(&format!("/containers/{id}/consumers")).await, 501);
 }
+
+#[tokio::test]
+async fn an_expired_secret_is_not_given_out() {
+    use sea_orm::sea_query::Expr;
+    use sea_orm::{ColumnTrait, QueryFilter};
+    let api = Api::new().await;
+    let body = json!({"payload": "x", "payload_content_type": "text/plain",
+        "expiration": "2999-01-01T00:00:00.000000+00:00"});
+    let made = api.post("/v1/secrets", body).await.ok(201);
+    let one = path(&made["secret_ref"]);
+    let payload = format!("{one}/payload");
+    assert_eq!(api.get(&payload).await.text, "x");
+    let (_, id) = one.rsplit_once('/').unwrap();
+    let over = krater_controller::db::now() - 1;
+    secret::Entity::update_many()
+        .col_expr(secret::Column::Expiration, Expr::value(over))
+        .filter(secret::Column::Id.eq(id))
+        .exec(api.db.write())
+        .await
+        .unwrap();
+    fault(&api.get(&one).await, 404);
+    fault(&api.get(&payload).await, 404);
+    assert_eq!(api.get("/v1/secrets").await.ok(200)["total"], 0);
+    let lb = api.lb("lb").await;
+    let body = json!({"listener": {"loadbalancer_id": lb, "protocol": "TERMINATED_HTTPS",
+        "protocol_port": 443, "default_tls_container_ref": made["secret_ref"]}});
+    let text = api.post("/v2/lbaas/listeners", body).await.fault(400);
+    assert!(text.starts_with("Could not retrieve certificate"), "{text}");
+    api.delete(&one).await.ok(204);
+}
