@@ -390,7 +390,7 @@ fn kept_identity(
     let text = match key {
         Some(key) => {
             let sealed = fs::read_to_string(config.state_dir.join("server.pem.sealed")).ok()?;
-            let plain = key.open(sealed.trim(), SEAL_CONTEXT)?;
+            let plain = ledger::seal::open(key, sealed.trim(), SEAL_CONTEXT)?;
             String::from_utf8(plain.to_vec()).ok()?
         }
         None => fs::read_to_string(config.run_dir.join(SERVER_PEM)).ok()?,
@@ -402,7 +402,7 @@ fn kept_identity(
 fn store_identity(config: &AgentConfig, pem: &str) -> anyhow::Result<()> {
     match config::seal_key(config)? {
         Some(key) => {
-            let sealed = key.seal(pem.as_bytes(), SEAL_CONTEXT)?;
+            let sealed = ledger::seal::seal(&key, pem.as_bytes(), SEAL_CONTEXT)?;
             ledger::replace_file(&config.state_dir, "server.pem.sealed", sealed.as_bytes())?;
         }
         None => ledger::replace_file(&config.run_dir, SERVER_PEM, pem.as_bytes())?,

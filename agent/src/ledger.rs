@@ -5,7 +5,7 @@
 //! the old file is whole. Secrets are sealed, or left out when there is no key; a state without its
 //! secrets comes back with [`Restored::complete`] false.
 
-mod seal;
+pub(crate) mod seal;
 
 pub(crate) use seal::SealKey;
 
@@ -149,7 +149,7 @@ impl Ledger {
             None => None,
             Some(key) => {
                 let plain = zeroize::Zeroizing::new(serde_json::to_vec(&secrets)?);
-                Some(key.seal(&plain, self.context(digest).as_bytes())?)
+                Some(seal::seal(key, &plain, self.context(digest).as_bytes())?)
             }
         };
         let record = Record {
@@ -184,7 +184,7 @@ impl Ledger {
         let Some(plain) = self
             .key
             .as_ref()
-            .and_then(|k| k.open(&sealed, context.as_bytes()))
+            .and_then(|k| seal::open(k, &sealed, context.as_bytes()))
         else {
             tracing::warn!("the seal key is missing or another one: secrets are not restored");
             return Ok(restored);

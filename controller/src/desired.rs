@@ -4,24 +4,27 @@
 //! are those in ERROR: their creation was undone, and they serve nobody until they are changed.
 //! The result went through `DesiredState::parse`'s checks, so that an agent has no reason to refuse it.
 
+use crate::app::tls::{self, ListenerTls, PoolTls};
 use crate::config::{Vrrp, VrrpAuth};
 use crate::db::entity::{
     amphora, health_monitor, l7policy, l7rule, listener, member, pool, subnet,
 };
 use crate::db::query::graph::{Graph, Nic};
+use crate::secrets::vault::Vault;
 use ipnet::IpNet;
 use krater_model::state::{
-    Algorithm, Announce, HealthCheck, HealthMonitor, Heartbeat, HttpCheck, HttpVersion,
-    InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule, L7Subject,
-    Listener, ListenerOptions, ListenerProtocol, LoadBalancer, Logging, Member, Persistence, Pool,
-    PoolOptions, PoolProtocol, Route, Rule, Timeouts, VirtualRouter, VrrpChecksum,
+    Algorithm, Announce, Certificate, HealthCheck, HealthMonitor, Heartbeat, HttpCheck,
+    HttpVersion, InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule,
+    L7Subject, Listener, ListenerOptions, ListenerProtocol, LoadBalancer, Logging, Member,
+    Persistence, Pool, PoolOptions, PoolProtocol, Route, Rule, Timeouts, VirtualRouter,
+    VrrpChecksum,
 };
 use krater_model::{
-    AmphoraId, DesiredState, Epoch, FieldError, Generation, HopLimit, Millis, Port, Priority,
-    ProbeCount, SCHEMA, Secret, StatusCode, Vrid, VrrpVersion, Weight,
+    AmphoraId, CertificateId, DesiredState, Epoch, FieldError, Generation, HopLimit, Millis, Port,
+    Priority, ProbeCount, SCHEMA, Secret, StatusCode, Vrid, VrrpVersion, Weight,
 };
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -51,6 +54,8 @@ pub struct Common {
     pub vrrp: Vrrp,
     /// Logging of the amphora's processes.
     pub logging: Logging,
+    /// Opens the copies of certificates.
+    pub vault: Vault,
 }
 
 type Built<T> = Result<T, FieldError>;
@@ -64,6 +69,7 @@ pub fn build(
     common: &Common,
 ) -> Built<DesiredState> {
     let interfaces = interfaces(graph, amphora)?;
+    let load_balancer = load_balancer(graph)?;
     let state = DesiredState {
         schema: SCHEMA,
         epoch: common.epoch,
@@ -72,8 +78,8 @@ pub fn build(
         request_id: String::new(),
         vrrp: vec![router(graph, amphora, peers, common)?],
         interfaces,
-        load_balancers: vec![load_balancer(graph)?],
-        certificates: Vec::new(),
+        certificates: certificates(graph, &load_balancer, common)?,
+        load_balancers: vec![load_balancer],
         heartbeat: Some(common.heartbeat.clone()),
         logging: common.logging.clone(),
     };
@@ -328,7 +334,49 @@ fn load_balancer(graph: &Graph) -> Built<LoadBalancer> {
     })
 }
 
+/// What the listeners and pools refer to, in the order of the ids.
+fn certificates(
+    graph: &Graph,
+    load_balancer: &LoadBalancer,
+    common: &Common,
+) -> Built<Vec<Certificate>> {
+    let mut wanted: BTreeSet<&CertificateId> = BTreeSet::new();
+    for tls in load_balancer
+        .listeners
+        .iter()
+        .filter_map(|l| l.tls.as_ref())
+    {
+        wanted.insert(&tls.default_certificate);
+        wanted.extend(
+            tls.sni_certificates
+                .iter()
+                .chain(&tls.client_ca)
+                .chain(&tls.client_crl),
+        );
+    }
+    for tls in load_balancer.pools.iter().filter_map(|p| p.tls.as_ref()) {
+        wanted.extend(tls.certificate.iter().chain(&tls.ca).chain(&tls.crl));
+    }
+    let mut certificates = Vec::new();
+    for id in wanted {
+        let row = graph.bundles.iter().find(|row| row.id == id.as_str());
+        let pem = row.and_then(|row| tls::open(&common.vault, row));
+        let pem = pem.ok_or_else(|| {
+            FieldError::new(
+                "tls",
+                format!("the copy {id} is gone, or sealed under another key"),
+            )
+        })?;
+        certificates.push(Certificate {
+            id: id.clone(),
+            pem,
+        });
+    }
+    Ok(certificates)
+}
+
 fn listener(graph: &Graph, row: &listener::Model) -> Built<Listener> {
+    let tls = ListenerTls::of(row).map_err(|error| FieldError::new("tls", error.to_string()))?;
     let protocol: ListenerProtocol = named("protocol", &row.protocol)?;
     let headers: BTreeMap<String, serde_json::Value> = json("insert_headers", &row.insert_headers)?;
     let mut insert_headers = Vec::new();
@@ -369,7 +417,7 @@ fn listener(graph: &Graph, row: &listener::Model) -> Built<Listener> {
         },
         allowed_cidrs: json("allowed_cidrs", &row.allowed_cidrs)?,
         insert_headers,
-        tls: None,
+        tls: tls.map(|tls| tls.desired()).transpose()?,
         default_pool: row
             .default_pool_id
             .as_ref()
@@ -457,6 +505,7 @@ fn rule(row: &l7rule::Model) -> Built<L7Rule> {
 }
 
 fn pool(graph: &Graph, row: &pool::Model) -> Built<Pool> {
+    let tls = PoolTls::of(row).map_err(|error| FieldError::new("tls", error.to_string()))?;
     let stickiness = graph.persistence.iter().find(|p| p.pool_id == row.id);
     let persistence = match stickiness {
         None => None,
@@ -493,7 +542,10 @@ fn pool(graph: &Graph, row: &pool::Model) -> Built<Pool> {
         health_monitor: monitor
             .map(|m| health_monitor(m).map_err(at("health_monitor", &m.id)))
             .transpose()?,
-        tls: None,
+        tls: match tls {
+            Some(tls) => tls.desired()?,
+            None => None,
+        },
         members: members
             .map(|m| member(m).map_err(at("member", &m.id)))
             .collect::<Built<_>>()?,

@@ -1,8 +1,10 @@
 //! Housekeeping: renews certificates before they end, removes what was deleted long ago, and what an
 //! interrupted or failed flow may have left.
 
+use crate::app::tls;
 use crate::config::Config;
 use crate::db::entity::{amphora, flow, load_balancer, port};
+use crate::db::query::bundle;
 use crate::db::query::flow::{self as queue, FlowKind, NewFlow, OneAmphora};
 use crate::db::query::graph::AMPHORA_PORT;
 use crate::db::query::journal::{Lost, state};
@@ -59,6 +61,7 @@ impl Housekeeping {
         self.rotate(now).await?;
         self.purge(now).await?;
         self.orphan_ports().await?;
+        self.unused_copies(now).await?;
         reconcile::run(&self.db, self.compute.as_ref()).await?;
         Ok(())
     }
@@ -126,6 +129,18 @@ impl Housekeeping {
             .filter(old_flows)
             .exec(writer)
             .await?;
+        Ok(())
+    }
+
+    /// Copies of certificates that nothing has used for a day.
+    async fn unused_copies(&self, now: i64) -> Result<(), DbErr> {
+        let removed: Result<u64, DbErr> = transaction!(self.db, |txn| {
+            bundle::collect(txn, now - DAY, tls::used).await
+        });
+        let removed = removed?;
+        if removed > 0 {
+            tracing::info!(removed, "unused copies of certificates removed");
+        }
         Ok(())
     }
 

@@ -24,5 +24,6 @@ pub mod http;
 pub mod inventory;
 pub mod pki;
 pub mod reconcile;
+pub mod secrets;
 pub mod time;
 pub mod up;

@@ -25,6 +25,7 @@ use crate::flow::{Settings, World};
 use crate::health::{self, HealthManager};
 use crate::housekeeping::Housekeeping;
 use crate::pki::Pki;
+use crate::secrets::vault::Vault;
 use crate::{files, inventory, reconcile};
 use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
@@ -234,6 +235,7 @@ async fn serve(
         &layout.state_dir().join("pki"),
         SystemTime::now(),
     )?);
+    let vault = Vault::open(layout.state_dir(), &db).await?;
     inventory::make(&db, &config).await?;
     let networks = inventory::networks(&db).await?;
     LocalNetworks::new(layout.clone()).ensure(networks).await?;
@@ -248,7 +250,7 @@ async fn serve(
         compute: compute.clone(),
         agents: agents.clone(),
         pki: pki.clone(),
-        common: common(&config, heartbeat_key),
+        common: common(&config, heartbeat_key, vault.clone()),
         settings: settings(&config),
         crash: Arc::new(FromEnvironment::new()),
     });
@@ -308,7 +310,7 @@ async fn serve(
         log,
     });
     if has(Role::Api) {
-        let state = AppState::new(db.clone(), config.controller.topology);
+        let state = AppState::new(db.clone(), config.controller.topology, vault);
         routes = routes.merge(crate::http::router(state));
     }
     let mut draining = stopped.clone();
@@ -364,7 +366,7 @@ const fn heartbeat_target() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(inventory::CONTROLLER_ADDRESS), heartbeat::PORT)
 }
 
-fn common(config: &Config, key: Secret) -> Common {
+fn common(config: &Config, key: Secret, vault: Vault) -> Common {
     Common {
         epoch: Epoch(1),
         heartbeat: Heartbeat {
@@ -378,6 +380,7 @@ fn common(config: &Config, key: Secret) -> Common {
             level: config.logging.level.clone(),
             json: false,
         },
+        vault,
     }
 }
 

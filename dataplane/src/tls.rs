@@ -114,9 +114,7 @@ impl Terminator {
         config.ticketer = Arc::clone(&tickets);
         // Tickets are enough, and hold no memory of ours.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        // h2 is accepted in the configuration and not offered before HTTP/2 exists.
-        let offered = tls.alpn.iter().filter(|name| *name != "h2");
-        config.alpn_protocols = offered.map(|name| name.clone().into_bytes()).collect();
+        config.alpn_protocols = offered(&tls.alpn);
         if config.alpn_protocols.is_empty() && !tls.alpn.is_empty() {
             config.alpn_protocols.push(b"http/1.1".to_vec());
         }
@@ -149,6 +147,12 @@ impl Terminator {
         let info = TlsInfo::of_client(sni, version, leaf.map(|leaf| leaf.to_vec()));
         Ok(Conn::tls_client(stream, info, peer, local, listener))
     }
+}
+
+/// ALPN names that are offered: h2 is accepted in the configuration and not offered before HTTP/2 exists.
+fn offered(names: &[String]) -> Vec<Vec<u8>> {
+    let offered = names.iter().filter(|name| *name != "h2");
+    offered.map(|name| name.clone().into_bytes()).collect()
 }
 
 fn versions(wanted: &[TlsVersion]) -> Vec<&'static SupportedProtocolVersion> {

@@ -4,6 +4,7 @@ mod api;
 mod http;
 mod model;
 mod proxy;
+mod secrets;
 mod vrrp;
 
 /// Takes any bytes; panics when a promise is broken.
@@ -25,6 +26,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("l7_program", http::l7_program),
     ("proxy_header", proxy::header),
     ("vrrp_packet", vrrp::packet),
+    ("stored_certificate", secrets::stored_certificate),
+    ("pkcs12_file", secrets::pkcs12_file),
 ];
 
 /// By name.

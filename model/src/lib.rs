@@ -13,6 +13,7 @@ pub mod control;
 pub mod error;
 pub mod id;
 pub mod net;
+pub mod seal;
 pub mod secret;
 pub mod state;
 pub mod units;

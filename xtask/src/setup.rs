@@ -24,7 +24,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("tshark", "usr/bin/tshark"),
 ];
 /// Raised when the folder's layout changes: a folder of an older layout is made again.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 /// Another apt may hold a lock for as long as an unattended upgrade takes.
 const LOCK_SECONDS: &str = "DPkg::Lock::Timeout=120";
 
@@ -239,6 +239,7 @@ fn python(folder: &Path, constraints: &Path) -> Result<(), Failure> {
             .args([
                 "python-openstackclient",
                 "python-octaviaclient",
+                "python-barbicanclient",
                 "--constraint",
             ])
             .arg(constraints)

@@ -1,61 +1,25 @@
-//! Sealing of secrets with AES-256-GCM under a key from the config drive.
+//! The ledger's secrets, sealed, as hex digits.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use krater_model::FieldError;
-use std::fmt;
+use std::fmt::Write as _;
 use std::io;
 use zeroize::Zeroizing;
 
-/// A key that seals. Nonces are random; far fewer than 2^32 documents are ever sealed under one key.
-pub(crate) struct SealKey(RandomizedNonceKey);
+pub(crate) use krater_model::seal::SealKey;
 
-impl SealKey {
-    /// Reads 64 hex digits.
-    pub(crate) fn parse(text: &str) -> Result<Self, FieldError> {
-        let wrong = || FieldError::new("seal_key", "the file must hold 64 hex digits");
-        let text = text.trim();
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(wrong());
-        }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(32));
-        for at in (0..64).step_by(2) {
-            let pair = text.get(at..at + 2).ok_or_else(wrong)?;
-            bytes.push(u8::from_str_radix(pair, 16).map_err(|_| wrong())?);
-        }
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| wrong())?;
-        Ok(Self(key))
-    }
-
-    /// Seals `plain`; the result can be opened only together with the same `context`.
-    pub(crate) fn seal(&self, plain: &[u8], context: &[u8]) -> io::Result<String> {
-        let mut text = plain.to_vec();
-        let nonce = self
-            .0
-            .seal_in_place_append_tag(Aad::from(context), &mut text)
-            .map_err(|_| io::Error::other("sealing failed"))?;
-        let mut out = nonce.as_ref().to_vec();
-        out.append(&mut text);
-        Ok(to_hex(&out))
-    }
-
-    /// Opens what [`seal`](Self::seal) made; none when the key or context differs, or bytes were changed.
-    pub(crate) fn open(&self, sealed: &str, context: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let mut bytes = Zeroizing::new(from_hex(sealed)?);
-        let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let plain = self.0.open_in_place(nonce, Aad::from(context), text).ok()?;
-        Some(Zeroizing::new(plain.to_vec()))
-    }
+/// Seals `plain`; the result can be opened only together with the same `context`.
+pub(crate) fn seal(key: &SealKey, plain: &[u8], context: &[u8]) -> io::Result<String> {
+    let sealed = key.seal(plain, context);
+    sealed
+        .map(|bytes| to_hex(&bytes))
+        .ok_or_else(|| io::Error::other("sealing failed"))
 }
 
-impl fmt::Debug for SealKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SealKey(…)")
-    }
+/// Opens what [`seal`] made; none when the key or context differs, or digits were changed.
+pub(crate) fn open(key: &SealKey, sealed: &str, context: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    key.open(&from_hex(sealed)?, context)
 }
 
 fn to_hex(bytes: &[u8]) -> String {
-    use fmt::Write;
     bytes
         .iter()
         .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
@@ -84,32 +48,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_only_what_it_sealed() {
+    fn digits_that_are_changed_or_cut_open_nothing() {
         let key = SealKey::parse(&"0f".repeat(32)).unwrap();
-        let sealed = key.seal(b"secret", b"here").unwrap();
-        assert_eq!(key.open(&sealed, b"here").unwrap().as_slice(), b"secret");
-        assert!(key.open(&sealed, b"there").is_none());
-        let other = SealKey::parse(&"0e".repeat(32)).unwrap();
-        assert!(other.open(&sealed, b"here").is_none());
+        let sealed = seal(&key, b"secret", b"here").unwrap();
+        assert_eq!(open(&key, &sealed, b"here").unwrap().as_slice(), b"secret");
         for at in 0..sealed.len() {
             let mut changed = sealed.clone().into_bytes();
             changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
             let changed = String::from_utf8(changed).unwrap();
-            assert!(key.open(&changed, b"here").is_none(), "digit {at}");
-            assert!(key.open(&sealed[..at], b"here").is_none(), "cut to {at}");
+            assert!(open(&key, &changed, b"here").is_none(), "digit {at}");
+            assert!(open(&key, &sealed[..at], b"here").is_none(), "cut to {at}");
         }
-        assert_ne!(
-            sealed,
-            key.seal(b"secret", b"here").unwrap(),
-            "nonces differ"
-        );
-    }
-
-    #[test]
-    fn wrong_keys_are_refused_without_showing_them() {
-        for wrong in ["", "0f", &"zz".repeat(32), &"é".repeat(32)] {
-            let error = SealKey::parse(wrong).unwrap_err().to_string();
-            assert_eq!(error, "seal_key: the file must hold 64 hex digits");
-        }
+        assert!(open(&key, "zz", b"here").is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::lock::{self, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
+use super::tls::{self, Copies, Fetched, ListenerChange, ListenerTls};
 use super::{AppState, Caller, Error, l7policy, not_supported, shown};
 use crate::db::entity::{
     l7policy as policy_row, listener, load_balancer, pool, session_persistence,
@@ -95,6 +96,8 @@ pub struct New {
     pub allowed_cidrs: Vec<String>,
     /// Time-outs.
     pub timeouts: Timeouts,
+    /// What it says about TLS.
+    pub tls: ListenerChange,
     /// Tags.
     pub tags: Vec<String>,
     /// Default pool by name, in a single-call create.
@@ -128,6 +131,8 @@ pub struct Change {
     pub timeout_member_data: Option<i32>,
     /// Milliseconds.
     pub timeout_tcp_inspect: Option<i32>,
+    /// What it says about TLS.
+    pub tls: ListenerChange,
     /// Replaces all.
     pub tags: Option<Vec<String>>,
 }
@@ -191,13 +196,14 @@ pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<listener::Model
 
 /// Makes a listener; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
+    let fetched = tls::prepare_listener(state, &new.tls, None).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let lb = lock::load_balancer(txn, &new.load_balancer_id).await?;
         quota::check(txn, &lb.project_id, Counted::Listener, 1).await?;
         lock::take_for_child(txn, &lb.id).await?;
         let mut items = Vec::new();
         let pool_id = new.default_pool_id.as_deref();
-        let id = insert(txn, &lb, new, pool_id, &mut items).await?;
+        let id = insert(state, txn, &lb, new, &fetched, pool_id, &mut items).await?;
         lock::enqueue_tree(state, txn, caller, &lb.id, items).await?;
         Ok(id)
     });
@@ -207,9 +213,11 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
 
 /// Checks and inserts a listener. The caller holds the load balancer and checked the quota.
 pub async fn insert(
+    state: &AppState,
     txn: &impl ConnectionTrait,
     lb: &load_balancer::Model,
     new: &New,
+    fetched: &Fetched,
     default_pool: Option<&str>,
     items: &mut Vec<Item>,
 ) -> Result<String, Error> {
@@ -219,6 +227,7 @@ pub async fn insert(
     }
     check_insert_headers(&new.protocol, &new.insert_headers)?;
     check_cidrs(lb, &new.allowed_cidrs)?;
+    let tls = ListenerTls::changed(&new.protocol, None, &new.tls, fetched)?;
     if let Some(pool) = default_pool {
         check_pool(txn, &lb.id, pool, &new.protocol).await?;
     }
@@ -233,6 +242,7 @@ pub async fn insert(
             other.protocol, other.protocol_port
         )));
     }
+    fetched.keep(state, txn, &Copies::default()).await?;
     let row = listener::ActiveModel {
         id: Set(Uuid::new_v4().to_string()),
         load_balancer_id: Set(lb.id.clone()),
@@ -254,6 +264,7 @@ pub async fn insert(
         operating_status: Set("OFFLINE".to_owned()),
         created_at: Set(now()),
         updated_at: Set(None),
+        tls: Set(tls.map(|tls| tls.to_text())),
     }
     .insert(txn)
     .await?;
@@ -269,10 +280,19 @@ pub async fn update(
     id: &str,
     change: &Change,
 ) -> Result<(), Error> {
+    let before = find(state.db.read(), id).await?;
+    let fetched = tls::prepare_listener(state, &change.tls, Some(&before)).await?;
     let done: Result<(), Error> = transaction!(state.db, |txn| {
         let row = find(txn, id).await?;
         let lb = lock::load_balancer(txn, &row.load_balancer_id).await?;
         lock::take_for_child(txn, &lb.id).await?;
+        let old = ListenerTls::of(&row)?;
+        let copies = old
+            .as_ref()
+            .map(|tls| tls.copies.clone())
+            .unwrap_or_default();
+        let tls = ListenerTls::changed(&row.protocol, old, &change.tls, &fetched)?;
+        fetched.keep(state, txn, &copies).await?;
         if let Some(headers) = &change.insert_headers {
             check_insert_headers(&row.protocol, headers)?;
         }
@@ -313,6 +333,7 @@ pub async fn update(
         c.timeout_tcp_inspect
             .into_iter()
             .for_each(|v| new.timeout_tcp_inspect = Set(v));
+        new.tls = Set(tls.map(|tls| tls.to_text()));
         new.provisioning_status = Set(PENDING_UPDATE.to_owned());
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;

@@ -4,6 +4,7 @@ use super::lock::{
     self, ACTIVE, DELETED, ERROR, LOAD_BALANCER, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE,
 };
 use super::quota::{self, Counted};
+use super::tls::{self, Fetched};
 use super::{
     AppState, Caller, Error, flavor, flavor_profile, l7policy, listener, pool, shown, vip,
 };
@@ -141,6 +142,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
     }
     let project = caller.project(new.project_id.clone());
     check_graph(new)?;
+    let fetched = fetch_graph(state, new).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let (provider, topology) = kind(state, txn, new).await?;
         quota::check(txn, &project, Counted::LoadBalancer, 1).await?;
@@ -170,7 +172,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         .insert(txn)
         .await?;
         list::set_tags(txn, &id, &new.tags).await?;
-        let items = insert_graph(txn, &lb, new).await?;
+        let items = insert_graph(state, txn, &lb, new, &fetched).await?;
         let tree = Tree {
             items,
             ..Tree::default()
@@ -241,10 +243,24 @@ fn check_graph(new: &New) -> Result<(), Error> {
     Ok(())
 }
 
+/// What listeners and pools refer to, in their order.
+async fn fetch_graph(state: &AppState, new: &New) -> Result<(Vec<Fetched>, Vec<Fetched>), Error> {
+    let (mut listeners, mut pools) = (Vec::new(), Vec::new());
+    for listener in &new.listeners {
+        listeners.push(tls::prepare_listener(state, &listener.tls, None).await?);
+    }
+    for pool in &new.pools {
+        pools.push(tls::prepare_pool(state, &pool.tls, None).await?);
+    }
+    Ok((listeners, pools))
+}
+
 async fn insert_graph(
+    state: &AppState,
     txn: &impl ConnectionTrait,
     lb: &load_balancer::Model,
     new: &New,
+    (listeners, pools): &(Vec<Fetched>, Vec<Fetched>),
 ) -> Result<Vec<Item>, Error> {
     let mut items = Vec::new();
     let project = &lb.project_id;
@@ -270,18 +286,18 @@ async fn insert_graph(
         }
     }
     let mut ids: HashMap<&str, String> = HashMap::new();
-    for pool in &new.pools {
-        let id = pool::insert(txn, lb, pool, &mut items).await?;
+    for (pool, fetched) in new.pools.iter().zip(pools) {
+        let id = pool::insert(state, txn, lb, pool, fetched, &mut items).await?;
         ids.insert(&pool.name, id);
     }
-    for listener in &new.listeners {
+    for (listener, fetched) in new.listeners.iter().zip(listeners) {
         let by_name = listener
             .default_pool
             .as_deref()
             .and_then(|name| ids.get(name));
         let default = by_name.or(listener.default_pool_id.as_ref());
         let default = default.map(String::as_str);
-        let id = listener::insert(txn, lb, listener, default, &mut items).await?;
+        let id = listener::insert(state, txn, lb, listener, fetched, default, &mut items).await?;
         let row = listener::find(txn, &id).await?;
         for policy in &listener.l7policies {
             let mut target = l7policy::resolve(&policy.target, policy.redirect_pool.is_none())?;

@@ -6,6 +6,7 @@
 
 use crate::config::Topology;
 use crate::db::Db;
+use crate::secrets::vault::Vault;
 
 pub mod amphora;
 pub mod error;
@@ -22,7 +23,9 @@ pub mod member;
 pub mod not_supported;
 pub mod pool;
 pub mod quota;
+pub mod secret;
 pub mod shown;
+pub mod tls;
 pub mod vip;
 
 pub use error::Error;
@@ -38,12 +41,18 @@ pub struct AppState {
     pub db: Db,
     /// Topology of new load balancers.
     pub topology: Topology,
+    /// Seals secrets.
+    pub vault: Vault,
 }
 
 impl AppState {
     /// The state of the API.
-    pub const fn new(db: Db, topology: Topology) -> Self {
-        Self { db, topology }
+    pub const fn new(db: Db, topology: Topology, vault: Vault) -> Self {
+        Self {
+            db,
+            topology,
+            vault,
+        }
     }
 }
 

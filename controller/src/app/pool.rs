@@ -2,6 +2,7 @@
 
 use super::lock::{self, PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
+use super::tls::{self, Copies, Fetched, PoolChange, PoolTls};
 use super::{AppState, Caller, Error, health_monitor, listener, member, not_supported, shown};
 use crate::db::entity::{
     health_monitor as monitor_row, l7policy, listener as listener_row, load_balancer,
@@ -70,6 +71,8 @@ pub struct New {
     pub lb_algorithm: String,
     /// Stickiness.
     pub persistence: Option<Persistence>,
+    /// What it says about TLS.
+    pub tls: PoolChange,
     /// Tags.
     pub tags: Vec<String>,
     /// Members, in a single-call create.
@@ -91,6 +94,8 @@ pub struct Change {
     pub lb_algorithm: Option<String>,
     /// `Some(None)` removes.
     pub persistence: Option<Option<Persistence>>,
+    /// What it says about TLS.
+    pub tls: PoolChange,
     /// Replaces all.
     pub tags: Option<Vec<String>>,
 }
@@ -169,6 +174,7 @@ pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<pool::Model, Er
 
 /// Makes a pool; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
+    let fetched = tls::prepare_pool(state, &new.tls, None).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let listener = match &new.listener_id {
             Some(id) => Some(listener::find(txn, id).await?),
@@ -201,7 +207,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         }
         lock::take_for_child(txn, &lb.id).await?;
         let mut items = Vec::new();
-        let id = insert(txn, &lb, new, &mut items).await?;
+        let id = insert(state, txn, &lb, new, &fetched, &mut items).await?;
         if let Some(listener) = listener {
             lock::touch_listeners(txn, vec![listener.id.clone()], &mut items).await?;
             let mut row = listener.into_active_model();
@@ -218,9 +224,11 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
 /// Checks and inserts a pool with its members and monitor. The caller holds the load balancer and
 /// checked the quotas.
 pub async fn insert(
+    state: &AppState,
     txn: &impl ConnectionTrait,
     lb: &load_balancer::Model,
     new: &New,
+    fetched: &Fetched,
     items: &mut Vec<Item>,
 ) -> Result<String, Error> {
     let protocol = format!("protocol {}", new.protocol);
@@ -231,6 +239,8 @@ pub async fn insert(
         Some(persistence) => Some(check_persistence(persistence, &new.protocol, None)?),
         None => None,
     };
+    let tls = PoolTls::changed(&new.protocol, None, &new.tls, fetched)?;
+    fetched.keep(state, txn, &Copies::default()).await?;
     let row = pool::ActiveModel {
         id: Set(Uuid::new_v4().to_string()),
         load_balancer_id: Set(lb.id.clone()),
@@ -244,6 +254,7 @@ pub async fn insert(
         operating_status: Set("OFFLINE".to_owned()),
         created_at: Set(now()),
         updated_at: Set(None),
+        tls: Set(tls.map(|tls| tls.to_text())),
     }
     .insert(txn)
     .await?;
@@ -269,10 +280,19 @@ pub async fn update(
     id: &str,
     change: &Change,
 ) -> Result<(), Error> {
+    let before = find(state.db.read(), id).await?;
+    let fetched = tls::prepare_pool(state, &change.tls, Some(&before)).await?;
     let done: Result<(), Error> = transaction!(state.db, |txn| {
         let row = find(txn, id).await?;
         let lb = row.load_balancer_id.clone();
         lock::take_for_child(txn, &lb).await?;
+        let old = PoolTls::of(&row)?;
+        let copies = old
+            .as_ref()
+            .map(|tls| tls.copies.clone())
+            .unwrap_or_default();
+        let tls = PoolTls::changed(&row.protocol, old, &change.tls, &fetched)?;
+        fetched.keep(state, txn, &copies).await?;
         let mut items = vec![item(Resource::Pool, id.to_owned(), Action::Update)];
         lock::touch_listeners(txn, lock::listeners_using(txn, id).await?, &mut items).await?;
         if let Some(persistence) = &change.persistence {
@@ -304,6 +324,7 @@ pub async fn update(
         c.lb_algorithm
             .into_iter()
             .for_each(|v| new.lb_algorithm = Set(v));
+        new.tls = Set(tls.map(|tls| tls.to_text()));
         new.provisioning_status = Set(PENDING_UPDATE.to_owned());
         new.updated_at = Set(Some(now()));
         new.update(txn).await?;

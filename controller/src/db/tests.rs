@@ -70,7 +70,7 @@ async fn a_database_of_the_first_schema_is_brought_up_to_date_and_keeps_its_rows
         }
         old.close().await.unwrap();
         let report = maintenance::check(&file).await.unwrap();
-        assert_eq!(report.missing, ["m0002_flavors"]);
+        assert_eq!(report.missing, ["m0002_flavors", "m0003_secrets"]);
         let db = Db::open_sqlite(&file).await.unwrap();
         let row = entity::load_balancer::Entity::find_by_id("lb")
             .one(db.read())
@@ -91,6 +91,56 @@ async fn a_database_of_the_first_schema_is_brought_up_to_date_and_keeps_its_rows
         assert_eq!(
             (copy.schema.as_str(), copy.faults.len()),
             ("m0001_initial", 0)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_the_second_schema_gets_secrets_and_its_listeners_have_no_tls() {
+    use sea_orm_migration::MigratorTrait as _;
+    let dir = tempfile::tempdir().unwrap();
+    // The third one was interrupted when it had changed the first of two tables.
+    for interrupted in [false, true] {
+        let file = dir.path().join(format!("{interrupted}.db"));
+        let old = sqlite(&file, 1, false).await.unwrap();
+        migration::Migrator::up(&old, Some(2)).await.unwrap();
+        for statement in [
+            "INSERT INTO load_balancer (id, project_id, name, description, enabled, topology, provider, \
+             vip_address, vip_port_id, vip_subnet_id, vip_network_id, vip_port_owned, \
+             provisioning_status, operating_status, created_at) \
+             VALUES ('lb', 'p', 'n', '', 1, 'SINGLE', 'amphora', '', '', '', '', 1, 'ACTIVE', 'ONLINE', 1)",
+            "INSERT INTO listener (id, load_balancer_id, project_id, name, description, enabled, protocol, \
+             protocol_port, connection_limit, insert_headers, allowed_cidrs, timeout_client_data, \
+             timeout_member_connect, timeout_member_data, timeout_tcp_inspect, provisioning_status, \
+             operating_status, created_at) \
+             VALUES ('l', 'lb', 'p', 'n', '', 1, 'HTTP', 80, -1, '{}', '[]', 1, 1, 1, 1, 'ACTIVE', 'ONLINE', 1)",
+        ] {
+            old.execute_unprepared(statement).await.unwrap();
+        }
+        if interrupted {
+            let change = "ALTER TABLE listener ADD COLUMN tls text NULL";
+            old.execute_unprepared(change).await.unwrap();
+        }
+        old.close().await.unwrap();
+        let db = Db::open_sqlite(&file).await.unwrap();
+        let row = entity::listener::Entity::find_by_id("l")
+            .one(db.read())
+            .await;
+        assert_eq!(row.unwrap().unwrap().tls, None);
+        assert!(entity::pool::Entity::find().all(db.read()).await.is_ok());
+        assert_eq!(
+            entity::secret::Entity::find()
+                .count(db.read())
+                .await
+                .unwrap(),
+            0
+        );
+        let mut copy = file.into_os_string();
+        copy.push(".before-m0003_secrets");
+        let copy = maintenance::check(Path::new(&copy)).await.unwrap();
+        assert_eq!(
+            (copy.schema.as_str(), copy.faults.len()),
+            ("m0002_flavors", 0)
         );
     }
 }

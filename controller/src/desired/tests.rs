@@ -1,5 +1,6 @@
 use super::*;
 use crate::db::entity::{address, load_balancer, network, port};
+use crate::secrets::vault::Vault;
 use krater_model::Centiseconds;
 use uuid::Uuid;
 
@@ -136,6 +137,7 @@ fn graph() -> Graph {
             operating_status: "ONLINE".into(),
             created_at: 0,
             updated_at: None,
+            tls: None,
         }],
         persistence: Vec::new(),
         members: vec![member(60, Some(201), "ACTIVE"), member(61, None, "ACTIVE")],
@@ -163,6 +165,7 @@ fn graph() -> Graph {
             subnet(101, 100, "203.0.113.0/24", "203.0.113.1"),
             subnet(201, 200, "192.0.2.0/24", "192.0.2.1"),
         ],
+        bundles: Vec::new(),
     }
 }
 
@@ -176,6 +179,7 @@ fn common() -> Common {
         },
         vrrp: Vrrp::default(),
         logging: Logging::default(),
+        vault: Vault::parse(&"0f".repeat(32)).unwrap(),
     }
 }
 
@@ -320,4 +324,109 @@ fn who_resigns_keeps_nothing_but_its_heartbeat() {
     let state = DesiredState::parse(&text).unwrap();
     assert!(state.vrrp.is_empty() && state.load_balancers.is_empty());
     assert!(state.heartbeat.is_some());
+}
+
+/// Each amphora of a pair gets the copies that its listeners and pools use, and no other.
+#[test]
+fn certificates_that_are_used_are_in_the_document() {
+    use crate::app::tls::{Copies, ListenerTls, PoolTls};
+    use crate::db::entity::tls_bundle;
+    let common = common();
+    let bundle = |pem: &str| {
+        let id = CertificateId::of(pem.as_bytes()).to_string();
+        let owner = format!("tls bundle {id}");
+        tls_bundle::Model {
+            sealed: common.vault.seal(pem.as_bytes(), &owner).unwrap(),
+            id,
+            created_at: 0,
+        }
+    };
+    let (cert, second, ca) = (bundle("cert"), bundle("second"), bundle("ca"));
+    let mut graph = graph();
+    graph.bundles = vec![ca.clone(), bundle("unused"), cert.clone(), second.clone()];
+    let mut tls = ListenerTls {
+        default_ref: None,
+        sni_refs: vec!["b".into(), "a".into()],
+        client_ca_ref: Some("ca".into()),
+        hsts_max_age: Some(7),
+        ..ListenerTls::default()
+    };
+    tls.copies.certificates = [
+        ("a".into(), cert.id.clone()),
+        ("b".into(), second.id.clone()),
+    ]
+    .into();
+    tls.copies.ca = Some(ca.id.clone());
+    graph.listeners = vec![listener::Model {
+        id: text(70),
+        load_balancer_id: text(9),
+        project_id: String::new(),
+        name: String::new(),
+        description: String::new(),
+        enabled: true,
+        protocol: "TERMINATED_HTTPS".into(),
+        protocol_port: 443,
+        connection_limit: -1,
+        default_pool_id: None,
+        insert_headers: "{}".into(),
+        allowed_cidrs: "[]".into(),
+        timeout_client_data: 1,
+        timeout_member_connect: 1,
+        timeout_member_data: 1,
+        timeout_tcp_inspect: 0,
+        provisioning_status: "ACTIVE".into(),
+        operating_status: "ONLINE".into(),
+        created_at: 0,
+        updated_at: None,
+        tls: Some(tls.to_text()),
+    }];
+    let (first, standby) = (&graph.amphorae[0], &graph.amphorae[1]);
+    let state = build(&graph, first, &[standby], &common).unwrap();
+    let made = state.load_balancers[0].listeners[0].tls.as_ref().unwrap();
+    // Without a default the first by server name is it; an authority waits until clients are asked.
+    assert_eq!(made.default_certificate.as_str(), second.id);
+    assert_eq!(made.sni_certificates.len(), 1);
+    assert_eq!((&made.client_ca, made.hsts.unwrap().max_age), (&None, 7));
+    let ids = |state: &DesiredState| -> Vec<String> {
+        state
+            .certificates
+            .iter()
+            .map(|c| c.id.to_string())
+            .collect()
+    };
+    let mut wanted = vec![cert.id.clone(), second.id.clone()];
+    wanted.sort();
+    assert_eq!(ids(&state), wanted);
+    let other = build(&graph, standby, &[first], &common).unwrap();
+    assert_eq!(other.certificates, state.certificates);
+
+    tls.client_authentication = "MANDATORY".into();
+    graph.listeners[0].tls = Some(tls.to_text());
+    let pool = PoolTls {
+        enabled: true,
+        ca_ref: Some("ca".into()),
+        copies: Copies {
+            ca: Some(ca.id.clone()),
+            ..Default::default()
+        },
+        ..PoolTls::default()
+    };
+    graph.pools[0].tls = Some(pool.to_text());
+    let (first, standby) = (&graph.amphorae[0], &graph.amphorae[1]);
+    let state = build(&graph, first, &[standby], &common).unwrap();
+    assert_eq!(ids(&state).len(), 3, "the authority once, for both");
+    let in_pool = state.load_balancers[0].pools[0].tls.as_ref().unwrap();
+    assert_eq!(in_pool.ca.as_ref().unwrap().as_str(), ca.id);
+
+    // A copy that is gone, or sealed under another key, is named.
+    let another = Common {
+        vault: Vault::parse(&"0e".repeat(32)).unwrap(),
+        ..common.clone()
+    };
+    let error = build(&graph, first, &[standby], &another).unwrap_err();
+    assert!(error.to_string().contains("another key"), "{error}");
+    let mut gone = graph.clone();
+    gone.bundles.retain(|row| row.id != ca.id);
+    let error = build(&gone, first, &[standby], &common).unwrap_err();
+    assert!(error.to_string().contains(&ca.id), "{error}");
 }

@@ -17,6 +17,7 @@ use crate::db::{Db, now};
 use crate::desired::Common;
 use crate::drivers::compute::fake::FakeCompute;
 use crate::failover::request::{self, Request};
+use crate::secrets::vault::Vault;
 use crate::{inventory, pki::Pki};
 use futures_util::future::BoxFuture;
 use krater_model::control::{DataplaneStatus, RouterState, RouterStatus, VrrpStatus};
@@ -302,6 +303,7 @@ impl Rig {
                 },
                 vrrp: Vrrp::default(),
                 logging: Logging::default(),
+                vault: Vault::parse(&"0f".repeat(32)).unwrap(),
             },
             settings: Settings {
                 step_budget: Duration::from_millis(50),
@@ -422,6 +424,7 @@ impl Rig {
             operating_status: Set("OFFLINE".into()),
             created_at: Set(now()),
             updated_at: Set(None),
+            tls: Set(None),
         }
         .insert(self.db().write())
         .await
@@ -447,6 +450,7 @@ impl Rig {
             operating_status: Set("OFFLINE".into()),
             created_at: Set(now()),
             updated_at: Set(None),
+            tls: Set(None),
         }
         .insert(self.db().write())
         .await

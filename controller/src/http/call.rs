@@ -132,6 +132,16 @@ impl Call {
         object(&self.bytes, argument)
     }
 
+    /// A header as text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as it came.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Whether the query has `name` with a true value.
     pub(super) fn flag(&self, name: &str) -> bool {
         self.query.iter().any(|(key, value)| {
@@ -145,7 +155,7 @@ impl Call {
         page(&self.query)
     }
 
-    fn value(&self, name: &str) -> Option<&str> {
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
         value(&self.query, name)
     }
 

@@ -7,6 +7,7 @@ use tower::ServiceExt as _;
 pub mod body;
 mod call;
 mod envelope;
+mod key_manager;
 mod network;
 pub mod openapi;
 mod projects;
@@ -22,6 +23,7 @@ pub fn router(state: AppState) -> Router {
     let inner: Router = Router::new()
         .merge(v2::routes())
         .merge(network::routes())
+        .merge(key_manager::routes())
         .merge(projects::routes())
         // `/openapi.json`, as everything else after its path was normalised.
         .route(

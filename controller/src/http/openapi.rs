@@ -117,6 +117,27 @@ const MORE: &[(&str, &str, &str, &str)] = &[
     ("get", "/network/v2.0/ports", "List ports", "200"),
     ("get", "/network/v2.0/ports/{id}", "Show a port", "200"),
     ("get", "/projects/{id}", "Whether a project exists", "200"),
+    ("get", "/v1", "Version of the key manager's API", "200"),
+    ("get", "/v1/secrets", "List secrets", "200"),
+    ("post", "/v1/secrets", "Store a secret", "201"),
+    ("get", "/v1/secrets/{id}", "Show a secret's metadata", "200"),
+    (
+        "put",
+        "/v1/secrets/{id}",
+        "Give a secret its payload, once",
+        "204",
+    ),
+    ("delete", "/v1/secrets/{id}", "Remove a secret", "204"),
+    (
+        "get",
+        "/v1/secrets/{id}/payload",
+        "Give out what was stored",
+        "200",
+    ),
+    ("get", "/v1/containers", "List containers", "200"),
+    ("post", "/v1/containers", "Make a container", "201"),
+    ("get", "/v1/containers/{id}", "Show a container", "200"),
+    ("delete", "/v1/containers/{id}", "Remove a container", "204"),
 ];
 
 /// The document.
@@ -181,7 +202,7 @@ pub fn document() -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": "Krater control API",
-            "description": "OpenStack Octavia v2. Every path below /v2/lbaas is served under /v2, /v2.0 and /v2.0/lbaas too.",
+            "description": "OpenStack Octavia v2, and of Barbican v1 what certificates need. Every path below /v2/lbaas is served under /v2, /v2.0 and /v2.0/lbaas too, /v1/secrets and /v1/containers at the root too.",
             "version": "2",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

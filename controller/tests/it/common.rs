@@ -10,6 +10,7 @@ use krater_controller::db::entity::{
 use krater_controller::db::query::network::{self, NewSubnet};
 use krater_controller::db::{Db, now};
 use krater_controller::http::router;
+use krater_controller::secrets::vault::Vault;
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
@@ -90,7 +91,11 @@ impl Api {
             .to_string();
         let rows = network::subnets_of(db.read(), &network).await.unwrap();
         Self {
-            router: router(AppState::new(db.clone(), topology)),
+            router: router(AppState::new(
+                db.clone(),
+                topology,
+                Vault::open(dir.path(), &db).await.unwrap(),
+            )),
             subnet: rows
                 .iter()
                 .find(|s| s.name == "public-subnet")
@@ -124,6 +129,14 @@ impl Api {
             "{answer:?}"
         );
         answer
+    }
+
+    /// The body of an answer that is not text.
+    pub(crate) async fn bytes(&self, request: Request<Body>) -> Vec<u8> {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await;
+        bytes.unwrap().to_vec()
     }
 
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {

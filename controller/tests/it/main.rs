@@ -12,6 +12,8 @@ mod net_command;
 mod persistence;
 mod print_config;
 mod quota;
+mod secrets;
 mod shapes;
 mod state_machine;
+mod tls;
 mod unsupported;

@@ -106,6 +106,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_model_names_exists() {
+        let available = crate::tls::provider().cipher_suites;
+        for (i, (name, tls13)) in krater_model::state::TLS_CIPHERS.into_iter().enumerate() {
+            assert_eq!(NAMES[i].0, name);
+            let suite = available.iter().find(|a| a.suite() == NAMES[i].1).unwrap();
+            assert_eq!(suite.tls13().is_some(), tls13, "{name}");
+        }
+        assert_eq!(NAMES.len(), krater_model::state::TLS_CIPHERS.len());
+    }
+
+    #[test]
     fn octavias_default_list_loses_its_dhe_names() {
         let list = "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:\
                     DHE-RSA-AES256-GCM-SHA384:DHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:\

@@ -4,7 +4,7 @@
 //! name must fit only when the client named one. Without a CA nothing is verified.
 
 use super::client::Anything;
-use super::{SetupError, chain_and_key, ciphers, crls, provider, roots, versions};
+use super::{SetupError, chain_and_key, ciphers, crls, offered, provider, roots, versions};
 use crate::io::{Conn, TlsStream};
 use krater_model::state::PoolTls;
 use krater_model::{CertificateId, FieldError, Secret};
@@ -69,7 +69,7 @@ impl Connector {
             .map_err(|e| FieldError::new("versions", e.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let config = match &tls.certificate {
+        let mut config = match &tls.certificate {
             None => builder.with_no_client_auth(),
             Some(id) => {
                 let (chain, key) = chain_and_key("certificate", pem(id)?)?;
@@ -79,6 +79,7 @@ impl Connector {
                 })?
             }
         };
+        config.alpn_protocols = offered(&tls.alpn);
         Ok(Self {
             config: Arc::new(config),
         })

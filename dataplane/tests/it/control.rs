@@ -74,6 +74,7 @@ fn what_is_wrong_is_refused_by_field_and_changes_nothing() {
                     crl: None,
                     versions: vec![],
                     ciphers: vec![],
+                    alpn: vec![],
                 });
             }),
             "load_balancers[0].pools[0].tls",

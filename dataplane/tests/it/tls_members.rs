@@ -17,6 +17,7 @@ struct Wanted<'a> {
     name: &'a str,
     clients: Option<&'a Ca>,
     versions: &'a [&'static rustls::SupportedProtocolVersion],
+    alpn: &'a [&'a str],
 }
 
 /// A member that tells what name it was asked for, which version and cipher it speaks and whether a
@@ -36,7 +37,13 @@ fn member_of(wanted: &Wanted<'_>) -> SocketAddr {
         ),
     };
     let config = builder.with_single_cert(vec![certificate], key_der(&key));
-    let config = Arc::new(config.unwrap());
+    let mut config = config.unwrap();
+    config.alpn_protocols = wanted
+        .alpn
+        .iter()
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
+    let config = Arc::new(config);
     server(move |tcp| {
         let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut stream = StreamOwned::new(session, tcp);
@@ -51,11 +58,17 @@ fn member_of(wanted: &Wanted<'_>) -> SocketAddr {
             }
             request.clear();
             let body = format!(
-                "sni={} version={:?} cipher={:?} client={}",
+                "sni={} version={:?} cipher={:?} client={}{}",
                 stream.conn.server_name().unwrap_or("-"),
                 stream.conn.protocol_version().unwrap(),
                 stream.conn.negotiated_cipher_suite().unwrap().suite(),
                 stream.conn.peer_certificates().is_some(),
+                stream
+                    .conn
+                    .alpn_protocol()
+                    .map_or_else(String::new, |name| {
+                        format!(" alpn={}", String::from_utf8_lossy(name))
+                    }),
             );
             let length = body.len();
             // One record, so that a client gets it in one piece.
@@ -72,6 +85,7 @@ fn plain(ca: &Ca, name: &str) -> SocketAddr {
         name,
         clients: None,
         versions: rustls::ALL_VERSIONS,
+        alpn: &[],
     })
 }
 
@@ -82,6 +96,7 @@ fn no_tls() -> PoolTls {
         crl: None,
         versions: Vec::new(),
         ciphers: Vec::new(),
+        alpn: Vec::new(),
     }
 }
 
@@ -146,6 +161,7 @@ fn members_get_our_certificate_versions_and_ciphers() {
         name: "m.example",
         clients: Some(&clients),
         versions: rustls::ALL_VERSIONS,
+        alpn: &[],
     });
     let own = bundle(&clients.issue("krater.example").2);
     let certificates = [own.clone()];
@@ -174,6 +190,7 @@ fn members_get_our_certificate_versions_and_ciphers() {
         name: "m.example",
         clients: None,
         versions: &[&rustls::version::TLS12],
+        alpn: &[],
     });
     let mut setup = Setup::new(ListenerProtocol::Http, &[old]);
     for (versions, status) in [
@@ -186,6 +203,50 @@ fn members_get_our_certificate_versions_and_ciphers() {
         });
         assert_eq!(put(&dataplane, &setup, &[]).0, 200);
         assert_eq!(get(&setup).0, status);
+    }
+}
+
+#[test]
+fn members_are_offered_the_protocols_that_are_spoken() {
+    let dataplane = Dataplane::start(1);
+    let ours = Ca::new();
+    let member = |alpn: &[&str]| {
+        member_of(&Wanted {
+            ca: &ours,
+            name: "m.example",
+            clients: None,
+            versions: rustls::ALL_VERSIONS,
+            alpn,
+        })
+    };
+    let http = member(&["h2", "http/1.0", "http/1.1"]);
+    let other = member(&["h2"]);
+    let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    for (member, alpn, status, said) in [
+        (http, vec![], 200, ""),
+        (
+            http,
+            names(&["h2", "http/1.1", "http/1.0"]),
+            200,
+            " alpn=http/1.0",
+        ),
+        (http, names(&["http/1.1"]), 200, " alpn=http/1.1"),
+        (http, names(&["h2"]), 200, ""),
+        // Control: a member that speaks only another one ends the handshake (RFC 7301 section 3.2).
+        (other, names(&["http/1.1"]), 503, ""),
+    ] {
+        let mut setup = Setup::new(ListenerProtocol::Http, &[member]);
+        setup.pool().tls = Some(PoolTls {
+            alpn: alpn.clone(),
+            ..no_tls()
+        });
+        assert_eq!(put(&dataplane, &setup, &[]).0, 200);
+        let (got, body) = get(&setup);
+        assert_eq!(got, status, "{alpn:?}: {body}");
+        let after = body
+            .split_once("client=false")
+            .map_or("", |(_, after)| after);
+        assert_eq!(after, said, "{alpn:?}");
     }
 }
 

@@ -22,3 +22,4 @@ mod openstack;
 mod persistence;
 mod security;
 mod story;
+mod tls;

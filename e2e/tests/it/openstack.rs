@@ -4,6 +4,7 @@ use crate::story::Story;
 use krater_e2e::api::text;
 use krater_e2e::system::{System, alone};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -16,7 +17,7 @@ fn story(readme: &str) -> &str {
     after.split_once("\n```\n").expect("the end of the block").0
 }
 
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     let folder = std::env::var_os("KRATER_PEERS").map(PathBuf::from);
     let folder = folder.expect("KRATER_PEERS: run the tests with `cargo xtask test`");
     assert!(
@@ -40,21 +41,36 @@ pub(crate) fn sql(database: &std::path::Path, statement: &str) {
     assert!(done.status.success(), "{statement}: {errors}");
 }
 
-fn shell(system: &System, script: &str) -> Output {
+/// What lets a command find the tested programs and the real clients, whether fetched or the host's.
+pub(crate) fn environment() -> Vec<(&'static str, OsString)> {
     let peers = peers();
+    let front = [
+        krater_e2e::bin_dir(),
+        peers.join("venv-cli/bin"),
+        peers.join("tree/usr/bin"),
+    ];
+    let host = ["/usr/bin".into(), "/bin".into()];
+    let path = std::env::join_paths(front.into_iter().chain(host)).expect("PATH");
+    let libraries = peers.join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+    let mut all = vec![("PATH", path)];
+    // A fetched openssl looks for its files where an installed one has them.
+    for (name, file) in [
+        ("OPENSSL_CONF", peers.join("tree/etc/ssl/openssl.cnf")),
+        ("OPENSSL_MODULES", libraries.join("ossl-modules")),
+    ] {
+        if file.exists() && peers.join("tree/usr/bin/openssl").exists() {
+            all.push((name, file.into()));
+        }
+    }
+    all.push(("LD_LIBRARY_PATH", libraries.into()));
+    all
+}
+
+pub(crate) fn shell(system: &System, script: &str) -> Output {
     // The block's own PATH line speaks of the usual build folder; here the tested one comes first.
-    let bins = krater_e2e::bin_dir();
-    let front = [bins, peers.join("venv-cli/bin"), peers.join("tree/usr/bin")];
-    let path = std::env::join_paths(
-        front
-            .iter()
-            .cloned()
-            .chain(["/usr/bin".into(), "/bin".into()]),
-    )
-    .expect("PATH");
-    let script = script.replace("$PWD/target/release", &front[0].display().to_string());
-    let script = script.replace("$PWD/target/peers", &peers.display().to_string());
-    let libraries = format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let bins = krater_e2e::bin_dir().display().to_string();
+    let script = script.replace("$PWD/target/release", &bins);
+    let script = script.replace("$PWD/target/peers", &peers().display().to_string());
     let exports = std::fs::read_to_string(system.folder().join("up.out")).expect("up.out");
     let exports: String = exports
         .lines()
@@ -74,10 +90,10 @@ fn shell(system: &System, script: &str) -> Output {
     let mut child = Command::new("sh")
         .args(["-e", "-c", &format!("{exports}{script}")])
         .env_clear()
-        .env("PATH", path)
+        .current_dir(system.folder())
+        .envs(environment())
         .env("HOME", system.folder())
         .env("LC_ALL", "C.UTF-8")
-        .env("LD_LIBRARY_PATH", peers.join(libraries))
         .env("KRATER_STATE_DIR", system.state_dir())
         .stdin(Stdio::null())
         .stdout(std::fs::File::create(&out).expect("story.out"))

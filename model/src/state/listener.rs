@@ -235,6 +235,19 @@ pub struct ListenerTls {
     pub hsts: Option<Hsts>,
 }
 
+/// OpenSSL's names of the cipher suites that exist here, and whether they are of TLS 1.3.
+pub const TLS_CIPHERS: [(&str, bool); 9] = [
+    ("TLS_AES_256_GCM_SHA384", true),
+    ("TLS_AES_128_GCM_SHA256", true),
+    ("TLS_CHACHA20_POLY1305_SHA256", true),
+    ("ECDHE-ECDSA-AES256-GCM-SHA384", false),
+    ("ECDHE-ECDSA-AES128-GCM-SHA256", false),
+    ("ECDHE-ECDSA-CHACHA20-POLY1305", false),
+    ("ECDHE-RSA-AES256-GCM-SHA384", false),
+    ("ECDHE-RSA-AES128-GCM-SHA256", false),
+    ("ECDHE-RSA-CHACHA20-POLY1305", false),
+];
+
 /// TLS protocol versions that exist here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TlsVersion {

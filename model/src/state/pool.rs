@@ -148,6 +148,9 @@ pub struct PoolTls {
     /// OpenSSL cipher names. Empty: the library's choice.
     #[serde(default)]
     pub ciphers: Vec<String>,
+    /// Offered protocols (ALPN). Empty: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
 }
 
 /// A member of a pool.

@@ -20,7 +20,7 @@ pub struct Model {
     pub description: String,
     /// admin_state_up.
     pub enabled: bool,
-    /// TCP, HTTP, HTTPS.
+    /// TCP, HTTP, HTTPS, TERMINATED_HTTPS.
     pub protocol: String,
     /// 1 to 65535.
     pub protocol_port: i32,
@@ -50,6 +50,10 @@ pub struct Model {
     pub created_at: i64,
     /// Unix milliseconds; null until the first change.
     pub updated_at: Option<i64>,
+    /// JSON of `app::tls`; null without TLS.
+    #[sea_orm(column_type = "Text", nullable)]
+    #[serde(default)]
+    pub tls: Option<String>,
 }
 
 /// Joins are written out in the queries.

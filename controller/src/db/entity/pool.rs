@@ -32,6 +32,10 @@ pub struct Model {
     pub created_at: i64,
     /// Unix milliseconds; null until the first change.
     pub updated_at: Option<i64>,
+    /// JSON of `app::tls`; null without TLS.
+    #[sea_orm(column_type = "Text", nullable)]
+    #[serde(default)]
+    pub tls: Option<String>,
 }
 
 /// Joins are written out in the queries.

@@ -2,8 +2,9 @@
 
 use crate::db::entity::{
     address, amphora, health_monitor, l7policy, l7rule, listener, load_balancer, member, network,
-    pool, port, session_persistence, subnet,
+    pool, port, session_persistence, subnet, tls_bundle,
 };
+use crate::db::query::bundle;
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder};
 use std::collections::BTreeSet;
 
@@ -37,6 +38,8 @@ pub struct Graph {
     pub networks: Vec<network::Model>,
     /// See `networks`.
     pub subnets: Vec<subnet::Model>,
+    /// Copies of the certificates that listeners and pools use.
+    pub bundles: Vec<tls_bundle::Model>,
 }
 
 /// A NIC of an amphora.
@@ -116,6 +119,10 @@ pub async fn load(db: &impl ConnectionTrait, id: &str) -> Result<Option<Graph>, 
         .filter(network::Column::Id.is_in(network_ids))
         .all(db)
         .await?;
+    let texts = listeners.iter().filter_map(|row| row.tls.as_deref());
+    let texts = texts.chain(pools.iter().filter_map(|row| row.tls.as_deref()));
+    let used: BTreeSet<String> = texts.flat_map(crate::app::tls::used).collect();
+    let bundles = bundle::load(db, used).await?;
     Ok(Some(Graph {
         load_balancer,
         listeners,
@@ -129,6 +136,7 @@ pub async fn load(db: &impl ConnectionTrait, id: &str) -> Result<Option<Graph>, 
         nics,
         networks,
         subnets,
+        bundles,
     }))
 }
 

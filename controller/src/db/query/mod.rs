@@ -1,6 +1,7 @@
 //! Queries by subject. They take any connection, so that callers compose them in one transaction.
 
 pub mod before;
+pub mod bundle;
 pub mod flow;
 pub mod graph;
 pub mod journal;

@@ -154,7 +154,11 @@ async fn a_refused_change_is_undone_on_both_amphorae() {
             .await;
         rig.run().await;
         rig.check("ACTIVE", &PAIR).await;
-        let state = AppState::new(rig.db().clone(), Topology::ActiveStandby);
+        let state = AppState::new(
+            rig.db().clone(),
+            Topology::ActiveStandby,
+            rig.world.common.vault.clone(),
+        );
         let id = rig.graph().await.listeners[0].id.clone();
         let tags = ["old".to_owned()];
         list::set_tags(rig.db().write(), &id, &tags).await.unwrap();
@@ -199,6 +203,90 @@ async fn a_refused_change_is_undone_on_both_amphorae() {
     }
 }
 
+/// The copy of a certificate outlives the change that was to replace it, and the secret that it came from.
+#[tokio::test]
+async fn a_refused_certificate_leaves_the_old_one_in_use() {
+    use crate::app::{secret, tls};
+    use crate::db::query::bundle;
+    let (_dir, template) = templated().await;
+    let rig = Rig::new(&template, "ACTIVE_STANDBY").await;
+    rig.create().await;
+    rig.run().await;
+    let tree = rig.add_tree().await;
+    rig.enqueue(FlowKind::UpdateTree, Some("PENDING_UPDATE"), json!(tree))
+        .await;
+    rig.run().await;
+    let vault = rig.world.common.vault.clone();
+    let state = AppState::new(rig.db().clone(), Topology::ActiveStandby, vault);
+    let store = async || {
+        let made = rcgen::generate_simple_self_signed(vec!["ca".into()]).unwrap();
+        let new = secret::New {
+            name: None,
+            secret_type: "opaque".into(),
+            algorithm: None,
+            bit_length: None,
+            mode: None,
+            expiration: None,
+            payload: Some(secret::Payload {
+                content_type: "text/plain".into(),
+                bytes: made.cert.pem().into_bytes().into(),
+            }),
+        };
+        secret::create(&state, &caller(), &new).await.unwrap()
+    };
+    let pool = rig.graph().await.pools[0].id.clone();
+    let change = async |secret: &str| {
+        let change = pools::Change {
+            tls: tls::PoolChange {
+                enabled: Some(true),
+                ca_ref: Some(Some(format!("http://h/v1/secrets/{secret}"))),
+                ..tls::PoolChange::default()
+            },
+            ..pools::Change::default()
+        };
+        pools::update(&state, &caller(), &pool, &change)
+            .await
+            .unwrap();
+        rig.run().await;
+    };
+    let first = store().await;
+    change(&first).await;
+    rig.check("ACTIVE", &PAIR).await;
+    secret::delete(&state, &first).await.unwrap();
+    let (rows, serving) = (rig.graph().await, rig.serving());
+    assert_eq!(rows.bundles.len(), 1);
+    let authority =
+        |lb: &krater_model::state::LoadBalancer| lb.pools[0].tls.as_ref().unwrap().ca.clone();
+    assert!(
+        serving
+            .values()
+            .flatten()
+            .all(|lb| authority(lb).unwrap().as_str() == rows.bundles[0].id)
+    );
+    let one: AmphoraId = rig.amphorae().await[1].id.parse().unwrap();
+    *rig.agents.refusing.lock().unwrap() = Some(one);
+    change(&store().await).await;
+    rig.check("ERROR", &PAIR).await;
+    let after = rig.graph().await;
+    assert_eq!((&after.pools, &after.bundles.len()), (&rows.pools, &1));
+    assert_eq!(rig.serving(), serving, "both serve what they served");
+    // Housekeeping takes the copy that came to nothing, and only that.
+    let later = now() + 1_000_000;
+    let removed = bundle::collect(rig.db().write(), later, tls::used).await;
+    assert_eq!(removed.unwrap(), 1);
+    *rig.agents.refusing.lock().unwrap() = None;
+    let lb = rig.lb.to_string();
+    let asked = request::enqueue(rig.db(), &lb, &Request::LoadBalancer, "test").await;
+    asked.unwrap();
+    rig.run().await;
+    rig.check("ACTIVE", &PAIR).await;
+    let now = rig.serving();
+    assert!(
+        now.values().eq(serving.values()),
+        "new amphorae have it too"
+    );
+}
+
 /// What an undone change made stays in ERROR and out of force until it is changed.
 #[tokio::test]
 async fn a_child_in_error_is_tried_again_by_a_change() {
@@ -218,7 +306,11 @@ async fn a_child_in_error_is_tried_again_by_a_change() {
         state.listeners.is_empty() && state.pools.is_empty()
     };
     assert!(rig.serving().values().flatten().all(empty));
-    let state = AppState::new(rig.db().clone(), Topology::ActiveStandby);
+    let state = AppState::new(
+        rig.db().clone(),
+        Topology::ActiveStandby,
+        rig.world.common.vault.clone(),
+    );
     let rows = rig.graph().await;
     let pool = &rows.pools[0].id;
     let refused = listeners::check_pool(rig.db().read(), &lb, pool, "HTTP").await;

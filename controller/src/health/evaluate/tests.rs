@@ -72,6 +72,7 @@ fn graph() -> Graph {
             operating_status: "ONLINE".into(),
             created_at: 0,
             updated_at: None,
+            tls: None,
         }],
         pools: vec![pool::Model {
             id: text(2),
@@ -86,6 +87,7 @@ fn graph() -> Graph {
             operating_status: "ONLINE".into(),
             created_at: 0,
             updated_at: None,
+            tls: None,
         }],
         persistence: Vec::new(),
         members: vec![member(11), member(12), member(13)],
@@ -96,6 +98,7 @@ fn graph() -> Graph {
         nics: Vec::new(),
         networks: Vec::new(),
         subnets: Vec::new(),
+        bundles: Vec::new(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! `/listeners`
 
 use super::load_balancer::{admin_state, render_stats};
-use super::{id_list, l7policy, page_answer, pool, time};
+use super::{id_list, l7policy, page_answer, pool, time, tls};
 use crate::app::Error;
 use crate::app::listener::{self as app, Change, New, TIMEOUTS, Timeouts, View};
 use crate::app::pool::New as NewPool;
+use crate::app::tls::ListenerTls;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
@@ -103,7 +104,7 @@ pub(super) fn render(view: &View) -> Value {
         Value::Array(list) if list.is_empty() => Value::Null,
         other => other,
     };
-    json!({
+    let mut shown = json!({
         "id": row.id,
         "name": row.name,
         "description": row.description,
@@ -113,8 +114,6 @@ pub(super) fn render(view: &View) -> Value {
         "protocol": row.protocol,
         "protocol_port": row.protocol_port,
         "connection_limit": row.connection_limit,
-        "default_tls_container_ref": null,
-        "sni_container_refs": [],
         "project_id": row.project_id,
         "tenant_id": row.project_id,
         "default_pool_id": row.default_pool_id,
@@ -128,17 +127,10 @@ pub(super) fn render(view: &View) -> Value {
         "timeout_member_data": row.timeout_member_data,
         "timeout_tcp_inspect": row.timeout_tcp_inspect,
         "tags": view.tags,
-        "client_ca_tls_container_ref": null,
-        "client_authentication": "NONE",
-        "client_crl_container_ref": null,
         "allowed_cidrs": cidrs,
-        "tls_ciphers": null,
-        "tls_versions": null,
-        "alpn_protocols": null,
-        "hsts_max_age": null,
-        "hsts_include_subdomains": false,
-        "hsts_preload": false,
-    })
+    });
+    tls::show_listener(ListenerTls::of(row).ok().flatten(), &mut shown);
+    shown
 }
 
 fn connection_limit(body: &Body) -> Result<Field<i32>, Error> {
@@ -218,6 +210,7 @@ fn parse(body: &Body) -> Result<New, Error> {
             member_data: timeout(body, "timeout_member_data")?.or(TIMEOUTS.member_data),
             tcp_inspect: timeout(body, "timeout_tcp_inspect")?.or(TIMEOUTS.tcp_inspect),
         },
+        tls: tls::listener(body)?,
         tags: body.tags()?.or_default(),
         default_pool: None,
         l7policies: Vec::new(),
@@ -294,6 +287,7 @@ pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
         timeout_member_connect: timeout("timeout_member_connect", TIMEOUTS.member_connect)?,
         timeout_member_data: timeout("timeout_member_data", TIMEOUTS.member_data)?,
         timeout_tcp_inspect: timeout("timeout_tcp_inspect", TIMEOUTS.tcp_inspect)?,
+        tls: tls::listener(&body)?,
         tags: body.tags()?.change(Vec::new()),
     })
 }

@@ -21,6 +21,7 @@ mod member;
 mod pool;
 mod provider;
 mod quota;
+mod tls;
 mod version;
 
 /// Resources with the usual operations, for the OpenAPI document.
@@ -37,7 +38,9 @@ pub(super) const RESOURCES: &[Resource] = &[
 ];
 
 /// What a body is read as: the resource and the operation, as `krater-fuzz` names them.
-pub const BODIES: [&str; 20] = [
+pub const BODIES: [&str; 22] = [
+    "secret-create",
+    "container-create",
     "loadbalancer-create",
     "loadbalancer-update",
     "listener-create",
@@ -89,7 +92,8 @@ pub fn read(body: &str, bytes: &[u8]) -> Result<String, Error> {
         "flavorprofile-update" => read!(flavor_profile::changed, "flavor_profile_"),
         "flavor-create" => read!(flavor::created, "flavor_"),
         "flavor-update" => read!(flavor::changed, "flavor_"),
-        other => Err(Error::bad(format!("no body is {other}"))),
+        other => crate::http::key_manager::read(other, bytes)
+            .unwrap_or_else(|| Err(Error::bad(format!("no body is {other}")))),
     }
 }
 

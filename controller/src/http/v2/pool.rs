@@ -1,10 +1,11 @@
 //! `/pools`
 
 use super::load_balancer::admin_state;
-use super::{health_monitor, id_list, member, page_answer, time};
+use super::{health_monitor, id_list, member, page_answer, time, tls};
 use crate::app::Error;
 use crate::app::load_balancer::Whole;
 use crate::app::pool::{self as app, Change, New, Persistence, View};
+use crate::app::tls::PoolTls;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
@@ -85,7 +86,7 @@ fn render(view: &View) -> Value {
             "persistence_granularity": sticky.persistence_granularity,
         })
     });
-    json!({
+    let mut shown = json!({
         "id": row.id,
         "name": row.name,
         "description": row.description,
@@ -104,14 +105,9 @@ fn render(view: &View) -> Value {
         "healthmonitor_id": view.health_monitor_id,
         "members": id_list(&view.members),
         "tags": view.tags,
-        "tls_container_ref": null,
-        "ca_tls_container_ref": null,
-        "crl_container_ref": null,
-        "tls_enabled": false,
-        "tls_ciphers": null,
-        "tls_versions": null,
-        "alpn_protocols": null,
-    })
+    });
+    tls::show_pool(PoolTls::of(row).ok().flatten(), &mut shown);
+    shown
 }
 
 /// A pool of a single-call create, with members and monitor as objects.
@@ -172,6 +168,7 @@ pub(super) fn parse(body: &Body) -> Result<New, Error> {
         protocol: body.required("protocol", protocol)?,
         lb_algorithm: body.required("lb_algorithm", algorithm)?,
         persistence: persistence(body)?.value(),
+        tls: tls::pool(body)?,
         tags: body.tags()?.or_default(),
         members,
         health_monitor,
@@ -250,6 +247,7 @@ pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
         enabled: body.bool("admin_state_up")?.change(false),
         lb_algorithm: algorithm,
         persistence: persistence(&body)?.change_or_clear(),
+        tls: tls::pool(&body)?,
         tags: body.tags()?.change(Vec::new()),
     })
 }
