@@ -1,5 +1,6 @@
 //! `krater.toml`: the controller's configuration. Unknown keys are refused.
 
+use crate::db::server::Address;
 use ipnet::IpNet;
 use krater_model::{Centiseconds, FieldError, Millis, VrrpVersion};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub struct Config {
     /// The REST API.
     pub api: Api,
+    /// Where everything is kept.
+    pub database: Database,
     /// Load balancers and amphorae.
     pub controller: Controller,
     /// Heartbeats.
@@ -42,6 +45,14 @@ impl Default for Api {
             listen: SocketAddr::from(([127, 0, 0, 1], 9876)),
         }
     }
+}
+
+/// `[database]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// `postgres://…` or `mysql://…`. None: the file `krater.db` of the state folder. Printed without its password.
+    pub url: Option<Address>,
 }
 
 /// How many amphorae a load balancer has.
@@ -412,7 +423,7 @@ mod tests {
             }
         }
         // Keys without a value as shipped stand there as comments.
-        for key in ["amphora_bin", "amphora_workers", "file"] {
+        for key in ["url", "amphora_bin", "amphora_workers", "file"] {
             assert!(
                 file.contains(&format!("\n# {key} = ")),
                 "{key} is not documented"
@@ -435,6 +446,7 @@ mod tests {
             ("[vrrp]\nauth = \"ah\"", "unknown variant"),
             ("[vrrp]\nversion = 4", "out of range"),
             ("[logging]\nlevel = \"loud\"", "logging.level"),
+            ("[database]\nurl = \"oracle://x\"", "database.url"),
             ("[controller]\nworkers = 0", "controller.workers"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();

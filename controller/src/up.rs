@@ -13,6 +13,7 @@ use crate::agent_client::{Client, Dial};
 use crate::app::AppState;
 use crate::cli::{StateDir, doctor};
 use crate::config::Config;
+use crate::db::server::Address;
 use crate::db::{Db, query::journal};
 use crate::desired::Common;
 use crate::drivers::compute::netns::{NetnsCompute, amphora_bin};
@@ -63,6 +64,16 @@ pub struct Args {
     /// The `amphora` program. [default: the file of that name beside krater]
     #[arg(long, env = "KRATER_AMPHORA_BIN", value_name = "FILE")]
     amphora_bin: Option<PathBuf>,
+    /// The database, instead of a file in the state folder: postgres://USER:PASSWORD@HOST/DATABASE or mysql://…
+    ///
+    /// Other users of this host see the command line: a password belongs into the variable or the configuration file.
+    #[arg(
+        long,
+        env = "KRATER_DATABASE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    database: Option<Address>,
     /// Print the configuration in force (file, environment and options over the defaults) as krater.toml, and end.
     #[arg(long)]
     print_config: bool,
@@ -131,6 +142,9 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(args.config.as_deref())?;
     if let Some(listen) = args.listen {
         config.api.listen = listen;
+    }
+    if let Some(address) = args.database {
+        config.database.url = Some(address);
     }
     if let Some(program) = args.amphora_bin {
         config.controller.amphora_bin = Some(program);
@@ -229,11 +243,19 @@ async fn serve(
             )
         })?;
     let listen = listener.local_addr()?;
-    let db = Db::open_sqlite(&layout.state_dir().join("krater.db")).await?;
+    let db = match &config.database.url {
+        None => Db::open_sqlite(&layout.state_dir().join("krater.db")).await?,
+        Some(address) => Db::connect(address)
+            .await
+            .with_context(|| format!("the {} cannot be used", address.name()))?,
+    };
     let pki = Arc::new(Pki::open(
         &layout.state_dir().join("pki"),
         SystemTime::now(),
     )?);
+    if config.database.url.is_some() && roles.iter().any(|role| *role != Role::Api) {
+        own_amphorae(&db, layout.instance()).await?;
+    }
     inventory::make(&db, &config).await?;
     let networks = inventory::networks(&db).await?;
     LocalNetworks::new(layout.clone()).ensure(networks).await?;
@@ -252,8 +274,8 @@ async fn serve(
         settings: settings(&config),
         crash: Arc::new(FromEnvironment::new()),
     });
-    // The folder is locked: whoever held a lease is dead.
-    let freed = journal::release_all(db.write()).await?;
+    // The folder is locked: whoever of this instance held a lease is dead.
+    let freed = journal::release_all(db.write(), layout.instance()).await?;
     if freed > 0 {
         tracing::warn!(flows = freed, "flows were interrupted and go on");
     }
@@ -333,6 +355,21 @@ async fn serve(
     let _ = tokio::time::timeout(DRAIN, server).await;
     let all = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, all).await;
+    Ok(())
+}
+
+/// Amphorae of the `netns` driver live on one host. Two controllers that each missed the other's amphorae on their own
+/// host would replace them for ever.
+async fn own_amphorae(db: &Db, instance: &str) -> anyhow::Result<()> {
+    let host = inventory::host(db, instance).await?;
+    if host != instance {
+        bail!(
+            "the amphorae of the {} are on the host of instance {host}, this is instance {instance}: start this \
+             controller with --role api; if that host is gone for good, \
+             `krater db take-over --database URL` lets this one make all amphorae anew",
+            db.name()
+        );
+    }
     Ok(())
 }
 

@@ -335,7 +335,7 @@ pub async fn delete(
     cascade: bool,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        lock::load_balancer(txn, id).await?;
+        lock::held(txn, id).await?;
         let listeners = listener_row::Entity::find()
             .filter(listener_row::Column::LoadBalancerId.eq(id))
             .count(txn)

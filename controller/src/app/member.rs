@@ -128,7 +128,7 @@ pub async fn create(
     new: &New,
 ) -> Result<String, Error> {
     let done: Result<String, Error> = transaction!(state.db, |txn| {
-        let pool = pool::find(txn, pool_id).await?;
+        let pool = pool::held(txn, pool_id).await?;
         quota::check(txn, &pool.project_id, Counted::Member, 1).await?;
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
@@ -223,8 +223,8 @@ pub async fn update(
     change: &Change,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let pool = pool::held(txn, pool_id).await?;
         let row = find(txn, pool_id, id).await?;
-        let pool = pool::find(txn, pool_id).await?;
         let mut items = vec![item(Resource::Member, id.to_owned(), Action::Update)];
         pool::touch(txn, &pool, &mut items).await?;
         let mut new = row.into_active_model();
@@ -259,8 +259,8 @@ pub async fn delete(
     id: &str,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let pool = pool::held(txn, pool_id).await?;
         let row = find(txn, pool_id, id).await?;
-        let pool = pool::find(txn, pool_id).await?;
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
         mark_deleted(txn, row, &mut items).await?;
@@ -294,7 +294,7 @@ pub async fn replace(
     additive_only: bool,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        let pool = pool::find(txn, pool_id).await?;
+        let pool = pool::held(txn, pool_id).await?;
         let old =
             list::of::<member::Entity>(txn, member::Column::PoolId, std::slice::from_ref(&pool.id))
                 .await?;

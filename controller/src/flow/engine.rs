@@ -4,10 +4,10 @@ use super::World;
 use super::crash::Point;
 use super::kinds::{self, Step};
 use super::steps::{self, Context, Reason, StepError};
+use crate::db::Retriable;
 use crate::db::entity::flow;
 use crate::db::query::flow::FlowKind;
 use crate::db::query::journal::{self, Lost, state};
-use crate::db::{Retriable, now};
 use crate::transaction;
 use sea_orm::DbErr;
 use serde_json::Value;
@@ -202,8 +202,7 @@ impl Worker {
                 "flow interrupted; it goes on later"
             );
             // Not at once: what interrupted it may still be there.
-            let later = now() + 1_000;
-            let _ = journal::release(self.world.db.write(), &id, &self.name, later).await;
+            let _ = journal::release(self.world.db.write(), &id, &self.name, 1_000).await;
         }
     }
 

@@ -311,7 +311,8 @@ pub(super) fn decode(query: &str) -> Vec<(String, String)> {
             }
             at += 1;
         }
-        String::from_utf8_lossy(&out).into_owned()
+        // No text that is stored has a NUL, and PostgreSQL refuses to look for one.
+        String::from_utf8_lossy(&out).replace('\0', "\u{fffd}")
     };
     query
         .split('&')
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let pairs = decode("a=b%20c+d&tags=x%2Cy&&flag&bad=%zz%4");
+        let pairs = decode("a=b%20c+d&tags=x%2Cy&&flag&bad=%zz%4&nul=%00&utf8=%ff");
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(
             pairs,
@@ -353,7 +354,9 @@ mod tests {
                 pair("a", "b c d"),
                 pair("tags", "x,y"),
                 pair("flag", ""),
-                pair("bad", "%zz%4")
+                pair("bad", "%zz%4"),
+                pair("nul", "\u{fffd}"),
+                pair("utf8", "\u{fffd}")
             ]
         );
         assert_eq!(encode("name:asc,ü&"), "name:asc,%C3%BC%26");

@@ -3,15 +3,18 @@
 
 mod common;
 mod db_command;
+mod engines;
 mod flavors;
 mod graph;
 mod hostile;
 mod lists;
 mod members;
+mod migrations;
 mod net_command;
 mod persistence;
 mod print_config;
 mod quota;
+mod servers;
 mod shapes;
 mod state_machine;
 mod unsupported;

@@ -4,6 +4,7 @@ use sea_orm_migration::prelude::*;
 
 mod m0001_initial;
 mod m0002_flavors;
+mod m0004_long_texts;
 
 /// Runs what is missing.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_initial::Migration),
             Box::new(m0002_flavors::Migration),
+            Box::new(m0004_long_texts::Migration),
         ]
     }
 }
