@@ -76,10 +76,23 @@ impl Topology {
     }
 }
 
+/// What makes amphorae and their networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Drivers {
+    /// Namespaces and processes of this host.
+    #[default]
+    Netns,
+    /// Nothing: the API alone, for the test suites of its clients.
+    Noop,
+}
+
 /// `[controller]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Controller {
+    /// What makes amphorae and their networks.
+    pub drivers: Drivers,
     /// Topology of new load balancers.
     pub topology: Topology,
     /// Flows that run at the same time.
@@ -95,6 +108,7 @@ pub struct Controller {
 impl Default for Controller {
     fn default() -> Self {
         Self {
+            drivers: Drivers::default(),
             topology: Topology::default(),
             workers: 8,
             amphora_bin: None,
@@ -335,7 +349,9 @@ impl Config {
 
     /// The networks to make at the first start.
     pub fn inventory(&self) -> Vec<Network> {
-        if self.networks.is_empty() {
+        if self.controller.drivers == Drivers::Noop {
+            crate::drivers::noop::networks()
+        } else if self.networks.is_empty() {
             default_networks()
         } else {
             self.networks.clone()

@@ -79,12 +79,20 @@ pub async fn make(db: &Db, config: &Config) -> Result<(), Error> {
 
 /// Which instance of the controller has the amphorae of this database; in `meta`.
 const HOST: &str = "host";
+/// In its place with the `noop` drivers, whose amphorae are nowhere.
+pub const NOOP: &str = "noop";
+/// In its place when an earlier release made the database.
+const UNKNOWN: &str = "unknown";
 
 /// Whose amphorae the database knows: `instance`'s, unless another one has come before.
 pub async fn host(db: &Db, instance: &str) -> Result<String, Error> {
     transaction!(db, |txn| {
         if let Some(host) = meta::read(txn, HOST).await? {
             return Ok(host);
+        }
+        let old = network::network_by_name(txn, MANAGEMENT_NETWORK).await?;
+        if old.is_some() && instance == NOOP {
+            return Ok(UNKNOWN.to_owned());
         }
         meta::write(txn, HOST, instance).await?;
         Ok(instance.to_owned())

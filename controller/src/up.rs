@@ -9,17 +9,19 @@
 )]
 
 use crate::admin::{self, Admin};
-use crate::agent_client::{Client, Dial};
+use crate::agent_client::{AgentApi, Client, Dial};
 use crate::app::AppState;
 use crate::cli::{StateDir, doctor};
-use crate::config::Config;
+use crate::config::{Config, Drivers};
 use crate::db::server::Address;
 use crate::db::{Db, query::journal};
 use crate::desired::Common;
+use crate::drivers::compute::Compute;
 use crate::drivers::compute::netns::{NetnsCompute, amphora_bin};
 use crate::drivers::layout::Layout;
 use crate::drivers::network::Networks as _;
 use crate::drivers::network::local::LocalNetworks;
+use crate::drivers::noop::Noop;
 use crate::flow::crash::FromEnvironment;
 use crate::flow::engine::Worker;
 use crate::flow::{Settings, World};
@@ -64,6 +66,9 @@ pub struct Args {
     /// The `amphora` program. [default: the file of that name beside krater]
     #[arg(long, env = "KRATER_AMPHORA_BIN", value_name = "FILE")]
     amphora_bin: Option<PathBuf>,
+    /// What makes amphorae and their networks; noop makes nothing, for test suites of the API. [default: netns]
+    #[arg(long, value_enum, env = "KRATER_DRIVERS")]
+    drivers: Option<Drivers>,
     /// The database, instead of a file in the state folder: postgres://USER:PASSWORD@HOST/DATABASE or mysql://…
     ///
     /// Other users of this host see the command line: a password belongs into the variable or the configuration file.
@@ -143,6 +148,9 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         config.api.listen = listen;
     }
+    if let Some(drivers) = args.drivers {
+        config.controller.drivers = drivers;
+    }
     if let Some(address) = args.database {
         config.database.url = Some(address);
     }
@@ -175,13 +183,18 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         json: logging.json,
         level: logging.level.clone(),
     })?;
-    doctor::require(&doctor::Subject {
-        state_dir: &args.state.state_dir,
-        // An occupied port is reported by the bind below, which names the option.
-        listen: None,
-        amphora_bin: config.controller.amphora_bin.as_deref(),
-    })?;
-    let program = amphora_bin(config.controller.amphora_bin.as_deref())?;
+    let program = match config.controller.drivers {
+        Drivers::Noop => None,
+        Drivers::Netns => {
+            doctor::require(&doctor::Subject {
+                state_dir: &args.state.state_dir,
+                // An occupied port is reported by the bind below, which names the option.
+                listen: None,
+                amphora_bin: config.controller.amphora_bin.as_deref(),
+            })?;
+            Some(amphora_bin(config.controller.amphora_bin.as_deref())?)
+        }
+    };
     let layout = Layout::create(&args.state.state_dir)
         .with_context(|| format!("state folder {}", args.state.state_dir.display()))?;
     let _lock = lock(&layout.state_dir().join("lock"))?;
@@ -228,7 +241,7 @@ pub(crate) fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
 async fn serve(
     config: Config,
     layout: Layout,
-    program: PathBuf,
+    program: Option<PathBuf>,
     roles: &[Role],
     log: LogControl,
 ) -> anyhow::Result<()> {
@@ -253,22 +266,13 @@ async fn serve(
         &layout.state_dir().join("pki"),
         SystemTime::now(),
     )?);
-    if config.database.url.is_some() && roles.iter().any(|role| *role != Role::Api) {
-        own_amphorae(&db, layout.instance()).await?;
-    }
-    inventory::make(&db, &config).await?;
-    let networks = inventory::networks(&db).await?;
-    LocalNetworks::new(layout.clone()).ensure(networks).await?;
-    let compute = Arc::new(NetnsCompute::new(layout.clone(), program));
-    let dial = Arc::new(ManagementDial {
-        layout: layout.clone(),
-    });
-    let agents = Arc::new(Client::new(dial, pki.client_tls()?));
+    let amphorae = Amphorae::new(&db, &config, &layout, &pki, program, roles).await?;
+    let compute = amphorae.compute.clone();
     let heartbeat_key = heartbeat_key(&layout.state_dir().join("heartbeat.key"))?;
     let world = Arc::new(World {
         db: db.clone(),
         compute: compute.clone(),
-        agents: agents.clone(),
+        agents: amphorae.agents.clone(),
         pki: pki.clone(),
         common: common(&config, heartbeat_key),
         settings: settings(&config),
@@ -298,7 +302,8 @@ async fn serve(
         tasks.spawn(worker.run(stopped.clone()));
     }
     let health = health::Shared::default();
-    if has(Role::HealthManager) {
+    // Nothing of the noop drivers reports.
+    if has(Role::HealthManager) && amphorae.client.is_some() {
         let management = layout.open_management()?;
         let socket = management
             .udp_socket(heartbeat_target())
@@ -325,12 +330,13 @@ async fn serve(
         ready: ready.clone(),
         roles: roles.iter().map(|role| role.as_str()).collect(),
         health: health.clone(),
-        agents,
+        agents: amphorae.client,
         pki,
         log,
     });
     if has(Role::Api) {
-        let state = AppState::new(db.clone(), config.controller.topology);
+        let state = AppState::new(db.clone(), config.controller.topology)
+            .with_drivers(config.controller.drivers);
         routes = routes.merge(crate::http::router(state));
     }
     let mut draining = stopped.clone();
@@ -358,11 +364,72 @@ async fn serve(
     Ok(())
 }
 
+/// What makes amphorae, and what talks to them.
+#[derive(Debug)]
+struct Amphorae {
+    compute: Arc<dyn Compute>,
+    agents: Arc<dyn AgentApi>,
+    /// None with the `noop` drivers.
+    client: Option<Arc<Client>>,
+}
+
+impl Amphorae {
+    /// Of the drivers that the configuration names; makes the networks of the inventory too.
+    async fn new(
+        db: &Db,
+        config: &Config,
+        layout: &Layout,
+        pki: &Pki,
+        program: Option<PathBuf>,
+        roles: &[Role],
+    ) -> anyhow::Result<Self> {
+        let Some(program) = program else {
+            if inventory::host(db, inventory::NOOP).await? != inventory::NOOP {
+                bail!(
+                    "the {} was made with drivers netns: --drivers noop would forget its amphorae, use another one",
+                    db.name()
+                );
+            }
+            inventory::make(db, config).await?;
+            let noop = Arc::new(Noop::new(db.clone()));
+            return Ok(Self {
+                compute: noop.clone(),
+                agents: noop,
+                client: None,
+            });
+        };
+        if config.database.url.is_none() || roles.iter().any(|role| *role != Role::Api) {
+            own_amphorae(db, config, layout.instance()).await?;
+        }
+        inventory::make(db, config).await?;
+        let networks = inventory::networks(db).await?;
+        LocalNetworks::new(layout.clone()).ensure(networks).await?;
+        let dial = Arc::new(ManagementDial {
+            layout: layout.clone(),
+        });
+        let client = Arc::new(Client::new(dial, pki.client_tls()?));
+        Ok(Self {
+            compute: Arc::new(NetnsCompute::new(layout.clone(), program)),
+            agents: client.clone(),
+            client: Some(client),
+        })
+    }
+}
+
 /// Amphorae of the `netns` driver live on one host. Two controllers that each missed the other's amphorae on their own
 /// host would replace them for ever.
-async fn own_amphorae(db: &Db, instance: &str) -> anyhow::Result<()> {
+async fn own_amphorae(db: &Db, config: &Config, instance: &str) -> anyhow::Result<()> {
     let host = inventory::host(db, instance).await?;
-    if host != instance {
+    if host == inventory::NOOP {
+        bail!(
+            "the {} was made with drivers noop: its amphorae do not exist, use another one",
+            db.name()
+        );
+    }
+    if host != instance && config.database.url.is_none() {
+        // The database of a state folder goes where its operator takes it.
+        inventory::take_over(db, instance).await?;
+    } else if host != instance {
         bail!(
             "the amphorae of the {} are on the host of instance {host}, this is instance {instance}: start this \
              controller with --role api; if that host is gone for good, \

@@ -5,9 +5,10 @@ use super::lock::{
 };
 use super::quota::{self, Counted};
 use super::{
-    AppState, Caller, Error, flavor, flavor_profile, l7policy, listener, pool, shown, vip,
+    AppState, Caller, Error, flavor, flavor_profile, l7policy, listener, member, noop, pool, shown,
+    vip,
 };
-use crate::config::Topology;
+use crate::config::{Drivers, Topology};
 use crate::db::entity::{
     amphora, health_monitor, listener as listener_row, listener_statistics, load_balancer,
     member as member_row, pool as pool_row,
@@ -145,7 +146,14 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         let (provider, topology) = kind(state, txn, new).await?;
         quota::check(txn, &project, Counted::LoadBalancer, 1).await?;
         let id = Uuid::new_v4().to_string();
-        let vip = vip::allocate(txn, &id, &project, topology, &new.vip).await?;
+        let vip = match state.drivers {
+            Drivers::Netns => vip::allocate(txn, &id, &project, topology, &new.vip).await?,
+            Drivers::Noop => noop::vip(txn, &new.vip).await?,
+        };
+        if state.drivers == Drivers::Noop {
+            let members = new.pools.iter().flat_map(|pool| &pool.members);
+            noop::member_subnets(txn, members.map(member::New::place)).await?;
+        }
         let lb = load_balancer::ActiveModel {
             id: Set(id.clone()),
             project_id: Set(project.clone()),

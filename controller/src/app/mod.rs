@@ -4,7 +4,7 @@
 //! (which is the lock), writes the rows, and enqueues the flow that makes it true. Nothing of it
 //! is visible when a part fails.
 
-use crate::config::Topology;
+use crate::config::{Drivers, Topology};
 use crate::db::Db;
 
 pub mod amphora;
@@ -19,6 +19,7 @@ pub mod listener;
 pub mod load_balancer;
 pub mod lock;
 pub mod member;
+pub mod noop;
 pub mod not_supported;
 pub mod pool;
 pub mod quota;
@@ -38,12 +39,25 @@ pub struct AppState {
     pub db: Db,
     /// Topology of new load balancers.
     pub topology: Topology,
+    /// Whose networks there are.
+    pub drivers: Drivers,
 }
 
 impl AppState {
     /// The state of the API.
     pub const fn new(db: Db, topology: Topology) -> Self {
-        Self { db, topology }
+        let drivers = Drivers::Netns;
+        Self {
+            db,
+            topology,
+            drivers,
+        }
+    }
+
+    /// With other drivers than `netns`.
+    #[must_use]
+    pub fn with_drivers(self, drivers: Drivers) -> Self {
+        Self { drivers, ..self }
     }
 }
 
