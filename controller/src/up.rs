@@ -28,7 +28,7 @@ use crate::flow::{Settings, World};
 use crate::health::{self, HealthManager};
 use crate::housekeeping::Housekeeping;
 use crate::pki::Pki;
-use crate::{files, inventory, reconcile};
+use crate::{files, inventory, reconcile, transaction};
 use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
 use krater_model::state::{Heartbeat, Logging};
@@ -36,6 +36,7 @@ use krater_model::wire::heartbeat;
 use krater_model::{Epoch, Secret};
 use krater_telemetry::{LogControl, LogSettings, LogTarget};
 use nix::fcntl::{Flock, FlockArg};
+use sea_orm::DbErr;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -279,7 +280,10 @@ async fn serve(
         crash: Arc::new(FromEnvironment::new()),
     });
     // The folder is locked: whoever of this instance held a lease is dead.
-    let freed = journal::release_all(db.write(), layout.instance()).await?;
+    let freed: Result<u64, DbErr> = transaction!(db, |txn| {
+        journal::release_all(txn, layout.instance()).await
+    });
+    let freed = freed?;
     if freed > 0 {
         tracing::warn!(flows = freed, "flows were interrupted and go on");
     }

@@ -152,7 +152,8 @@ impl Db {
         &self.reader
     }
 
-    /// For single statements that write. More than one: [`transaction!`](crate::transaction).
+    /// For single statements that write and whose failure does not matter: only [`transaction!`](crate::transaction) tries
+    /// again what met another writer.
     pub fn write(&self) -> &DatabaseConnection {
         &self.writer
     }

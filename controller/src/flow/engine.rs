@@ -179,8 +179,10 @@ impl Worker {
         let renewing = async {
             loop {
                 tokio::time::sleep(RENEW).await;
-                let db = self.world.db.write();
-                match journal::renew(db, &id, &self.name, lease_ms()).await {
+                let renewed: Result<(), Lost> = transaction!(self.world.db, |txn| {
+                    journal::renew(txn, &id, &self.name, lease_ms()).await
+                });
+                match renewed {
                     Err(Lost::Lease(_)) => return,
                     Err(error) => tracing::warn!(
                         flow = id,
@@ -202,7 +204,12 @@ impl Worker {
                 "flow interrupted; it goes on later"
             );
             // Not at once: what interrupted it may still be there.
-            let _ = journal::release(self.world.db.write(), &id, &self.name, 1_000).await;
+            let released: Result<(), DbErr> = transaction!(self.world.db, |txn| {
+                journal::release(txn, &id, &self.name, 1_000).await
+            });
+            if let Err(error) = released {
+                tracing::warn!(flow = id, %error, "not released: it goes on when the lease ends");
+            }
         }
     }
 

@@ -6,9 +6,10 @@ use krater_e2e::database::{DATABASE, Durability, Engine, Server};
 use std::process::Command;
 
 /// Tests that have no database of the API.
-const ELSEWHERE: [&str; 6] = [
+const ELSEWHERE: [&str; 7] = [
     "engines::",
     "servers::",
+    "several::",
     "noop::",
     "db_command::",
     "net_command::",

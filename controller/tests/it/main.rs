@@ -17,6 +17,7 @@ mod print_config;
 mod process;
 mod quota;
 mod servers;
+mod several;
 mod shapes;
 mod state_machine;
 mod unsupported;
