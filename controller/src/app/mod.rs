@@ -25,6 +25,9 @@ pub mod pool;
 pub mod quota;
 pub mod shown;
 pub mod vip;
+pub mod zone;
+pub mod zone_data;
+pub mod zone_profile;
 
 pub use error::Error;
 

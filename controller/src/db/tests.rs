@@ -20,7 +20,7 @@ async fn every_table_has_the_columns_of_its_entity() {
             assert_eq!(entity::$table::Entity::find().all(db.read()).await.unwrap(), vec![]);
         )*};
     }
-    select!(address amphora amphora_health flavor flavor_profile flow flow_step health_monitor l7policy l7rule listener
+    select!(address amphora amphora_health availability_zone availability_zone_profile flavor flavor_profile flow flow_step health_monitor l7policy l7rule listener
         listener_statistics load_balancer member meta network pool port quota session_persistence
         subnet tag);
 }

@@ -361,6 +361,7 @@ impl Rig {
             enabled: Set(true),
             topology: Set(topology.into()),
             flavor_id: Set(None),
+            availability_zone: Set(None),
             provider: Set("amphora".into()),
             vip_address: Set(ip.to_string()),
             vip_port_id: Set(port.id),

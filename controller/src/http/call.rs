@@ -153,7 +153,8 @@ impl Call {
     /// whenever a marker was given, and neither filters nor directions in them.
     pub(super) fn links(&self, page: &PageRequest, items: &[Value]) -> Value {
         let id = |item: Option<&Value>| {
-            let id = item.and_then(|item| item.get("id")?.as_str());
+            // Zones have nothing but their name.
+            let id = item.and_then(|item| item.get("id").or_else(|| item.get("name"))?.as_str());
             id.unwrap_or("None").to_owned()
         };
         if items.is_empty() {

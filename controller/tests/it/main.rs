@@ -21,3 +21,4 @@ mod several;
 mod shapes;
 mod state_machine;
 mod unsupported;
+mod zones;
