@@ -37,12 +37,18 @@ pub struct Config {
 pub struct Api {
     /// Where it listens. Without authentication only loopback addresses are accepted.
     pub listen: SocketAddr,
+    /// File with the tokens of those who may use the API. None: everybody may.
+    pub tokens: Option<PathBuf>,
+    /// Listen on other addresses than loopback without authentication.
+    pub allow_unauthenticated: bool,
 }
 
 impl Default for Api {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9876)),
+            tokens: None,
+            allow_unauthenticated: false,
         }
     }
 }
@@ -439,7 +445,7 @@ mod tests {
             }
         }
         // Keys without a value as shipped stand there as comments.
-        for key in ["url", "amphora_bin", "amphora_workers", "file"] {
+        for key in ["tokens", "url", "amphora_bin", "amphora_workers", "file"] {
             assert!(
                 file.contains(&format!("\n# {key} = ")),
                 "{key} is not documented"

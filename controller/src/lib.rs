@@ -25,4 +25,5 @@ pub mod inventory;
 pub mod pki;
 pub mod reconcile;
 pub mod time;
+pub mod tokens;
 pub mod up;

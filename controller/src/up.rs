@@ -27,7 +27,9 @@ use crate::flow::engine::Worker;
 use crate::flow::{Settings, World};
 use crate::health::{self, HealthManager};
 use crate::housekeeping::Housekeeping;
+use crate::http::access;
 use crate::pki::Pki;
+use crate::tokens::Tokens;
 use crate::{files, inventory, reconcile, transaction};
 use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
@@ -61,6 +63,12 @@ pub struct Args {
     /// Where the API listens. [default: 127.0.0.1:9876]
     #[arg(long, env = "KRATER_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// File with the tokens of those who may use the API; without it everybody may.
+    #[arg(long, env = "KRATER_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Listen on other addresses than loopback without authentication: everybody who reaches them may do everything.
+    #[arg(long)]
+    allow_unauthenticated: bool,
     /// Configuration file (krater.toml).
     #[arg(long, env = "KRATER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -158,10 +166,15 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
     if let Some(program) = args.amphora_bin {
         config.controller.amphora_bin = Some(program);
     }
-    if !config.api.listen.ip().is_loopback() {
+    if let Some(tokens) = args.tokens {
+        config.api.tokens = Some(tokens);
+    }
+    config.api.allow_unauthenticated |= args.allow_unauthenticated;
+    let authenticated = config.api.tokens.is_some() || config.api.allow_unauthenticated;
+    if !config.api.listen.ip().is_loopback() && !authenticated {
         bail!(
-            "--listen {}: without authentication the API listens on loopback only; use 127.0.0.1 or [::1], \
-             and a proxy that authenticates in front of it",
+            "--listen {}: without authentication the API listens on loopback only; use 127.0.0.1 or [::1] \
+             and a proxy that authenticates in front of it, --tokens FILE, or --allow-unauthenticated",
             config.api.listen
         );
     }
@@ -298,6 +311,10 @@ async fn serve(
             "amphorae adopted"
         );
     }
+    let tokens = match &config.api.tokens {
+        Some(path) => Some(Arc::new(Tokens::load(path)?)),
+        None => None,
+    };
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
     if has(Role::Worker) {
@@ -337,10 +354,15 @@ async fn serve(
         agents: amphorae.client,
         pki,
         log,
-    });
+    })
+    .layer(axum::middleware::from_fn_with_state(
+        tokens.clone(),
+        access::operators,
+    ));
     if has(Role::Api) {
         let state = AppState::new(db.clone(), config.controller.topology)
-            .with_drivers(config.controller.drivers);
+            .with_drivers(config.controller.drivers)
+            .with_tokens(tokens);
         routes = routes.merge(crate::http::router(state));
     }
     let mut draining = stopped.clone();

@@ -6,6 +6,8 @@
 
 use crate::config::{Drivers, Topology};
 use crate::db::Db;
+use crate::tokens::Tokens;
+use std::sync::Arc;
 
 pub mod amphora;
 pub mod error;
@@ -21,6 +23,7 @@ pub mod lock;
 pub mod member;
 pub mod noop;
 pub mod not_supported;
+pub mod policy;
 pub mod pool;
 pub mod quota;
 pub mod shown;
@@ -44,6 +47,8 @@ pub struct AppState {
     pub topology: Topology,
     /// Whose networks there are.
     pub drivers: Drivers,
+    /// Who may use the API; none: everybody, without authentication.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 impl AppState {
@@ -54,7 +59,14 @@ impl AppState {
             db,
             topology,
             drivers,
+            tokens: None,
         }
+    }
+
+    /// With authentication by static tokens.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { tokens, ..self }
     }
 
     /// With other drivers than `netns`.
@@ -69,8 +81,10 @@ impl AppState {
 pub struct Caller {
     /// `req-<uuid>`
     pub request_id: String,
-    /// From `X-Project-Id`; without authentication it is believed.
+    /// From `X-Project-Id`; without authentication it is believed, with it it is the token's.
     pub project_id: Option<String>,
+    /// The only project whose quotas it sees; none: all.
+    pub scope: Option<String>,
 }
 
 impl Caller {

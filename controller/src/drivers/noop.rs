@@ -2,7 +2,7 @@
 //! database says, so any number of controllers agree about it.
 //!
 //! For suites that test clients and the API (`krater controller --drivers noop`): flows run as they always do, and objects
-//! become ACTIVE without a data plane. Nothing reports, so operating statuses stay as they are made.
+//! become ACTIVE without a data plane. Nothing reports, so operating statuses stay as flows leave them.
 
 use crate::agent_client::{self, Address, AgentApi};
 use crate::config::{Network, Subnet};

@@ -1,6 +1,7 @@
 //! One request, read: query, body, caller, and where it came in.
 
 use super::MAX_BODY;
+use super::access::Scope;
 use super::envelope::RequestId;
 use crate::app::{AppState, Caller, Error};
 use crate::db::query::list::PageRequest;
@@ -64,6 +65,7 @@ impl FromRequest<AppState> for Call {
         let caller = Caller {
             request_id,
             project_id: text("x-project-id"),
+            scope: parts.extensions.get::<Scope>().map(|scope| scope.0.clone()),
         };
         let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
             Error::new(
@@ -325,7 +327,7 @@ pub(super) fn decode(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || "-_.~,:".contains(c);
     let mut out = String::new();
     for c in text.chars() {

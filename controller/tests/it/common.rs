@@ -14,10 +14,12 @@ use krater_controller::db::query::network::{self, NewSubnet};
 use krater_controller::db::server::Address;
 use krater_controller::db::{Db, now};
 use krater_controller::http::router;
+use krater_controller::tokens::Tokens;
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tower::ServiceExt;
 
@@ -144,6 +146,12 @@ impl Api {
             db,
             _dir: dir,
         }
+    }
+
+    /// From now on requests need one of these tokens.
+    pub(crate) fn guard(&mut self, tokens: Tokens) {
+        let state = AppState::new(self.db.clone(), Topology::Single);
+        self.router = router(state.with_tokens(Some(Arc::new(tokens))));
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

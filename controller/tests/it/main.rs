@@ -1,6 +1,7 @@
 //! Tests of the API against a fresh database with a worker that ends every flow well, and of `krater net`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod access;
 mod common;
 mod db_command;
 mod engines;

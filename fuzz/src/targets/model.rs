@@ -1,6 +1,7 @@
 //! Parsers of krater-model, and the configuration files.
 
 use krater_controller::config::Config;
+use krater_controller::tokens::Tokens;
 use krater_model::DesiredState;
 use krater_model::config::AgentConfig;
 use krater_model::control::Progress;
@@ -47,6 +48,17 @@ pub(super) fn desired_state(data: &[u8]) {
 pub(super) fn agent_toml(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = AgentConfig::parse(text);
+    }
+}
+
+/// The tokens of an appliance.
+pub(super) fn tokens_toml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match Tokens::parse(text) {
+        Ok(tokens) => assert_ne!(format!("{tokens:?}"), "0 tokens"),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 
