@@ -1,5 +1,6 @@
 //! `krater.toml`: the controller's configuration. Unknown keys are refused.
 
+use crate::db::server::Address;
 use ipnet::IpNet;
 use krater_model::{Centiseconds, FieldError, Millis, VrrpVersion};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub struct Config {
     /// The REST API.
     pub api: Api,
+    /// Where everything is kept.
+    pub database: Database,
     /// Load balancers and amphorae.
     pub controller: Controller,
     /// Heartbeats.
@@ -34,14 +37,28 @@ pub struct Config {
 pub struct Api {
     /// Where it listens. Without authentication only loopback addresses are accepted.
     pub listen: SocketAddr,
+    /// File with the tokens of those who may use the API. None: everybody may.
+    pub tokens: Option<PathBuf>,
+    /// Listen on other addresses than loopback without authentication.
+    pub allow_unauthenticated: bool,
 }
 
 impl Default for Api {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9876)),
+            tokens: None,
+            allow_unauthenticated: false,
         }
     }
+}
+
+/// `[database]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// `postgres://…` or `mysql://…`. None: the file `krater.db` of the state folder. Printed without its password.
+    pub url: Option<Address>,
 }
 
 /// How many amphorae a load balancer has.
@@ -65,10 +82,23 @@ impl Topology {
     }
 }
 
+/// What makes amphorae and their networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Drivers {
+    /// Namespaces and processes of this host.
+    #[default]
+    Netns,
+    /// Nothing: the API alone, for the test suites of its clients.
+    Noop,
+}
+
 /// `[controller]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Controller {
+    /// What makes amphorae and their networks.
+    pub drivers: Drivers,
     /// Topology of new load balancers.
     pub topology: Topology,
     /// Flows that run at the same time.
@@ -84,6 +114,7 @@ pub struct Controller {
 impl Default for Controller {
     fn default() -> Self {
         Self {
+            drivers: Drivers::default(),
             topology: Topology::default(),
             workers: 8,
             amphora_bin: None,
@@ -324,7 +355,9 @@ impl Config {
 
     /// The networks to make at the first start.
     pub fn inventory(&self) -> Vec<Network> {
-        if self.networks.is_empty() {
+        if self.controller.drivers == Drivers::Noop {
+            crate::drivers::noop::networks()
+        } else if self.networks.is_empty() {
             default_networks()
         } else {
             self.networks.clone()
@@ -412,7 +445,7 @@ mod tests {
             }
         }
         // Keys without a value as shipped stand there as comments.
-        for key in ["amphora_bin", "amphora_workers", "file"] {
+        for key in ["tokens", "url", "amphora_bin", "amphora_workers", "file"] {
             assert!(
                 file.contains(&format!("\n# {key} = ")),
                 "{key} is not documented"
@@ -435,6 +468,7 @@ mod tests {
             ("[vrrp]\nauth = \"ah\"", "unknown variant"),
             ("[vrrp]\nversion = 4", "out of range"),
             ("[logging]\nlevel = \"loud\"", "logging.level"),
+            ("[database]\nurl = \"oracle://x\"", "database.url"),
             ("[controller]\nworkers = 0", "controller.workers"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();

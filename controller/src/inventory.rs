@@ -2,6 +2,7 @@
 //! at every start.
 
 use crate::config::Config;
+use crate::db::query::meta;
 use crate::db::query::network::{self, NewSubnet};
 use crate::db::{Db, Retriable};
 use crate::drivers::network::Network;
@@ -73,6 +74,37 @@ pub async fn make(db: &Db, config: &Config) -> Result<(), Error> {
             network::create_network(txn, &wanted.name, MTU, false, &subnets).await?;
         }
         Ok(())
+    })
+}
+
+/// Which instance of the controller has the amphorae of this database; in `meta`.
+const HOST: &str = "host";
+/// In its place with the `noop` drivers, whose amphorae are nowhere.
+pub const NOOP: &str = "noop";
+/// In its place when an earlier release made the database.
+const UNKNOWN: &str = "unknown";
+
+/// Whose amphorae the database knows: `instance`'s, unless another one has come before.
+pub async fn host(db: &Db, instance: &str) -> Result<String, Error> {
+    transaction!(db, |txn| {
+        if let Some(host) = meta::read(txn, HOST).await? {
+            return Ok(host);
+        }
+        let old = network::network_by_name(txn, MANAGEMENT_NETWORK).await?;
+        if old.is_some() && instance == NOOP {
+            return Ok(UNKNOWN.to_owned());
+        }
+        meta::write(txn, HOST, instance).await?;
+        Ok(instance.to_owned())
+    })
+}
+
+/// Says that the amphorae of the host before are gone and `instance` makes new ones; gives who it was.
+pub async fn take_over(db: &Db, instance: &str) -> Result<Option<String>, Error> {
+    transaction!(db, |txn| {
+        let before = meta::read(txn, HOST).await?;
+        meta::write(txn, HOST, instance).await?;
+        Ok(before)
     })
 }
 

@@ -26,4 +26,5 @@ pub mod pki;
 pub mod reconcile;
 pub mod secrets;
 pub mod time;
+pub mod tokens;
 pub mod up;

@@ -9,24 +9,29 @@
 )]
 
 use crate::admin::{self, Admin};
-use crate::agent_client::{Client, Dial};
+use crate::agent_client::{AgentApi, Client, Dial};
 use crate::app::AppState;
 use crate::cli::{StateDir, doctor};
-use crate::config::Config;
+use crate::config::{Config, Drivers};
+use crate::db::server::Address;
 use crate::db::{Db, query::journal};
 use crate::desired::Common;
+use crate::drivers::compute::Compute;
 use crate::drivers::compute::netns::{NetnsCompute, amphora_bin};
 use crate::drivers::layout::Layout;
 use crate::drivers::network::Networks as _;
 use crate::drivers::network::local::LocalNetworks;
+use crate::drivers::noop::Noop;
 use crate::flow::crash::FromEnvironment;
 use crate::flow::engine::Worker;
 use crate::flow::{Settings, World};
 use crate::health::{self, HealthManager};
 use crate::housekeeping::Housekeeping;
+use crate::http::access;
 use crate::pki::Pki;
 use crate::secrets::vault::Vault;
-use crate::{files, inventory, reconcile};
+use crate::tokens::Tokens;
+use crate::{files, inventory, reconcile, transaction};
 use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
 use krater_model::state::{Heartbeat, Logging};
@@ -34,6 +39,7 @@ use krater_model::wire::heartbeat;
 use krater_model::{Epoch, Secret};
 use krater_telemetry::{LogControl, LogSettings, LogTarget};
 use nix::fcntl::{Flock, FlockArg};
+use sea_orm::DbErr;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -58,12 +64,31 @@ pub struct Args {
     /// Where the API listens. [default: 127.0.0.1:9876]
     #[arg(long, env = "KRATER_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// File with the tokens of those who may use the API; without it everybody may.
+    #[arg(long, env = "KRATER_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Listen on other addresses than loopback without authentication: everybody who reaches them may do everything.
+    #[arg(long)]
+    allow_unauthenticated: bool,
     /// Configuration file (krater.toml).
     #[arg(long, env = "KRATER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The `amphora` program. [default: the file of that name beside krater]
     #[arg(long, env = "KRATER_AMPHORA_BIN", value_name = "FILE")]
     amphora_bin: Option<PathBuf>,
+    /// What makes amphorae and their networks; noop makes nothing, for test suites of the API. [default: netns]
+    #[arg(long, value_enum, env = "KRATER_DRIVERS")]
+    drivers: Option<Drivers>,
+    /// The database, instead of a file in the state folder: postgres://USER:PASSWORD@HOST/DATABASE or mysql://…
+    ///
+    /// Other users of this host see the command line: a password belongs into the variable or the configuration file.
+    #[arg(
+        long,
+        env = "KRATER_DATABASE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    database: Option<Address>,
     /// Print the configuration in force (file, environment and options over the defaults) as krater.toml, and end.
     #[arg(long)]
     print_config: bool,
@@ -133,13 +158,24 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         config.api.listen = listen;
     }
+    if let Some(drivers) = args.drivers {
+        config.controller.drivers = drivers;
+    }
+    if let Some(address) = args.database {
+        config.database.url = Some(address);
+    }
     if let Some(program) = args.amphora_bin {
         config.controller.amphora_bin = Some(program);
     }
-    if !config.api.listen.ip().is_loopback() {
+    if let Some(tokens) = args.tokens {
+        config.api.tokens = Some(tokens);
+    }
+    config.api.allow_unauthenticated |= args.allow_unauthenticated;
+    let authenticated = config.api.tokens.is_some() || config.api.allow_unauthenticated;
+    if !config.api.listen.ip().is_loopback() && !authenticated {
         bail!(
-            "--listen {}: without authentication the API listens on loopback only; use 127.0.0.1 or [::1], \
-             and a proxy that authenticates in front of it",
+            "--listen {}: without authentication the API listens on loopback only; use 127.0.0.1 or [::1] \
+             and a proxy that authenticates in front of it, --tokens FILE, or --allow-unauthenticated",
             config.api.listen
         );
     }
@@ -162,13 +198,18 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         json: logging.json,
         level: logging.level.clone(),
     })?;
-    doctor::require(&doctor::Subject {
-        state_dir: &args.state.state_dir,
-        // An occupied port is reported by the bind below, which names the option.
-        listen: None,
-        amphora_bin: config.controller.amphora_bin.as_deref(),
-    })?;
-    let program = amphora_bin(config.controller.amphora_bin.as_deref())?;
+    let program = match config.controller.drivers {
+        Drivers::Noop => None,
+        Drivers::Netns => {
+            doctor::require(&doctor::Subject {
+                state_dir: &args.state.state_dir,
+                // An occupied port is reported by the bind below, which names the option.
+                listen: None,
+                amphora_bin: config.controller.amphora_bin.as_deref(),
+            })?;
+            Some(amphora_bin(config.controller.amphora_bin.as_deref())?)
+        }
+    };
     let layout = Layout::create(&args.state.state_dir)
         .with_context(|| format!("state folder {}", args.state.state_dir.display()))?;
     let _lock = lock(&layout.state_dir().join("lock"))?;
@@ -215,7 +256,7 @@ pub(crate) fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
 async fn serve(
     config: Config,
     layout: Layout,
-    program: PathBuf,
+    program: Option<PathBuf>,
     roles: &[Role],
     log: LogControl,
 ) -> anyhow::Result<()> {
@@ -230,32 +271,34 @@ async fn serve(
             )
         })?;
     let listen = listener.local_addr()?;
-    let db = Db::open_sqlite(&layout.state_dir().join("krater.db")).await?;
+    let db = match &config.database.url {
+        None => Db::open_sqlite(&layout.state_dir().join("krater.db")).await?,
+        Some(address) => Db::connect(address)
+            .await
+            .with_context(|| format!("the {} cannot be used", address.name()))?,
+    };
     let pki = Arc::new(Pki::open(
         &layout.state_dir().join("pki"),
         SystemTime::now(),
     )?);
     let vault = Vault::open(layout.state_dir(), &db).await?;
-    inventory::make(&db, &config).await?;
-    let networks = inventory::networks(&db).await?;
-    LocalNetworks::new(layout.clone()).ensure(networks).await?;
-    let compute = Arc::new(NetnsCompute::new(layout.clone(), program));
-    let dial = Arc::new(ManagementDial {
-        layout: layout.clone(),
-    });
-    let agents = Arc::new(Client::new(dial, pki.client_tls()?));
+    let amphorae = Amphorae::new(&db, &config, &layout, &pki, program, roles).await?;
+    let compute = amphorae.compute.clone();
     let heartbeat_key = heartbeat_key(&layout.state_dir().join("heartbeat.key"))?;
     let world = Arc::new(World {
         db: db.clone(),
         compute: compute.clone(),
-        agents: agents.clone(),
+        agents: amphorae.agents.clone(),
         pki: pki.clone(),
         common: common(&config, heartbeat_key, vault.clone()),
         settings: settings(&config),
         crash: Arc::new(FromEnvironment::new()),
     });
-    // The folder is locked: whoever held a lease is dead.
-    let freed = journal::release_all(db.write()).await?;
+    // The folder is locked: whoever of this instance held a lease is dead.
+    let freed: Result<u64, DbErr> = transaction!(db, |txn| {
+        journal::release_all(txn, layout.instance()).await
+    });
+    let freed = freed?;
     if freed > 0 {
         tracing::warn!(flows = freed, "flows were interrupted and go on");
     }
@@ -270,6 +313,10 @@ async fn serve(
             "amphorae adopted"
         );
     }
+    let tokens = match &config.api.tokens {
+        Some(path) => Some(Arc::new(Tokens::load(path)?)),
+        None => None,
+    };
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
     if has(Role::Worker) {
@@ -278,7 +325,8 @@ async fn serve(
         tasks.spawn(worker.run(stopped.clone()));
     }
     let health = health::Shared::default();
-    if has(Role::HealthManager) {
+    // Nothing of the noop drivers reports.
+    if has(Role::HealthManager) && amphorae.client.is_some() {
         let management = layout.open_management()?;
         let socket = management
             .udp_socket(heartbeat_target())
@@ -305,12 +353,18 @@ async fn serve(
         ready: ready.clone(),
         roles: roles.iter().map(|role| role.as_str()).collect(),
         health: health.clone(),
-        agents,
+        agents: amphorae.client,
         pki,
         log,
-    });
+    })
+    .layer(axum::middleware::from_fn_with_state(
+        tokens.clone(),
+        access::operators,
+    ));
     if has(Role::Api) {
-        let state = AppState::new(db.clone(), config.controller.topology, vault);
+        let state = AppState::new(db.clone(), config.controller.topology, vault)
+            .with_drivers(config.controller.drivers)
+            .with_tokens(tokens);
         routes = routes.merge(crate::http::router(state));
     }
     let mut draining = stopped.clone();
@@ -335,6 +389,82 @@ async fn serve(
     let _ = tokio::time::timeout(DRAIN, server).await;
     let all = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, all).await;
+    Ok(())
+}
+
+/// What makes amphorae, and what talks to them.
+#[derive(Debug)]
+struct Amphorae {
+    compute: Arc<dyn Compute>,
+    agents: Arc<dyn AgentApi>,
+    /// None with the `noop` drivers.
+    client: Option<Arc<Client>>,
+}
+
+impl Amphorae {
+    /// Of the drivers that the configuration names; makes the networks of the inventory too.
+    async fn new(
+        db: &Db,
+        config: &Config,
+        layout: &Layout,
+        pki: &Pki,
+        program: Option<PathBuf>,
+        roles: &[Role],
+    ) -> anyhow::Result<Self> {
+        let Some(program) = program else {
+            if inventory::host(db, inventory::NOOP).await? != inventory::NOOP {
+                bail!(
+                    "the {} was made with drivers netns: --drivers noop would forget its amphorae, use another one",
+                    db.name()
+                );
+            }
+            inventory::make(db, config).await?;
+            let noop = Arc::new(Noop::new(db.clone()));
+            return Ok(Self {
+                compute: noop.clone(),
+                agents: noop,
+                client: None,
+            });
+        };
+        if config.database.url.is_none() || roles.iter().any(|role| *role != Role::Api) {
+            own_amphorae(db, config, layout.instance()).await?;
+        }
+        inventory::make(db, config).await?;
+        let networks = inventory::networks(db).await?;
+        LocalNetworks::new(layout.clone()).ensure(networks).await?;
+        let dial = Arc::new(ManagementDial {
+            layout: layout.clone(),
+        });
+        let client = Arc::new(Client::new(dial, pki.client_tls()?));
+        Ok(Self {
+            compute: Arc::new(NetnsCompute::new(layout.clone(), program)),
+            agents: client.clone(),
+            client: Some(client),
+        })
+    }
+}
+
+/// Amphorae of the `netns` driver live on one host. Two controllers that each missed the other's amphorae on their own
+/// host would replace them for ever.
+async fn own_amphorae(db: &Db, config: &Config, instance: &str) -> anyhow::Result<()> {
+    let host = inventory::host(db, instance).await?;
+    if host == inventory::NOOP {
+        bail!(
+            "the {} was made with drivers noop: its amphorae do not exist, use another one",
+            db.name()
+        );
+    }
+    if host != instance && config.database.url.is_none() {
+        // The database of a state folder goes where its operator takes it.
+        inventory::take_over(db, instance).await?;
+    } else if host != instance {
+        bail!(
+            "the amphorae of the {} are on the host of instance {host}, this is instance {instance}: start this \
+             controller with --role api; if that host is gone for good, \
+             `krater db take-over --database URL` lets this one make all amphorae anew",
+            db.name()
+        );
+    }
     Ok(())
 }
 

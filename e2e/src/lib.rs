@@ -10,6 +10,7 @@
 //! | [`client`] | blocking HTTP clients, and clients that keep work in flight and count |
 //! | [`agent`] | an agent's API, with right and wrong certificates |
 //! | [`amphora`] | an amphora's processes and namespaces |
+//! | [`database`] | PostgreSQL and MariaDB, each test's own |
 //! | [`wait`] | waiting for a condition |
 //!
 //! Tests need root and fail without it. They run beside each other; [`system::alone`] keeps the ones
@@ -27,6 +28,7 @@ pub mod amphora;
 pub mod api;
 pub mod backend;
 pub mod client;
+pub mod database;
 pub mod place;
 pub mod system;
 pub mod wait;

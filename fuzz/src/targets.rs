@@ -15,6 +15,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("api_body", api::body),
     ("api_query", api::query),
     ("krater_toml", model::krater_toml),
+    ("tokens_toml", model::tokens_toml),
     ("heartbeat", model::heartbeat),
     ("desired_state", model::desired_state),
     ("agent_toml", model::agent_toml),

@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// Debian packages that tests and benchmarks use, and the program that each must bring, below the tree or
 /// on the host (a package that the host has is not downloaded).
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("keepalived", "usr/sbin/keepalived"),
     ("curl", "usr/bin/curl"),
     ("python3-venv", "usr/bin/python3"),
@@ -22,6 +22,8 @@ const PACKAGES: [(&str, &str); 9] = [
     ("apache2-utils", "usr/bin/ab"),
     ("openssl", "usr/bin/openssl"),
     ("tshark", "usr/bin/tshark"),
+    ("postgresql-15", "usr/lib/postgresql/15/bin/postgres"),
+    ("mariadb-server-core", "usr/sbin/mariadbd"),
 ];
 /// Raised when the folder's layout changes: a folder of an older layout is made again.
 const LAYOUT: u32 = 3;

@@ -92,8 +92,8 @@ impl Error {
         Self::new(StatusCode::NOT_IMPLEMENTED, not_supported(what))
     }
 
-    /// 400 for a key of a flavor's data that has no effect here yet.
-    pub fn flavor_key_not_supported(key: &str) -> Self {
+    /// 400 for a key of a profile's data that has no effect here yet.
+    pub fn data_key_not_supported(key: &str) -> Self {
         Self::bad(not_supported(key))
     }
 

@@ -39,7 +39,7 @@ impl FlavorData {
         let mut data = Self::default();
         for (key, value) in &object {
             if key != TOPOLOGY {
-                return Err(Error::flavor_key_not_supported(&shown(key)));
+                return Err(Error::data_key_not_supported(&shown(key)));
             }
             data.topology = Some(topology(value)?);
         }

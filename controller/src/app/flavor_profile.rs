@@ -90,7 +90,7 @@ pub async fn create(state: &AppState, new: &New) -> Result<flavor_profile::Model
         flavor_data: Set(new.flavor_data.clone()),
         created_at: Set(now()),
     };
-    Ok(row.insert(state.db.write()).await?)
+    transaction!(state.db, |txn| { Ok(row.clone().insert(txn).await?) })
 }
 
 /// Changes a profile. What it means cannot change while a flavor uses it.

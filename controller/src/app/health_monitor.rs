@@ -135,7 +135,7 @@ async fn find(db: &impl ConnectionTrait, id: &str) -> Result<health_monitor::Mod
 /// Makes a health monitor; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
     let done: Result<String, Error> = transaction!(state.db, |txn| {
-        let pool = pool::find(txn, &new.pool_id).await?;
+        let pool = pool::held(txn, &new.pool_id).await?;
         quota::check(txn, &pool.project_id, Counted::HealthMonitor, 1).await?;
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
@@ -248,8 +248,8 @@ pub async fn update(
     change: &Change,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let pool = pool::held(txn, &find(txn, id).await?.pool_id).await?;
         let row = find(txn, id).await?;
-        let pool = pool::find(txn, &row.pool_id).await?;
         let given = [
             ("http_method", change.http_method.is_some()),
             ("url_path", change.url_path.is_some()),
@@ -313,8 +313,8 @@ pub async fn update(
 /// Removes a monitor.
 pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let pool = pool::held(txn, &find(txn, id).await?.pool_id).await?;
         let row = find(txn, id).await?;
-        let pool = pool::find(txn, &row.pool_id).await?;
         let mut items = vec![item(Resource::HealthMonitor, id.to_owned(), Action::Delete)];
         pool::touch(txn, &pool, &mut items).await?;
         let mut new = row.into_active_model();

@@ -140,10 +140,16 @@ pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<l7policy::Model
     shown::find::<l7policy::Entity>(db, NAME, id).await
 }
 
+/// The row or 404, with its load balancer [held](lock::held).
+pub async fn held(db: &impl ConnectionTrait, id: &str) -> Result<l7policy::Model, Error> {
+    listener::held(db, &find(db, id).await?.listener_id).await?;
+    find(db, id).await
+}
+
 /// Makes a policy; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
     let done: Result<String, Error> = transaction!(state.db, |txn| {
-        let listener = listener::find(txn, &new.listener_id).await?;
+        let listener = listener::held(txn, &new.listener_id).await?;
         quota::check(txn, &listener.project_id, Counted::L7Policy, 1).await?;
         let mut items = Vec::new();
         listener::touch(txn, &listener, &mut items).await?;
@@ -217,8 +223,8 @@ pub async fn update(
     change: &Change,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let listener = listener::held(txn, &find(txn, id).await?.listener_id).await?;
         let row = find(txn, id).await?;
-        let listener = listener::find(txn, &row.listener_id).await?;
         let mut items = vec![item(Resource::L7Policy, id.to_owned(), Action::Update)];
         listener::touch(txn, &listener, &mut items).await?;
         let target = change_target(&row, &change.target)?;
@@ -256,8 +262,8 @@ pub async fn update(
 /// Removes a policy with its rules.
 pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let listener = listener::held(txn, &find(txn, id).await?.listener_id).await?;
         let row = find(txn, id).await?;
-        let listener = listener::find(txn, &row.listener_id).await?;
         let mut items = vec![item(Resource::L7Policy, id.to_owned(), Action::Delete)];
         listener::touch(txn, &listener, &mut items).await?;
         let mut new = row.into_active_model();

@@ -126,7 +126,7 @@ pub async fn create(
     new: &New,
 ) -> Result<String, Error> {
     let done: Result<String, Error> = transaction!(state.db, |txn| {
-        let policy = l7policy::find(txn, policy_id).await?;
+        let policy = l7policy::held(txn, policy_id).await?;
         check(&new.condition)?;
         quota::check(txn, &policy.project_id, Counted::L7Rule, 1).await?;
         let mut items = Vec::new();
@@ -207,8 +207,8 @@ pub async fn update(
     change: &Change,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let policy = l7policy::held(txn, policy_id).await?;
         let row = find(txn, policy_id, id).await?;
-        let policy = l7policy::find(txn, policy_id).await?;
         let c = change.clone();
         let condition = Match {
             kind: c.kind.unwrap_or_else(|| row.kind.clone()),
@@ -246,8 +246,8 @@ pub async fn delete(
     id: &str,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let policy = l7policy::held(txn, policy_id).await?;
         let row = find(txn, policy_id, id).await?;
-        let policy = l7policy::find(txn, policy_id).await?;
         let mut items = vec![item(Resource::L7Rule, id.to_owned(), Action::Delete)];
         let lb = touch(txn, &policy, &mut items).await?;
         let mut new = row.into_active_model();

@@ -194,11 +194,18 @@ pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<listener::Model
     shown::find::<listener::Entity>(db, NAME, id).await
 }
 
+/// The row or 404, with its load balancer [held](lock::held).
+pub async fn held(db: &impl ConnectionTrait, id: &str) -> Result<listener::Model, Error> {
+    let row = find(db, id).await?;
+    lock::held(db, &row.load_balancer_id).await?;
+    find(db, id).await
+}
+
 /// Makes a listener; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
     let fetched = tls::prepare_listener(state, &new.tls, None).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
-        let lb = lock::load_balancer(txn, &new.load_balancer_id).await?;
+        let lb = lock::held(txn, &new.load_balancer_id).await?;
         quota::check(txn, &lb.project_id, Counted::Listener, 1).await?;
         lock::take_for_child(txn, &lb.id).await?;
         let mut items = Vec::new();
@@ -283,7 +290,7 @@ pub async fn update(
     let before = find(state.db.read(), id).await?;
     let fetched = tls::prepare_listener(state, &change.tls, Some(&before)).await?;
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        let row = find(txn, id).await?;
+        let row = held(txn, id).await?;
         let lb = lock::load_balancer(txn, &row.load_balancer_id).await?;
         lock::take_for_child(txn, &lb.id).await?;
         let old = ListenerTls::of(&row)?;
@@ -350,7 +357,7 @@ pub async fn update(
 /// Removes a listener with its policies; pools stay.
 pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        let row = find(txn, id).await?;
+        let row = held(txn, id).await?;
         let lb = row.load_balancer_id.clone();
         lock::take_for_child(txn, &lb).await?;
         let mut new = row.into_active_model();

@@ -6,9 +6,10 @@ use super::lock::{
 use super::quota::{self, Counted};
 use super::tls::{self, Fetched};
 use super::{
-    AppState, Caller, Error, flavor, flavor_profile, l7policy, listener, pool, shown, vip,
+    AppState, Caller, Error, flavor, flavor_profile, l7policy, listener, member, noop, pool, shown,
+    vip, zone,
 };
-use crate::config::Topology;
+use crate::config::{Drivers, Topology};
 use crate::db::entity::{
     amphora, health_monitor, listener as listener_row, listener_statistics, load_balancer,
     member as member_row, pool as pool_row,
@@ -34,6 +35,7 @@ pub const ATTRIBUTES: &[Attribute] = &[
     ("admin_state_up", "enabled", Kind::Bool),
     ("provider", "provider", Kind::Text),
     ("flavor_id", "flavor_id", Kind::Text),
+    ("availability_zone", "availability_zone", Kind::Text),
     ("vip_address", "vip_address", Kind::Text),
     ("vip_port_id", "vip_port_id", Kind::Text),
     ("vip_subnet_id", "vip_subnet_id", Kind::Text),
@@ -62,6 +64,8 @@ pub struct New {
     pub provider: Option<String>,
     /// Decides the topology, and the provider when the body has none.
     pub flavor_id: Option<String>,
+    /// Name of a zone, which decides where the VIP may be.
+    pub availability_zone: Option<String>,
     /// VIP.
     pub vip: vip::Wish,
     /// Tags.
@@ -145,9 +149,23 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
     let fetched = fetch_graph(state, new).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let (provider, topology) = kind(state, txn, new).await?;
+        let zone = match &new.availability_zone {
+            Some(name) => Some(zone::choose(txn, name).await?),
+            None => None,
+        };
         quota::check(txn, &project, Counted::LoadBalancer, 1).await?;
         let id = Uuid::new_v4().to_string();
-        let vip = vip::allocate(txn, &id, &project, topology, &new.vip).await?;
+        let vip = match state.drivers {
+            Drivers::Netns => vip::allocate(txn, &id, &project, topology, &new.vip).await?,
+            Drivers::Noop => noop::vip(txn, &new.vip).await?,
+        };
+        if let Some(zone) = &zone {
+            zone.check(&vip.network_id)?;
+        }
+        if state.drivers == Drivers::Noop {
+            let members = new.pools.iter().flat_map(|pool| &pool.members);
+            noop::member_subnets(txn, members.map(member::New::place)).await?;
+        }
         let lb = load_balancer::ActiveModel {
             id: Set(id.clone()),
             project_id: Set(project.clone()),
@@ -157,6 +175,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
             topology: Set(topology.as_str().to_owned()),
             provider: Set(provider.clone()),
             flavor_id: Set(new.flavor_id.clone()),
+            availability_zone: Set(new.availability_zone.clone()),
             vip_address: Set(vip.address),
             vip_port_id: Set(vip.port_id),
             vip_subnet_id: Set(vip.subnet_id),
@@ -351,7 +370,7 @@ pub async fn delete(
     cascade: bool,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        lock::load_balancer(txn, id).await?;
+        lock::held(txn, id).await?;
         let listeners = listener_row::Entity::find()
             .filter(listener_row::Column::LoadBalancerId.eq(id))
             .count(txn)

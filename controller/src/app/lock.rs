@@ -55,6 +55,15 @@ pub async fn hold<E: EntityTrait>(
     Ok(())
 }
 
+/// The load balancer, unless it is deleted, locked until the transaction ends. Who changes what is below it holds it
+/// before looking at anything: a database server lets two transactions look at the same time, and what the second one
+/// saw is not true any more when its turn comes.
+pub async fn held(db: &impl ConnectionTrait, id: &str) -> Result<load_balancer::Model, Error> {
+    let (key, same) = (load_balancer::Column::Id, load_balancer::Column::CreatedAt);
+    hold::<load_balancer::Entity>(db, key, same, id).await?;
+    load_balancer(db, id).await
+}
+
 /// Takes the load balancer from one of `from` to `to`. Returns whether it was in one of them.
 pub async fn take(
     db: &impl ConnectionTrait,

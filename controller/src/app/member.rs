@@ -3,7 +3,8 @@
 use super::lock::{PENDING_CREATE, PENDING_DELETE, PENDING_UPDATE, item};
 use super::quota::{self, Counted};
 use super::shown::{self, Tagged};
-use super::{AppState, Caller, Error, lock, pool, vip};
+use super::{AppState, Caller, Error, lock, noop, pool, vip};
+use crate::config::Drivers;
 use crate::db::entity::{health_monitor, member, pool as pool_row};
 use crate::db::now;
 use crate::db::query::flow::{Action, Item, Resource};
@@ -64,6 +65,13 @@ pub struct New {
     pub monitor_port: Option<i32>,
     /// Tags, if given.
     pub tags: Option<Vec<String>>,
+}
+
+impl New {
+    /// Its subnet and address.
+    pub fn place(&self) -> (Option<&str>, &str) {
+        (self.subnet_id.as_deref(), &self.address)
+    }
 }
 
 /// A change; `None` keeps.
@@ -128,10 +136,13 @@ pub async fn create(
     new: &New,
 ) -> Result<String, Error> {
     let done: Result<String, Error> = transaction!(state.db, |txn| {
-        let pool = pool::find(txn, pool_id).await?;
+        let pool = pool::held(txn, pool_id).await?;
         quota::check(txn, &pool.project_id, Counted::Member, 1).await?;
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
+        if state.drivers == Drivers::Noop {
+            noop::member_subnets(txn, std::iter::once(new.place())).await?;
+        }
         let monitored = is_monitored(txn, pool_id).await?;
         let id = insert(txn, &pool, new, monitored, &mut items).await?;
         lock::enqueue_tree(state, txn, caller, &pool.load_balancer_id, items).await?;
@@ -223,8 +234,8 @@ pub async fn update(
     change: &Change,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let pool = pool::held(txn, pool_id).await?;
         let row = find(txn, pool_id, id).await?;
-        let pool = pool::find(txn, pool_id).await?;
         let mut items = vec![item(Resource::Member, id.to_owned(), Action::Update)];
         pool::touch(txn, &pool, &mut items).await?;
         let mut new = row.into_active_model();
@@ -259,8 +270,8 @@ pub async fn delete(
     id: &str,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
+        let pool = pool::held(txn, pool_id).await?;
         let row = find(txn, pool_id, id).await?;
-        let pool = pool::find(txn, pool_id).await?;
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
         mark_deleted(txn, row, &mut items).await?;
@@ -294,7 +305,7 @@ pub async fn replace(
     additive_only: bool,
 ) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        let pool = pool::find(txn, pool_id).await?;
+        let pool = pool::held(txn, pool_id).await?;
         let old =
             list::of::<member::Entity>(txn, member::Column::PoolId, std::slice::from_ref(&pool.id))
                 .await?;
@@ -334,6 +345,9 @@ pub async fn replace(
         }
         let mut items = Vec::new();
         pool::touch(txn, &pool, &mut items).await?;
+        if state.drivers == Drivers::Noop {
+            noop::member_subnets(txn, wanted.iter().map(New::place)).await?;
+        }
         let monitored = is_monitored(txn, pool_id).await?;
         for row in deleted {
             mark_deleted(txn, row, &mut items).await?;

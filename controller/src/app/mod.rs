@@ -4,9 +4,11 @@
 //! (which is the lock), writes the rows, and enqueues the flow that makes it true. Nothing of it
 //! is visible when a part fails.
 
-use crate::config::Topology;
+use crate::config::{Drivers, Topology};
 use crate::db::Db;
 use crate::secrets::vault::Vault;
+use crate::tokens::Tokens;
+use std::sync::Arc;
 
 pub mod amphora;
 pub mod error;
@@ -20,13 +22,18 @@ pub mod listener;
 pub mod load_balancer;
 pub mod lock;
 pub mod member;
+pub mod noop;
 pub mod not_supported;
+pub mod policy;
 pub mod pool;
 pub mod quota;
 pub mod secret;
 pub mod shown;
 pub mod tls;
 pub mod vip;
+pub mod zone;
+pub mod zone_data;
+pub mod zone_profile;
 
 pub use error::Error;
 
@@ -43,16 +50,35 @@ pub struct AppState {
     pub topology: Topology,
     /// Seals secrets.
     pub vault: Vault,
+    /// Whose networks there are.
+    pub drivers: Drivers,
+    /// Who may use the API; none: everybody, without authentication.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 impl AppState {
     /// The state of the API.
     pub const fn new(db: Db, topology: Topology, vault: Vault) -> Self {
+        let drivers = Drivers::Netns;
         Self {
             db,
             topology,
             vault,
+            drivers,
+            tokens: None,
         }
+    }
+
+    /// With authentication by static tokens.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// With other drivers than `netns`.
+    #[must_use]
+    pub fn with_drivers(self, drivers: Drivers) -> Self {
+        Self { drivers, ..self }
     }
 }
 
@@ -61,8 +87,10 @@ impl AppState {
 pub struct Caller {
     /// `req-<uuid>`
     pub request_id: String,
-    /// From `X-Project-Id`; without authentication it is believed.
+    /// From `X-Project-Id`; without authentication it is believed, with it it is the token's.
     pub project_id: Option<String>,
+    /// The only project whose quotas it sees; none: all.
+    pub scope: Option<String>,
 }
 
 impl Caller {

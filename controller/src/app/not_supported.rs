@@ -3,7 +3,6 @@
 
 /// Resource, attribute or value, and what it would do.
 pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
-    ("loadbalancer", "availability_zone", "availability zones"),
     (
         "loadbalancer",
         "additional_vips",
@@ -33,14 +32,19 @@ pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
         "SR-IOV ports",
     ),
     (
-        "availabilityzone",
-        "availability_zone",
-        "availability zones",
+        "availability_zone_profile",
+        "availability_zone_data compute_zone",
+        "zones of compute hosts",
     ),
     (
-        "availabilityzoneprofile",
         "availability_zone_profile",
-        "availability zones",
+        "availability_zone_data volume_zone",
+        "volumes",
+    ),
+    (
+        "availability_zone_profile",
+        "availability_zone_data management_network",
+        "management networks of tenants' amphorae",
     ),
     ("amphora", "config", "pushing an agent's own configuration"),
     ("key manager", "acl", "who may read a secret"),

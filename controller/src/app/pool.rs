@@ -172,6 +172,13 @@ pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<pool::Model, Er
     shown::find::<pool::Entity>(db, NAME, id).await
 }
 
+/// The row or 404, with its load balancer [held](lock::held).
+pub async fn held(db: &impl ConnectionTrait, id: &str) -> Result<pool::Model, Error> {
+    let row = find(db, id).await?;
+    lock::held(db, &row.load_balancer_id).await?;
+    find(db, id).await
+}
+
 /// Makes a pool; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
     let fetched = tls::prepare_pool(state, &new.tls, None).await?;
@@ -189,7 +196,11 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
                 ));
             }
         };
-        let lb = lock::load_balancer(txn, &lb).await?;
+        let lb = lock::held(txn, &lb).await?;
+        let listener = match listener {
+            Some(row) => Some(listener::find(txn, &row.id).await?),
+            None => None,
+        };
         if let Some(listener) = &listener {
             if listener.load_balancer_id != lb.id {
                 return Err(Error::not_found(listener::NAME, &listener.id));
@@ -283,7 +294,7 @@ pub async fn update(
     let before = find(state.db.read(), id).await?;
     let fetched = tls::prepare_pool(state, &change.tls, Some(&before)).await?;
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        let row = find(txn, id).await?;
+        let row = held(txn, id).await?;
         let lb = row.load_balancer_id.clone();
         lock::take_for_child(txn, &lb).await?;
         let old = PoolTls::of(&row)?;
@@ -340,7 +351,7 @@ pub async fn update(
 /// Removes a pool with its members and monitor.
 pub async fn delete(state: &AppState, caller: &Caller, id: &str) -> Result<(), Error> {
     let done: Result<(), Error> = transaction!(state.db, |txn| {
-        let row = find(txn, id).await?;
+        let row = held(txn, id).await?;
         let policy = l7policy::Entity::find()
             .filter(l7policy::Column::RedirectPoolId.eq(id))
             .one(txn)

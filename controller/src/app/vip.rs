@@ -1,8 +1,8 @@
 //! Where a new load balancer's VIP comes from: a port, a subnet or a network of the inventory.
 
-use super::Error;
+use super::{Error, lock};
 use crate::config::Topology;
-use crate::db::entity::subnet;
+use crate::db::entity::{port, subnet};
 use crate::db::query::network::{self, NewPort};
 use sea_orm::ConnectionTrait;
 use std::net::IpAddr;
@@ -142,6 +142,8 @@ async fn existing_port(
     device: &str,
     wish: &Wish,
 ) -> Result<Vip, Error> {
+    let (key, same) = (port::Column::Id, port::Column::CreatedAt);
+    lock::hold::<port::Entity>(txn, key, same, id).await?;
     let port = network::port(txn, id).await?;
     let port = port.ok_or_else(|| Error::subresource("Port", id))?;
     if !port.device_id.is_empty() {

@@ -24,9 +24,12 @@ pub(super) async fn stream(endpoint: &str, path: &str) -> anyhow::Result<Incomin
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
         tokio::spawn(connection);
-        let request = http::Request::get(path)
-            .header(http::header::HOST, host)
-            .body(Empty::<Bytes>::new())?;
+        let mut request = http::Request::get(path).header(http::header::HOST, host);
+        // Not an option: other users of the host see the command line.
+        if let Ok(token) = std::env::var("KRATER_TOKEN") {
+            request = request.header(crate::http::access::TOKEN, token);
+        }
+        let request = request.body(Empty::<Bytes>::new())?;
         anyhow::Ok(sender.send_request(request).await?)
     };
     let answer = tokio::time::timeout(ANSWER, asked)

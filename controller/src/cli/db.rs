@@ -1,9 +1,13 @@
-//! `krater db`: check, backup, restore and migrate the database of a state folder.
+//! `krater db`: check, backup, restore and migrate the database of a state folder; of a database server only what its
+//! own tools do not do.
 
 use super::{StateDir, client};
 use crate::db::Db;
 use crate::db::maintenance::{self, Report};
-use anyhow::{anyhow, bail};
+use crate::db::server::Address;
+use crate::drivers::layout::Layout;
+use crate::inventory;
+use anyhow::{Context as _, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +16,14 @@ use std::process::ExitCode;
 pub struct Args {
     #[command(flatten)]
     state: StateDir,
+    /// The database of a server instead of the state folder's: postgres://… or mysql://…, as the controller has it.
+    #[arg(
+        long,
+        env = "KRATER_DATABASE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    database: Option<Address>,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,6 +64,9 @@ enum Command {
     ///
     /// A copy of the old database stays beside it (krater.db.before-MIGRATION).
     Migrate,
+    /// Say that the host whose controller made the amphorae of a server's database is gone for good: the next start of this
+    /// state folder's controller makes all of them anew. Two controllers that run must not both believe it.
+    TakeOver,
 }
 
 /// Runs `krater db`.
@@ -61,6 +76,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    if let Some(address) = &args.database {
+        return of_server(&runtime, address, folder, args.command);
+    }
     match args.command {
         Command::Check { file: other, json } => {
             let file = existing(other.unwrap_or(file))?;
@@ -71,16 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     let error = anyhow::Error::new(error);
                     anyhow!("{}: {}", file.display(), error.root_cause())
                 })?;
-            if json {
-                client::print_json(&report)?;
-            } else {
-                client::print(&screen(&report))?;
-            }
-            Ok(if report.faults.is_empty() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            })
+            show(&report, json)
         }
         Command::Backup { to } => {
             let file = existing(file)?;
@@ -100,6 +109,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             client::print(&text)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::TakeOver => {
+            bail!(
+                "the amphorae of a state folder's own database are its own: name a server's by --database"
+            )
+        }
         Command::Migrate => {
             let file = existing(file)?;
             let _lock = stopped(folder)?;
@@ -108,22 +122,87 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 drop(Db::open_sqlite(&file).await?);
                 anyhow::Ok(before)
             })?;
-            client::print(&if report.missing.is_empty() {
-                format!(
-                    "schema {} is this program's: nothing to do\n",
-                    report.schema
-                )
-            } else {
-                format!(
-                    "schema {} → {} ({} migrations)\n",
-                    report.schema,
-                    report.known,
-                    report.missing.len()
-                )
-            })?;
-            Ok(ExitCode::SUCCESS)
+            migrated(&report)
         }
     }
+}
+
+/// The same for a database server.
+fn of_server(
+    runtime: &tokio::runtime::Runtime,
+    address: &Address,
+    folder: &Path,
+    command: Command,
+) -> anyhow::Result<ExitCode> {
+    let unusable = || format!("the {} cannot be used", address.name());
+    let refuse = |what: &str| {
+        bail!(
+            "krater db {what} is for the file of a state folder: for the {} use {}",
+            address.name(),
+            address.dump_tool()
+        )
+    };
+    match command {
+        Command::Check { file: Some(_), .. } => {
+            bail!("FILE and --database name two databases: leave one out")
+        }
+        Command::Check { file: None, json } => {
+            let report = runtime.block_on(maintenance::check_server(address));
+            show(&report.with_context(unusable)?, json)
+        }
+        Command::Backup { .. } => refuse("backup"),
+        Command::Restore { .. } => refuse("restore"),
+        Command::TakeOver => {
+            let layout = Layout::create(folder)?;
+            let _lock = stopped(layout.state_dir())?;
+            let before = runtime.block_on(async {
+                let db = Db::connect(address).await.with_context(unusable)?;
+                anyhow::Ok(inventory::take_over(&db, layout.instance()).await?)
+            })?;
+            let before = before.unwrap_or_else(|| "none".to_owned());
+            client::print(&format!("{before} → {}\n", layout.instance()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Migrate => {
+            let before = runtime.block_on(async {
+                let before = maintenance::check_server(address).await?;
+                drop(Db::connect(address).await?);
+                anyhow::Ok(before)
+            });
+            migrated(&before.with_context(unusable)?)
+        }
+    }
+}
+
+fn show(report: &Report, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        client::print_json(report)?;
+    } else {
+        client::print(&screen(report))?;
+    }
+    Ok(if report.faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn migrated(before: &Report) -> anyhow::Result<ExitCode> {
+    client::print(&if before.missing.is_empty() {
+        format!(
+            "schema {} is this program's: nothing to do\n",
+            before.schema
+        )
+    } else {
+        let from = if before.schema.is_empty() {
+            "none"
+        } else {
+            &before.schema
+        };
+        let count = before.missing.len();
+        format!("schema {from} → {} ({count} migrations)\n", before.known)
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn existing(file: PathBuf) -> anyhow::Result<PathBuf> {
@@ -152,7 +231,7 @@ fn screen(report: &Report) -> String {
     };
     let mut out = format!(
         "{}\nschema {} ({schema})\n\n",
-        report.file.display(),
+        report.database,
         if report.schema.is_empty() {
             "none"
         } else {
@@ -170,7 +249,7 @@ fn screen(report: &Report) -> String {
         for fault in &report.faults {
             out.push_str(&format!("fault: {fault}\n"));
         }
-        out.push_str("restore a backup: krater db restore FILE\n");
+        out.push_str("restore a backup (krater db restore FILE; of a server with its own tools)\n");
     }
     out
 }

@@ -1,7 +1,8 @@
 //! What an operator does with the database file: look at it, copy it, put a copy back.
 //!
-//! Only SQLite: a database server brings tools of its own for all of this.
+//! A database server brings tools of its own for copies and for damage; its schema and rows are looked at here.
 
+use super::server::Address;
 use super::{Error, applied, known};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, Statement,
@@ -17,9 +18,9 @@ const FAULTS: usize = 100;
 /// What is in a database file and whether it is whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The file.
-    pub file: PathBuf,
-    /// Newest migration in the file; empty for a file without any.
+    /// The file, or the name of a server's database.
+    pub database: String,
+    /// Newest migration in it; empty when there is none.
     pub schema: String,
     /// Newest migration of this program.
     pub known: String,
@@ -78,7 +79,6 @@ pub async fn check(file: &Path) -> Result<Report, Error> {
 
 async fn look(db: &DatabaseConnection, file: &Path) -> Result<Report, Error> {
     let applied = applied(db).await?;
-    let known = known();
     let mut faults: Vec<String> = column(
         db,
         &format!("PRAGMA integrity_check({FAULTS})"),
@@ -110,13 +110,52 @@ async fn look(db: &DatabaseConnection, file: &Path) -> Result<Report, Error> {
         let count = row.map_or(Ok(0), |row| row.try_get("", "count"))?;
         rows.push((name, count));
     }
-    if let Some(found) = applied.iter().find(|name| !known.contains(name)) {
-        faults.push(format!(
-            "migration {found} is of a newer program than this one"
-        ));
+    let mut report = report(file.display().to_string(), applied, rows);
+    report.faults.splice(..0, faults);
+    Ok(report)
+}
+
+/// Looks at the database of a server, beside running controllers too. Changes nothing. References to nothing it
+/// does not let happen; what its disk does to pages its own tools find.
+///
+/// # Errors
+/// It does not answer.
+pub async fn check_server(address: &Address) -> Result<Report, Error> {
+    let db = address.pool(1);
+    let looked = look_at_server(&db, address).await;
+    db.close().await?;
+    looked
+}
+
+async fn look_at_server(db: &DatabaseConnection, address: &Address) -> Result<Report, Error> {
+    let applied = applied(db).await?;
+    let backend = db.get_database_backend();
+    let (schema, quote) = match backend {
+        DatabaseBackend::Postgres => ("current_schema()", '"'),
+        _ => ("DATABASE()", '`'),
+    };
+    let names = format!(
+        "SELECT table_name AS name FROM information_schema.tables \
+         WHERE table_schema = {schema} AND table_type = 'BASE TABLE' ORDER BY 1"
+    );
+    let mut rows = Vec::new();
+    for row in db.query_all(Statement::from_string(backend, names)).await? {
+        let name: String = row.try_get("", "name")?;
+        let doubled = name.replace(quote, &format!("{quote}{quote}"));
+        let count = format!("SELECT COUNT(*) AS count FROM {quote}{doubled}{quote}");
+        let row = db.query_one(Statement::from_string(backend, count)).await?;
+        let count = row.map_or(Ok(0), |row| row.try_get("", "count"))?;
+        rows.push((name, count));
     }
-    Ok(Report {
-        file: file.to_owned(),
+    Ok(report(address.name().to_owned(), applied, rows))
+}
+
+fn report(database: String, applied: Vec<String>, rows: Vec<(String, i64)>) -> Report {
+    let known = known();
+    let newer = applied.iter().find(|name| !known.contains(name));
+    let faults = newer.map(|name| format!("migration {name} is of a newer program than this one"));
+    Report {
+        database,
         schema: applied.iter().max().cloned().unwrap_or_default(),
         missing: known
             .iter()
@@ -124,9 +163,9 @@ async fn look(db: &DatabaseConnection, file: &Path) -> Result<Report, Error> {
             .cloned()
             .collect(),
         known: known.last().cloned().unwrap_or_default(),
+        faults: faults.into_iter().collect(),
         rows,
-        faults,
-    })
+    }
 }
 
 /// Writes a consistent copy, beside a running controller too: mode 0600, synced, whole or not there.

@@ -1,12 +1,13 @@
 //! The database: connections, transactions with retry, migrations, row types, queries.
 //!
 //! SQLite (the default) has one writer connection and separate readers, WAL and
-//! `synchronous=FULL`: what a client was told is on disk. PostgreSQL and MariaDB use one pool for both.
+//! `synchronous=FULL`: what a client was told is on disk. PostgreSQL and MariaDB ([`server`]) have a pool for
+//! each too: a transaction that reads beside itself never waits for another one's connection.
 //! Only `app`, `flow`, `health` and `failover` call in here; handlers hold no SQL.
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction,
-    DbErr, EntityTrait, RuntimeErr, SqlxSqliteConnector, TransactionTrait,
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
+    RuntimeErr, SqlxSqliteConnector, TransactionTrait,
 };
 use sqlx::sqlite::{SqliteConnection, SqliteTransactionManager as SqliteTransactions};
 use sqlx::{ConnectOptions as _, Connection as _, TransactionManager};
@@ -19,6 +20,7 @@ pub mod entity;
 pub mod maintenance;
 pub mod migration;
 pub mod query;
+pub mod server;
 
 /// Readers of SQLite: lists of clients, the health manager and flows read at the same time; more
 /// connections than that only cost memory, because reads take well under a millisecond.
@@ -27,8 +29,9 @@ const SQLITE_READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a connection before it gets an error instead of a hung request.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections to a database server, per controller.
-const SERVER_CONNECTIONS: u32 = 16;
+/// Connections to a database server, per controller, for transactions and for reads beside them.
+const SERVER_WRITERS: u32 = 16;
+const SERVER_READERS: u32 = 8;
 /// Times a transaction is tried again after a busy database, deadlock or serialization failure.
 pub const TRIES: u32 = 8;
 
@@ -70,32 +73,27 @@ pub trait Retriable {
     fn retriable(&self) -> bool;
 }
 
-/// Whether the disk that holds the database is full. SQLite: SQLITE_FULL. PostgreSQL: 53100. MariaDB: 1021.
+/// Whether the disk that holds the database is full.
 pub fn is_full(error: &DbErr) -> bool {
+    if let Some(code) = server::code(error) {
+        return code == server::Code::Full;
+    }
     let text = error.to_string();
-    [
-        "database or disk is full",
-        "No space left on device",
-        "Disk full",
-    ]
-    .iter()
-    .any(|sign| text.contains(sign))
+    ["database or disk is full", "No space left on device"]
+        .iter()
+        .any(|sign| text.contains(sign))
 }
 
 impl Retriable for DbErr {
     fn retriable(&self) -> bool {
+        if let Some(code) = server::code(self) {
+            return code == server::Code::Contended;
+        }
         let text = self.to_string();
-        // SQLite: SQLITE_BUSY and SQLITE_LOCKED. PostgreSQL: 40001, 40P01. MariaDB: 1213, 1205.
-        [
-            "database is locked",
-            "database table is locked",
-            "could not serialize access",
-            "deadlock detected",
-            "Deadlock found",
-            "Lock wait timeout",
-        ]
-        .iter()
-        .any(|sign| text.contains(sign))
+        // SQLITE_BUSY and SQLITE_LOCKED.
+        ["database is locked", "database table is locked"]
+            .iter()
+            .any(|sign| text.contains(sign))
     }
 }
 
@@ -111,6 +109,7 @@ pub struct Db {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
     flows: Arc<Notify>,
+    name: Arc<str>,
 }
 
 impl Db {
@@ -120,29 +119,32 @@ impl Db {
         let existed = file.exists();
         let writer = sqlite(file, 1, false).await?;
         let backup = existed.then(|| file.to_owned());
-        migrate(&writer, backup.as_deref()).await?;
+        migrate(&writer, backup.as_deref(), None).await?;
         let reader = sqlite(file, SQLITE_READERS, true).await?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self {
             writer,
             reader,
             flows: Arc::default(),
+            name: format!("SQLite database {name}").into(),
         })
     }
 
-    /// Connects to `postgres://…` or `mysql://…` and brings the schema up to date.
-    pub async fn connect(url: &str) -> Result<Self, Error> {
-        let mut options = ConnectOptions::new(url);
-        options
-            .max_connections(SERVER_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .sqlx_logging(false);
-        let pool = sea_orm::Database::connect(options).await?;
-        migrate(&pool, None).await?;
+    /// Connects to a database server and brings the schema up to date. Controllers that start at the same time do
+    /// that one after another.
+    pub async fn connect(address: &server::Address) -> Result<Self, Error> {
+        migrate_server(address, None).await?;
         Ok(Self {
-            writer: pool.clone(),
-            reader: pool,
+            writer: address.pool(SERVER_WRITERS),
+            reader: address.pool(SERVER_READERS),
             flows: Arc::default(),
+            name: address.name().into(),
         })
+    }
+
+    /// What people call it: kind, database and place.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// For reads outside a transaction.
@@ -150,7 +152,8 @@ impl Db {
         &self.reader
     }
 
-    /// For single statements that write. More than one: [`transaction!`](crate::transaction).
+    /// For single statements that write and whose failure does not matter: only [`transaction!`](crate::transaction) tries
+    /// again what met another writer.
     pub fn write(&self) -> &DatabaseConnection {
         &self.writer
     }
@@ -294,7 +297,28 @@ pub fn schema() -> String {
     known().pop().unwrap_or_default()
 }
 
-async fn migrate(connection: &DatabaseConnection, file: Option<&Path>) -> Result<(), Error> {
+/// Brings the schema of a server's database up to date, or only the next `steps` of its migrations, while no other
+/// controller does.
+pub async fn migrate_server(address: &server::Address, steps: Option<u32>) -> Result<(), Error> {
+    let single = address.pool(1);
+    let migrated = async {
+        address.lock_migrations(&single).await?;
+        if missing(&single).await? {
+            address.prepare(&single).await?;
+        }
+        migrate(&single, None, steps).await
+    };
+    let migrated = migrated.await;
+    // Frees the lock.
+    single.close().await?;
+    migrated
+}
+
+async fn migrate(
+    connection: &DatabaseConnection,
+    file: Option<&Path>,
+    steps: Option<u32>,
+) -> Result<(), Error> {
     use sea_orm_migration::MigratorTrait;
     let known = known();
     let applied = applied(connection).await?;
@@ -308,8 +332,14 @@ async fn migrate(connection: &DatabaseConnection, file: Option<&Path>) -> Result
     if let (Some(file), Some(next), false) = (file, next, applied.is_empty()) {
         backup(connection, file, next).await?;
     }
-    migration::Migrator::up(connection, None).await?;
+    migration::Migrator::up(connection, steps).await?;
     Ok(())
+}
+
+/// Whether a migration of this program is still to be done.
+async fn missing(connection: &DatabaseConnection) -> Result<bool, DbErr> {
+    let applied = applied(connection).await?;
+    Ok(known().iter().any(|name| !applied.contains(name)))
 }
 
 /// Names of the migrations in the database; empty when it is new.

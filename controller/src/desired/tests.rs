@@ -110,6 +110,7 @@ fn graph() -> Graph {
             enabled: true,
             topology: "ACTIVE_STANDBY".into(),
             flavor_id: None,
+            availability_zone: None,
             provider: String::new(),
             vip_address: "203.0.113.2".into(),
             vip_port_id: text(90),

@@ -5,6 +5,7 @@ use std::time::Duration;
 pub mod compute;
 pub mod layout;
 pub mod network;
+pub mod noop;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -4,10 +4,10 @@ use super::World;
 use super::crash::Point;
 use super::kinds::{self, Step};
 use super::steps::{self, Context, Reason, StepError};
+use crate::db::Retriable;
 use crate::db::entity::flow;
 use crate::db::query::flow::FlowKind;
 use crate::db::query::journal::{self, Lost, state};
-use crate::db::{Retriable, now};
 use crate::transaction;
 use sea_orm::DbErr;
 use serde_json::Value;
@@ -179,8 +179,10 @@ impl Worker {
         let renewing = async {
             loop {
                 tokio::time::sleep(RENEW).await;
-                let db = self.world.db.write();
-                match journal::renew(db, &id, &self.name, lease_ms()).await {
+                let renewed: Result<(), Lost> = transaction!(self.world.db, |txn| {
+                    journal::renew(txn, &id, &self.name, lease_ms()).await
+                });
+                match renewed {
                     Err(Lost::Lease(_)) => return,
                     Err(error) => tracing::warn!(
                         flow = id,
@@ -202,8 +204,12 @@ impl Worker {
                 "flow interrupted; it goes on later"
             );
             // Not at once: what interrupted it may still be there.
-            let later = now() + 1_000;
-            let _ = journal::release(self.world.db.write(), &id, &self.name, later).await;
+            let released: Result<(), DbErr> = transaction!(self.world.db, |txn| {
+                journal::release(txn, &id, &self.name, 1_000).await
+            });
+            if let Err(error) = released {
+                tracing::warn!(flow = id, %error, "not released: it goes on when the lease ends");
+            }
         }
     }
 

@@ -363,6 +363,7 @@ impl Rig {
             enabled: Set(true),
             topology: Set(topology.into()),
             flavor_id: Set(None),
+            availability_zone: Set(None),
             provider: Set("amphora".into()),
             vip_address: Set(ip.to_string()),
             vip_port_id: Set(port.id),
@@ -554,14 +555,16 @@ impl Rig {
     /// Runs until the crash point, as if the process were killed there, and then a new process.
     async fn run_killed(&self, kind: FlowKind, step: &'static str, point: Point) -> bool {
         *self.crash.at.lock().unwrap() = Some((kind, step, point));
-        let worker = Worker::new(self.world.clone(), "first", 1);
+        let worker = Worker::new(self.world.clone(), "killed-first", 1);
         let died = tokio::select! {
             biased;
             () = self.crash.died.notified() => true,
             done = worker.drain() => { done.unwrap(); false }
         };
         *self.crash.at.lock().unwrap() = None;
-        journal::release_all(self.db().write()).await.unwrap();
+        journal::release_all(self.db().write(), "killed")
+            .await
+            .unwrap();
         let worker = Worker::new(self.world.clone(), "second", 1);
         worker.drain().await.unwrap();
         died

@@ -1,6 +1,7 @@
 //! One request, read: query, body, caller, and where it came in.
 
 use super::MAX_BODY;
+use super::access::Scope;
 use super::envelope::RequestId;
 use crate::app::{AppState, Caller, Error};
 use crate::db::query::list::PageRequest;
@@ -64,6 +65,7 @@ impl FromRequest<AppState> for Call {
         let caller = Caller {
             request_id,
             project_id: text("x-project-id"),
+            scope: parts.extensions.get::<Scope>().map(|scope| scope.0.clone()),
         };
         let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
             Error::new(
@@ -163,7 +165,8 @@ impl Call {
     /// whenever a marker was given, and neither filters nor directions in them.
     pub(super) fn links(&self, page: &PageRequest, items: &[Value]) -> Value {
         let id = |item: Option<&Value>| {
-            let id = item.and_then(|item| item.get("id")?.as_str());
+            // Zones have nothing but their name.
+            let id = item.and_then(|item| item.get("id").or_else(|| item.get("name"))?.as_str());
             id.unwrap_or("None").to_owned()
         };
         if items.is_empty() {
@@ -321,7 +324,8 @@ pub(super) fn decode(query: &str) -> Vec<(String, String)> {
             }
             at += 1;
         }
-        String::from_utf8_lossy(&out).into_owned()
+        // No text that is stored has a NUL, and PostgreSQL refuses to look for one.
+        String::from_utf8_lossy(&out).replace('\0', "\u{fffd}")
     };
     query
         .split('&')
@@ -333,7 +337,7 @@ pub(super) fn decode(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || "-_.~,:".contains(c);
     let mut out = String::new();
     for c in text.chars() {
@@ -355,7 +359,7 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let pairs = decode("a=b%20c+d&tags=x%2Cy&&flag&bad=%zz%4");
+        let pairs = decode("a=b%20c+d&tags=x%2Cy&&flag&bad=%zz%4&nul=%00&utf8=%ff");
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(
             pairs,
@@ -363,7 +367,9 @@ mod tests {
                 pair("a", "b c d"),
                 pair("tags", "x,y"),
                 pair("flag", ""),
-                pair("bad", "%zz%4")
+                pair("bad", "%zz%4"),
+                pair("nul", "\u{fffd}"),
+                pair("utf8", "\u{fffd}")
             ]
         );
         assert_eq!(encode("name:asc,ü&"), "name:asc,%C3%BC%26");

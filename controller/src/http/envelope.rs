@@ -27,10 +27,13 @@ pub(super) async fn wrap(mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     // A stored secret is given out as what it is.
     let payload = path.ends_with("/payload");
-    let mut response = if payload || accepts_json(request.headers()) {
-        next.run(request).await
-    } else {
+    let mut response = if !payload && !accepts_json(request.headers()) {
         not_acceptable(&id)
+    } else if path.contains("%00") {
+        // Nothing has such an id, and PostgreSQL refuses to look for one.
+        no_such_path().await
+    } else {
+        next.run(request).await
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
@@ -96,15 +99,38 @@ impl IntoResponse for Error {
             }
             Self::Sql(error) => {
                 tracing::error!(error = %krater_model::report(error), "database failed");
-                let text = if crate::db::is_full(error) {
-                    "The disk of the controller's database is full: free space on it and try again."
+                let failure = if crate::db::is_full(error) {
+                    DatabaseFailure::Full
                 } else {
-                    "The database does not answer. Please try again."
+                    DatabaseFailure::Silent
                 };
-                fault(self.status(), text)
+                let mut response = self.status().into_response();
+                response.extensions_mut().insert(failure);
+                response
             }
         }
     }
+}
+
+/// What is wrong with the database, in the extensions of an answer that has no body yet.
+#[derive(Debug, Clone, Copy)]
+enum DatabaseFailure {
+    Full,
+    Silent,
+}
+
+/// Gives the answers that a failed database caused their body, which names it.
+pub(super) fn name_database(response: Response, database: &str) -> Response {
+    let text = match response.extensions().get() {
+        None => return response,
+        Some(DatabaseFailure::Full) => {
+            format!("The disk of the {database} is full: free space on it and try again.")
+        }
+        Some(DatabaseFailure::Silent) => {
+            format!("The {database} does not answer. Please try again.")
+        }
+    };
+    fault(response.status(), &text)
 }
 
 /// 404 for paths that are none.

@@ -4,6 +4,7 @@ use crate::app::AppState;
 use axum::Router;
 use tower::ServiceExt as _;
 
+pub mod access;
 pub mod body;
 mod call;
 mod envelope;
@@ -20,6 +21,8 @@ pub const MAX_BODY: usize = 1024 * 1024;
 
 /// All paths of the API, to be served as it is; further routes may be merged in.
 pub fn router(state: AppState) -> Router {
+    let db = state.db.clone();
+    let guard = axum::middleware::from_fn_with_state(state.clone(), access::check);
     let inner: Router = Router::new()
         .merge(v2::routes())
         .merge(network::routes())
@@ -35,6 +38,11 @@ pub fn router(state: AppState) -> Router {
         .with_state(state);
     // The path is normalised before it is routed, so that `…/loadbalancers/` and `….json` match.
     let service = inner
+        .layer(guard)
+        .layer(axum::middleware::map_response(move |response| {
+            let response = envelope::name_database(response, db.name());
+            async move { response }
+        }))
         .layer(axum::middleware::from_fn(envelope::wrap))
         .map_request(envelope::normalise);
     Router::new().fallback_service(service)

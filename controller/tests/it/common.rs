@@ -1,4 +1,7 @@
 //! A fresh API, and a worker that ends flows without doing them.
+//!
+//! With [`SERVER`] in the environment every API has a new database of that server; otherwise a file. `engines.rs` runs this
+//! whole program so for each server.
 
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -8,13 +11,46 @@ use krater_controller::db::entity::{
     flow, health_monitor, l7policy, l7rule, listener, load_balancer, member, pool,
 };
 use krater_controller::db::query::network::{self, NewSubnet};
+use krater_controller::db::server::Address;
 use krater_controller::db::{Db, now};
 use krater_controller::http::router;
 use krater_controller::secrets::vault::Vault;
+use krater_controller::tokens::Tokens;
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tower::ServiceExt;
+
+/// `postgres://…` or `mysql://…` of a server on which tests may make databases.
+pub(crate) const SERVER: &str = "KRATER_TEST_SERVER";
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// An empty database: the file, or a new one of the server.
+pub(crate) async fn fresh(dir: &Path) -> Db {
+    match std::env::var(SERVER) {
+        Ok(server) => Db::connect(&new_database(&server).await).await.unwrap(),
+        Err(_) => Db::open_sqlite(&dir.join("krater.db")).await.unwrap(),
+    }
+}
+
+/// Makes a database on the server of this one.
+pub(crate) async fn new_database(server: &str) -> Address {
+    use sea_orm::ConnectionTrait as _;
+    let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("test_{}_{number}", std::process::id());
+    let mut options = sea_orm::ConnectOptions::new(server);
+    options.max_connections(1).sqlx_logging(false);
+    let admin = sea_orm::Database::connect(options).await.unwrap();
+    let statement = format!("CREATE DATABASE {name}");
+    admin.execute_unprepared(&statement).await.unwrap();
+    admin.close().await.unwrap();
+    let (base, parameters) = server.split_once('?').unwrap_or((server, ""));
+    let (base, _) = base.rsplit_once('/').unwrap();
+    format!("{base}/{name}?{parameters}").parse().unwrap()
+}
 
 pub(crate) struct Api {
     _dir: tempfile::TempDir,
@@ -69,9 +105,12 @@ impl Api {
 
     pub(crate) async fn with_topology(topology: Topology) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open_sqlite(&dir.path().join("krater.db"))
-            .await
-            .unwrap();
+        let db = fresh(dir.path()).await;
+        Self::of(dir, db, topology).await
+    }
+
+    /// Of an empty database.
+    pub(crate) async fn of(dir: tempfile::TempDir, db: Db, topology: Topology) -> Self {
         let subnets = [
             ("public-subnet", "203.0.113.0/24"),
             ("public-subnet6", "2001:db8:1::/64"),
@@ -112,6 +151,12 @@ impl Api {
             db,
             _dir: dir,
         }
+    }
+
+    /// From now on requests need one of these tokens.
+    pub(crate) fn guard(&mut self, tokens: Tokens) {
+        let state = AppState::new(self.db.clone(), Topology::Single);
+        self.router = router(state.with_tokens(Some(Arc::new(tokens))));
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

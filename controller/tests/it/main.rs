@@ -1,19 +1,27 @@
 //! Tests of the API against a fresh database with a worker that ends every flow well, and of `krater net`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod access;
 mod common;
 mod db_command;
+mod engines;
 mod flavors;
 mod graph;
 mod hostile;
 mod lists;
 mod members;
+mod migrations;
 mod net_command;
+mod noop;
 mod persistence;
 mod print_config;
+mod process;
 mod quota;
 mod secrets;
+mod servers;
+mod several;
 mod shapes;
 mod state_machine;
 mod tls;
 mod unsupported;
+mod zones;

@@ -34,6 +34,16 @@ fn options_win_over_the_file_and_nothing_is_started() {
     }
     assert!(!dir.path().join("state").exists());
 
+    let database = Command::new(env!("CARGO_BIN_EXE_krater"))
+        .args(["controller", "--print-config", "--database"])
+        .arg("postgres://krater:secret@db.example/krater")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(database.stdout).unwrap();
+    let line = "url = \"postgres://krater@db.example/krater\"";
+    assert!(shown.contains(line), "{shown}");
+    assert!(!shown.contains("secret"), "{shown}");
+
     std::fs::write(&file, printed.replace("interval_ms", "intervall_ms")).unwrap();
     let refused = run(&file);
     assert!(!refused.status.success());

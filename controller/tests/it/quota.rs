@@ -4,6 +4,9 @@ use crate::common::Api;
 use serde_json::json;
 use std::sync::Arc;
 
+/// At the same time.
+const CREATORS: usize = 64;
+
 #[tokio::test]
 async fn limits_are_stored_shown_and_reset() {
     let api = Api::new().await;
@@ -90,7 +93,7 @@ async fn concurrent_creators_never_exceed_it() {
     let limit = json!({"quota": {"loadbalancer": 5}});
     api.put("/v2/lbaas/quotas/default", limit).await.ok(202);
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..32 {
+    for _ in 0..CREATORS {
         let api = Arc::clone(&api);
         tasks.spawn(async move {
             let body = json!({"loadbalancer": {"vip_subnet_id": api.subnet}});
@@ -109,7 +112,7 @@ async fn concurrent_creators_never_exceed_it() {
     );
     assert_eq!(
         answers.iter().filter(|status| **status == 403).count(),
-        27,
+        CREATORS - 5,
         "{answers:?}"
     );
     let list = api.get("/v2/lbaas/loadbalancers").await.ok(200);
@@ -119,4 +122,37 @@ async fn concurrent_creators_never_exceed_it() {
         .map(|lb| lb["vip_address"].to_string())
         .collect();
     assert_eq!(addresses.len(), 5, "an address is given once");
+}
+
+/// Below different load balancers, so that only the quota keeps them apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_creators_of_children_never_exceed_it() {
+    let api = Arc::new(Api::new().await);
+    let mut lbs = Vec::new();
+    for number in 0..CREATORS / 4 {
+        lbs.push(api.lb(&format!("lb{number}")).await);
+    }
+    let limit = json!({"quota": {"listener": 5}});
+    api.put("/v2/lbaas/quotas/default", limit).await.ok(202);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..CREATORS {
+        let (api, lb) = (Arc::clone(&api), lbs[number % lbs.len()].clone());
+        tasks.spawn(async move {
+            let body = json!({"listener": {"loadbalancer_id": lb, "protocol": "HTTP",
+                "protocol_port": 80 + number}});
+            let answer = api.post("/v2/lbaas/listeners", body).await;
+            answer.status.as_u16()
+        });
+    }
+    let answers = tasks.join_all().await;
+    let count = |status| answers.iter().filter(|answer| **answer == status).count();
+    // Who came second to a load balancer finds it PENDING_UPDATE, unless the quota was met before.
+    assert_eq!(count(201), 5, "{answers:?}");
+    assert_eq!(
+        count(201) + count(403) + count(409),
+        CREATORS,
+        "{answers:?}"
+    );
+    let list = api.get("/v2/lbaas/listeners").await.ok(200);
+    assert_eq!(list["listeners"].as_array().unwrap().len(), 5);
 }

@@ -34,8 +34,10 @@ async fn every_entry_of_the_table_is_refused_by_name() {
                 "/v2/lbaas/flavorprofiles",
                 json!({"name": "n", "provider_name": "amphora"}),
             ),
-            "availabilityzone" => ("/v2/lbaas/availabilityzones", json!({})),
-            "availabilityzoneprofile" => ("/v2/lbaas/availabilityzoneprofiles", json!({})),
+            "availability_zone_profile" => (
+                "/v2/lbaas/availabilityzoneprofiles",
+                json!({"name": "n", "provider_name": "amphora"}),
+            ),
             // Tested with amphorae, and with secrets.
             "amphora" | "key manager" => continue,
             other => panic!("{other}"),
@@ -43,12 +45,11 @@ async fn every_entry_of_the_table_is_refused_by_name() {
         let mut status = 501;
         let mut named = *what;
         match what.split_once(' ') {
-            Some(("flavor_data", key)) => {
-                body["flavor_data"] = json!(format!("{{\"{key}\": true}}"));
+            Some((data @ ("flavor_data" | "availability_zone_data"), key)) => {
+                body[data] = json!(format!("{{\"{key}\": true}}"));
                 (status, named) = (400, key);
             }
             Some((attribute, value)) => body[attribute] = json!(value),
-            None if resource.starts_with('a') => {}
             None => body[*what] = value_of(what),
         }
         let answer = api.post(path, json!({ *resource: body })).await;

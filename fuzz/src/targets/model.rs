@@ -1,6 +1,7 @@
 //! Parsers of krater-model, and the configuration files.
 
 use krater_controller::config::Config;
+use krater_controller::tokens::Tokens;
 use krater_model::config::AgentConfig;
 use krater_model::config::appliance::Appliance;
 use krater_model::control::{Progress, Snapshot};
@@ -64,6 +65,17 @@ pub(super) fn amphora_toml(data: &[u8]) {
             Ok(snapshot),
             "a file is what a controller would send"
         );
+    }
+}
+
+/// The tokens of an appliance.
+pub(super) fn tokens_toml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match Tokens::parse(text) {
+        Ok(tokens) => assert_ne!(format!("{tokens:?}"), "0 tokens"),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 

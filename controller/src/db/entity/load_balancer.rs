@@ -24,6 +24,8 @@ pub struct Model {
     pub provider: String,
     /// Flavor that it was made with.
     pub flavor_id: Option<String>,
+    /// Name of the zone that it was made in.
+    pub availability_zone: Option<String>,
     /// Canonical text.
     pub vip_address: String,
     /// Port that reserves the VIP.

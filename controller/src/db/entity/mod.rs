@@ -3,6 +3,8 @@
 pub mod address;
 pub mod amphora;
 pub mod amphora_health;
+pub mod availability_zone;
+pub mod availability_zone_profile;
 pub mod flavor;
 pub mod flavor_profile;
 pub mod flow;

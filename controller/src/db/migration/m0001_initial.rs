@@ -1,4 +1,6 @@
 //! The first schema. Frozen: later changes are later migrations.
+//!
+//! SQLite and MariaDB do not run a migration in a transaction: what an interrupted one has made is left as it is.
 
 use sea_orm_migration::prelude::*;
 
@@ -23,6 +25,9 @@ impl MigrationTrait for Migration {
             manager.create_table(table).await?;
         }
         for (name, table, columns, unique) in INDEXES {
+            if manager.has_index(*table, *name).await? {
+                continue;
+            }
             let mut index = Index::create();
             index.name(*name).table(Alias::new(*table));
             for column in *columns {
@@ -90,7 +95,7 @@ fn table(
     references: &[(&str, &str, ForeignKeyAction)],
 ) -> TableCreateStatement {
     let mut table = Table::create();
-    table.table(Alias::new(name));
+    table.table(Alias::new(name)).if_not_exists();
     for mut column in columns {
         table.col(&mut column);
     }

@@ -5,6 +5,8 @@ use sea_orm_migration::prelude::*;
 mod m0001_initial;
 mod m0002_flavors;
 mod m0003_secrets;
+mod m0004_long_texts;
+mod m0005_availability_zones;
 
 /// Runs what is missing.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_initial::Migration),
             Box::new(m0002_flavors::Migration),
             Box::new(m0003_secrets::Migration),
+            Box::new(m0004_long_texts::Migration),
+            Box::new(m0005_availability_zones::Migration),
         ]
     }
 }

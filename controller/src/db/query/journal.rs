@@ -1,14 +1,15 @@
 //! The journal: claims of flows by workers, and which step of a flow runs.
 //!
 //! A claim is a compare-and-set on the flow's row with a lease. Every later write names the worker in
-//! its WHERE clause: a worker that lost its lease changes nothing ([`Lost`]).
+//! its WHERE clause: a worker that lost its lease changes nothing ([`Lost`]). Leases begin and end by the database's
+//! clock, so that controllers whose clocks differ agree.
 
 use crate::db::entity::{flow, flow_step, load_balancer};
 use crate::db::{Retriable, now};
-use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::sea_query::{Expr, OnConflict, SimpleExpr};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter,
-    QueryOrder, QuerySelect,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait,
+    QueryFilter, QueryOrder, QuerySelect,
 };
 
 /// State of a flow, as its column has it.
@@ -52,7 +53,7 @@ impl Retriable for Lost {
 /// Flows that a worker may claim now, oldest first.
 pub async fn claimable(db: &impl ConnectionTrait) -> Result<Vec<flow::Model>, DbErr> {
     flow::Entity::find()
-        .filter(free(now()))
+        .filter(free(&clock(db)))
         .order_by_asc(flow::Column::CreatedAt)
         .order_by_asc(flow::Column::Id)
         .limit(BATCH)
@@ -60,14 +61,25 @@ pub async fn claimable(db: &impl ConnectionTrait) -> Result<Vec<flow::Model>, Db
         .await
 }
 
-fn free(now: i64) -> Condition {
+/// The database's time in Unix milliseconds. A file has none of its own.
+fn clock(db: &impl ConnectionTrait) -> SimpleExpr {
+    match db.get_database_backend() {
+        DatabaseBackend::Sqlite => Expr::value(now()),
+        DatabaseBackend::Postgres => {
+            Expr::cust("CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
+        }
+        DatabaseBackend::MySql => Expr::cust("CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)"),
+    }
+}
+
+fn free(now: &SimpleExpr) -> Condition {
     Condition::all()
         .add(flow::Column::State.is_in(state::OPEN))
-        .add(flow::Column::NotBefore.lte(now))
+        .add(Expr::col(flow::Column::NotBefore).lte(now.clone()))
         .add(
             Condition::any()
                 .add(flow::Column::ClaimedBy.is_null())
-                .add(flow::Column::LeaseUntil.lt(now)),
+                .add(Expr::col(flow::Column::LeaseUntil).lt(now.clone())),
         )
 }
 
@@ -78,17 +90,17 @@ pub async fn claim(
     worker: &str,
     lease_ms: i64,
 ) -> Result<Option<flow::Model>, DbErr> {
-    let at = now();
+    let at = clock(db);
     let result = flow::Entity::update_many()
         .col_expr(flow::Column::ClaimedBy, Some(worker.to_owned()).into())
-        .col_expr(flow::Column::LeaseUntil, Some(at + lease_ms).into())
+        .col_expr(flow::Column::LeaseUntil, at.clone().add(lease_ms))
         .col_expr(
             flow::Column::Attempts,
             Expr::col(flow::Column::Attempts).add(1),
         )
-        .col_expr(flow::Column::UpdatedAt, at.into())
+        .col_expr(flow::Column::UpdatedAt, now().into())
         .filter(flow::Column::Id.eq(id))
-        .filter(free(at))
+        .filter(free(&at))
         .exec(db)
         .await?;
     if result.rows_affected == 0 {
@@ -104,9 +116,8 @@ pub async fn renew(
     worker: &str,
     lease_ms: i64,
 ) -> Result<(), Lost> {
-    let at = now();
     let result = flow::Entity::update_many()
-        .col_expr(flow::Column::LeaseUntil, Some(at + lease_ms).into())
+        .col_expr(flow::Column::LeaseUntil, clock(db).add(lease_ms))
         .filter(flow::Column::Id.eq(id))
         .filter(flow::Column::ClaimedBy.eq(worker))
         .exec(db)
@@ -133,30 +144,30 @@ fn held(id: &str, rows: u64) -> Result<(), Lost> {
     }
 }
 
-/// Frees all claims. Only for a controller that is known to be alone (its state folder is locked):
-/// whoever held them is dead.
-pub async fn release_all(db: &impl ConnectionTrait) -> Result<u64, DbErr> {
+/// Frees the claims of an instance, whose workers' names begin with it. Only for a controller that holds the instance's
+/// state folder: whoever made them is dead. Those of other instances end with their leases.
+pub async fn release_all(db: &impl ConnectionTrait, instance: &str) -> Result<u64, DbErr> {
     let result = flow::Entity::update_many()
         .col_expr(flow::Column::ClaimedBy, Option::<String>::None.into())
         .col_expr(flow::Column::LeaseUntil, Option::<i64>::None.into())
         .filter(flow::Column::State.is_in(state::OPEN))
-        .filter(flow::Column::ClaimedBy.is_not_null())
+        .filter(flow::Column::ClaimedBy.starts_with(format!("{instance}-")))
         .exec(db)
         .await?;
     Ok(result.rows_affected)
 }
 
-/// Gives a flow back, to be claimed again at `not_before`.
+/// Gives a flow back, to be claimed again after some milliseconds.
 pub async fn release(
     db: &impl ConnectionTrait,
     id: &str,
     worker: &str,
-    not_before: i64,
+    pause_ms: i64,
 ) -> Result<(), DbErr> {
     flow::Entity::update_many()
         .col_expr(flow::Column::ClaimedBy, Option::<String>::None.into())
         .col_expr(flow::Column::LeaseUntil, Option::<i64>::None.into())
-        .col_expr(flow::Column::NotBefore, not_before.into())
+        .col_expr(flow::Column::NotBefore, clock(db).add(pause_ms))
         .filter(flow::Column::Id.eq(id))
         .filter(flow::Column::ClaimedBy.eq(worker))
         .exec(db)

@@ -87,9 +87,14 @@ where
         let row = row.ok_or_else(|| ListError::Marker(marker.clone()))?;
         select = select.filter(beyond(&order, &row, request.reverse));
     }
-    for (column, _, descending) in &order {
+    for (column, kind, descending) in &order {
         let direction = if *descending { Order::Desc } else { Order::Asc };
-        select = select.order_by(Expr::col(Alias::new(*column)), direction);
+        // Engines disagree where nulls are in an order. The last two keys have none, and the first of them an index.
+        let key = match *column {
+            "created_at" | "id" => Expr::col(Alias::new(*column)).into(),
+            column => never_null(column, *kind),
+        };
+        select = select.order_by(key, direction);
     }
     let limit = request.limit.unwrap_or(UNLIMITED_PAGE);
     Ok(select.limit(limit).all(db).await?)

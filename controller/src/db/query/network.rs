@@ -4,6 +4,7 @@ use crate::db::entity::{address, network, port, subnet};
 use crate::db::now;
 use ipnet::IpNet;
 use krater_model::{MacAddr, NetworkId, PortId, SubnetId};
+use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait,
     QueryFilter, QueryOrder, QuerySelect,
@@ -245,6 +246,7 @@ pub async fn create_port(
     subnet: &subnet::Model,
     wish: Option<IpAddr>,
 ) -> Result<(port::Model, IpAddr), AllocationError> {
+    hold(db, subnet).await?;
     let address = match wish {
         Some(address) => check_wish(db, subnet, address).await?,
         None => first_free(db, subnet, 1)
@@ -281,6 +283,7 @@ pub async fn add_address(
     port_id: &str,
     subnet: &subnet::Model,
 ) -> Result<IpAddr, AllocationError> {
+    hold(db, subnet).await?;
     let position = addresses_of(db, port_id).await?.len();
     let address = first_free(db, subnet, 1)
         .await?
@@ -309,6 +312,19 @@ pub async fn has_free(
     count: usize,
 ) -> Result<bool, AllocationError> {
     Ok(first_free(db, subnet, count).await?.is_some())
+}
+
+/// Locks the subnet until the transaction ends: two that look for a free address at the same time find the same.
+async fn hold(db: &impl ConnectionTrait, subnet: &subnet::Model) -> Result<(), DbErr> {
+    subnet::Entity::update_many()
+        .col_expr(
+            subnet::Column::CreatedAt,
+            Expr::col(subnet::Column::CreatedAt).into(),
+        )
+        .filter(subnet::Column::Id.eq(subnet.id.clone()))
+        .exec(db)
+        .await
+        .map(drop)
 }
 
 async fn check_wish(

@@ -75,7 +75,7 @@ fn render(view: &View) -> Value {
         "pools": id_list(&view.pools),
         "provider": row.provider,
         "flavor_id": row.flavor_id,
-        "availability_zone": null,
+        "availability_zone": row.availability_zone,
         "tags": view.tags,
     })
 }
@@ -111,6 +111,7 @@ pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
         project_id: body.project()?.value(),
         provider: body.text("provider", 64)?.value(),
         flavor_id: body.uuid("flavor_id")?.value(),
+        availability_zone: body.text("availability_zone", TEXT)?.value(),
         vip: vip::Wish {
             address: body.ip("vip_address")?.value(),
             port_id: body.uuid("vip_port_id")?.value(),

@@ -6,7 +6,7 @@ use super::openapi::Resource;
 use crate::app::{self, AppState, Error};
 use axum::Router;
 use axum::response::Response;
-use axum::routing::{get, post, put};
+use axum::routing::{get, put};
 use serde_json::{Value, json};
 
 mod amphora;
@@ -23,6 +23,8 @@ mod provider;
 mod quota;
 mod tls;
 mod version;
+mod zone;
+mod zone_profile;
 
 /// Resources with the usual operations, for the OpenAPI document.
 pub(super) const RESOURCES: &[Resource] = &[
@@ -35,10 +37,12 @@ pub(super) const RESOURCES: &[Resource] = &[
     l7rule::RESOURCE,
     flavor_profile::RESOURCE,
     flavor::RESOURCE,
+    zone_profile::RESOURCE,
+    zone::RESOURCE,
 ];
 
 /// What a body is read as: the resource and the operation, as `krater-fuzz` names them.
-pub const BODIES: [&str; 22] = [
+pub const BODIES: [&str; 26] = [
     "secret-create",
     "container-create",
     "loadbalancer-create",
@@ -61,6 +65,10 @@ pub const BODIES: [&str; 22] = [
     "flavorprofile-update",
     "flavor-create",
     "flavor-update",
+    "availabilityzoneprofile-create",
+    "availabilityzoneprofile-update",
+    "availabilityzone-create",
+    "availabilityzone-update",
 ];
 
 /// Reads a body as the handlers do, without doing anything: for the fuzz target. The text is what was
@@ -92,6 +100,14 @@ pub fn read(body: &str, bytes: &[u8]) -> Result<String, Error> {
         "flavorprofile-update" => read!(flavor_profile::changed, "flavor_profile_"),
         "flavor-create" => read!(flavor::created, "flavor_"),
         "flavor-update" => read!(flavor::changed, "flavor_"),
+        "availabilityzoneprofile-create" => {
+            read!(zone_profile::created, "availability_zone_profile_")
+        }
+        "availabilityzoneprofile-update" => {
+            read!(zone_profile::changed, "availability_zone_profile_")
+        }
+        "availabilityzone-create" => read!(zone::created, "availability_zone_"),
+        "availabilityzone-update" => read!(zone::changed, "availability_zone_"),
         other => crate::http::key_manager::read(other, bytes)
             .unwrap_or_else(|| Err(Error::bad(format!("no body is {other}")))),
     }
@@ -110,6 +126,8 @@ pub fn read_query(list: &str, query: &str) -> Result<String, Error> {
         "amphorae" => app::amphora::ATTRIBUTES,
         "flavorprofiles" => app::flavor_profile::ATTRIBUTES,
         "flavors" => app::flavor::ATTRIBUTES,
+        "availabilityzoneprofiles" => app::zone_profile::ATTRIBUTES,
+        "availabilityzones" => app::zone::ATTRIBUTES,
         other => return Err(Error::bad(format!("no list is {other}"))),
     };
     let request = page(&decode(query))?;
@@ -118,7 +136,7 @@ pub fn read_query(list: &str, query: &str) -> Result<String, Error> {
 }
 
 /// Lists that [`read_query`] knows.
-pub const LISTS: [&str; 10] = [
+pub const LISTS: [&str; 12] = [
     "loadbalancers",
     "listeners",
     "pools",
@@ -129,6 +147,8 @@ pub const LISTS: [&str; 10] = [
     "amphorae",
     "flavorprofiles",
     "flavors",
+    "availabilityzoneprofiles",
+    "availabilityzones",
 ];
 
 /// All routes of the API.
@@ -252,35 +272,20 @@ fn resources() -> Router<AppState> {
             "/flavors/{id}",
             get(flavor::show).put(flavor::update).delete(flavor::delete),
         )
-        .merge(not_yet(
-            "availabilityzones",
-            "availability_zone",
-            "availability_zones_links",
-        ))
-        .merge(not_yet(
-            "availabilityzoneprofiles",
-            "availability_zone_profile",
-            "availability_zone_profile_links",
-        ))
-}
-
-/// Resources that do not exist yet: lists are empty, so that clients find nothing by name, and
-/// nothing can be made.
-fn not_yet(path: &str, what: &'static str, links: &'static str) -> Router<AppState> {
-    let plural = match what {
-        "availability_zone" => "availability_zones",
-        _ => "availability_zone_profiles",
-    };
-    let empty = move || async move { ok(json!({plural: [], links: []})) };
-    let refuse = move || async move { Error::not_supported(what) };
-    let missing = move |axum::extract::Path(id): axum::extract::Path<String>| async move {
-        Error::not_found(what, &id)
-    };
-    Router::new()
-        .route(&format!("/{path}"), get(empty).merge(post(refuse)))
         .route(
-            &format!("/{path}/{{id}}"),
-            get(missing).put(missing).delete(missing),
+            "/availabilityzoneprofiles",
+            get(zone_profile::list).post(zone_profile::create),
+        )
+        .route(
+            "/availabilityzoneprofiles/{id}",
+            get(zone_profile::show)
+                .put(zone_profile::update)
+                .delete(zone_profile::delete),
+        )
+        .route("/availabilityzones", get(zone::list).post(zone::create))
+        .route(
+            "/availabilityzones/{id}",
+            get(zone::show).put(zone::update).delete(zone::delete),
         )
 }
 
@@ -288,6 +293,7 @@ fn not_yet(path: &str, what: &'static str, links: &'static str) -> Router<AppSta
 pub(super) fn links_key(plural: &str) -> String {
     match plural {
         "flavorprofiles" => "flavorprofile_links".to_owned(),
+        "availability_zone_profiles" => "availability_zone_profile_links".to_owned(),
         plural => format!("{plural}_links"),
     }
 }

@@ -1,8 +1,7 @@
 //! `/providers`
 
-use crate::app::flavor_data::CAPABILITIES;
 use crate::app::flavor_profile::known;
-use crate::app::{Error, load_balancer::PROVIDERS};
+use crate::app::{Error, flavor_data, load_balancer::PROVIDERS, zone_data};
 use crate::http::call::Call;
 use crate::http::envelope::ok;
 use axum::extract::Path;
@@ -27,20 +26,27 @@ pub(super) async fn flavor_capabilities(
     call: Call,
 ) -> Result<Response, Error> {
     known(&name)?;
+    let shown = capabilities(&call, flavor_data::CAPABILITIES);
+    Ok(ok(json!({"flavor_capabilities": shown})))
+}
+
+/// What an availability zone can ask for, likewise.
+pub(super) async fn zone_capabilities(
+    Path(name): Path<String>,
+    call: Call,
+) -> Result<Response, Error> {
+    known(&name)?;
+    let shown = capabilities(&call, zone_data::CAPABILITIES);
+    Ok(ok(json!({"availability_zone_capabilities": shown})))
+}
+
+fn capabilities(call: &Call, all: &[(&str, &str)]) -> Vec<Value> {
     let wanted = |filter: &str, value: &str| {
         let mut given = call.query.iter().filter(|(key, _)| key == filter);
         given.all(|(_, given)| given == value)
     };
-    let shown: Vec<Value> = CAPABILITIES
-        .iter()
+    all.iter()
         .filter(|(name, what)| wanted("name", name) && wanted("description", what))
         .map(|(name, what)| call.fields(json!({"name": name, "description": what})))
-        .collect();
-    Ok(ok(json!({"flavor_capabilities": shown})))
-}
-
-/// Zones are not supported yet, so there is nothing that one could contain.
-pub(super) async fn zone_capabilities(Path(name): Path<String>) -> Result<Response, Error> {
-    known(&name)?;
-    Ok(ok(json!({"availability_zone_capabilities": []})))
+        .collect()
 }

@@ -57,6 +57,10 @@ pub(super) async fn list(call: Call) -> Result<Response, Error> {
     let items = rows
         .iter()
         .filter(|row| wanted.is_none_or(|(_, project)| *project == row.project_id))
+        .filter(|row| {
+            let scope = call.caller.scope.as_ref();
+            scope.is_none_or(|project| *project == row.project_id)
+        })
         .map(|row| {
             let mut item = render(Some(row));
             item["project_id"] = json!(row.project_id);

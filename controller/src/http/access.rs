@@ -1,0 +1,392 @@
+//! Authentication and authorisation, in one place before all handlers. An endpoint without a case in [`CASES`] is refused:
+//! forgetting one closes it.
+//!
+//! Without tokens (`noauth`) everybody may everything, and the project is what the client says.
+
+use super::call::encode;
+use super::envelope::fault;
+use crate::app::policy::{Identity, Rule};
+use crate::app::{AppState, Error};
+use crate::db::entity::{health_monitor, l7policy, listener, load_balancer, pool, port};
+use crate::tokens::Tokens;
+use axum::Json;
+use axum::RequestExt as _;
+use axum::body::Body;
+use axum::extract::{MatchedPath, OriginalUri, RawPathParams, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
+use sea_orm::{ConnectionTrait, EntityTrait, QuerySelect};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Header of the token.
+pub const TOKEN: &str = "x-auth-token";
+/// Paths that need no token, as upstream's.
+const OPEN: [&str; 4] = [
+    "/",
+    "/load-balancer",
+    "/healthcheck",
+    "/load-balancer/healthcheck",
+];
+/// Roots under which the same tree is served.
+const ROOTS: [&str; 4] = ["/v2/lbaas", "/v2.0/lbaas", "/v2", "/v2.0"];
+
+/// What an object of a path or body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A load balancer.
+    LoadBalancer,
+    /// A listener.
+    Listener,
+    /// A pool.
+    Pool,
+    /// A health monitor.
+    HealthMonitor,
+    /// An L7 policy.
+    L7Policy,
+    /// A port of the network API.
+    Port,
+}
+
+/// Whose project counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Nobody's.
+    Nobody,
+    /// That of the object that a part of the path names.
+    Object(Kind, &'static str),
+    /// The one that a part of the path names.
+    Project(&'static str),
+    /// Those of the objects that attributes of the body below its root name.
+    Body(&'static str, &'static [(&'static str, Kind)]),
+    /// The one that the body's root names, or the token's.
+    NewIn(&'static str),
+    /// The list is cut to the token's, unless it reads all.
+    List,
+}
+
+/// Method, path below a root, rule, whose project.
+pub type Case = (&'static str, &'static str, Rule, Target);
+
+/// See the module.
+#[rustfmt::skip]
+pub const CASES: &[Case] = {
+    use Kind::{HealthMonitor, L7Policy, Listener, LoadBalancer, Pool, Port};
+    use Rule::{Admin, Any, Read, ReadQuota, Write, WriteQuota};
+    use Target::{Body, List, NewIn, Nobody, Object, Project};
+    &[
+        ("GET", "", Any, Nobody),
+        ("GET", "/openapi", Any, Nobody),
+        ("GET", "/loadbalancers", Read, List),
+        ("POST", "/loadbalancers", Write, NewIn("loadbalancer")),
+        ("GET", "/loadbalancers/{id}", Read, Object(LoadBalancer, "id")),
+        ("PUT", "/loadbalancers/{id}", Write, Object(LoadBalancer, "id")),
+        ("DELETE", "/loadbalancers/{id}", Write, Object(LoadBalancer, "id")),
+        ("GET", "/loadbalancers/{id}/status", Read, Object(LoadBalancer, "id")),
+        ("GET", "/loadbalancers/{id}/statuses", Read, Object(LoadBalancer, "id")),
+        ("GET", "/loadbalancers/{id}/stats", Read, Object(LoadBalancer, "id")),
+        ("PUT", "/loadbalancers/{id}/failover", Admin, Nobody),
+        ("GET", "/listeners", Read, List),
+        ("POST", "/listeners", Write, Body("listener", &[("loadbalancer_id", LoadBalancer)])),
+        ("GET", "/listeners/{id}", Read, Object(Listener, "id")),
+        ("PUT", "/listeners/{id}", Write, Object(Listener, "id")),
+        ("DELETE", "/listeners/{id}", Write, Object(Listener, "id")),
+        ("GET", "/listeners/{id}/stats", Read, Object(Listener, "id")),
+        ("GET", "/pools", Read, List),
+        ("POST", "/pools", Write, Body("pool", &[("loadbalancer_id", LoadBalancer), ("listener_id", Listener)])),
+        ("GET", "/pools/{id}", Read, Object(Pool, "id")),
+        ("PUT", "/pools/{id}", Write, Object(Pool, "id")),
+        ("DELETE", "/pools/{id}", Write, Object(Pool, "id")),
+        ("GET", "/pools/{pool}/members", Read, Object(Pool, "pool")),
+        ("POST", "/pools/{pool}/members", Write, Object(Pool, "pool")),
+        ("PUT", "/pools/{pool}/members", Write, Object(Pool, "pool")),
+        ("GET", "/pools/{pool}/members/{id}", Read, Object(Pool, "pool")),
+        ("PUT", "/pools/{pool}/members/{id}", Write, Object(Pool, "pool")),
+        ("DELETE", "/pools/{pool}/members/{id}", Write, Object(Pool, "pool")),
+        ("GET", "/healthmonitors", Read, List),
+        ("POST", "/healthmonitors", Write, Body("healthmonitor", &[("pool_id", Pool)])),
+        ("GET", "/healthmonitors/{id}", Read, Object(HealthMonitor, "id")),
+        ("PUT", "/healthmonitors/{id}", Write, Object(HealthMonitor, "id")),
+        ("DELETE", "/healthmonitors/{id}", Write, Object(HealthMonitor, "id")),
+        ("GET", "/l7policies", Read, List),
+        ("POST", "/l7policies", Write, Body("l7policy", &[("listener_id", Listener)])),
+        ("GET", "/l7policies/{id}", Read, Object(L7Policy, "id")),
+        ("PUT", "/l7policies/{id}", Write, Object(L7Policy, "id")),
+        ("DELETE", "/l7policies/{id}", Write, Object(L7Policy, "id")),
+        ("GET", "/l7policies/{policy}/rules", Read, Object(L7Policy, "policy")),
+        ("POST", "/l7policies/{policy}/rules", Write, Object(L7Policy, "policy")),
+        ("GET", "/l7policies/{policy}/rules/{id}", Read, Object(L7Policy, "policy")),
+        ("PUT", "/l7policies/{policy}/rules/{id}", Write, Object(L7Policy, "policy")),
+        ("DELETE", "/l7policies/{policy}/rules/{id}", Write, Object(L7Policy, "policy")),
+        ("GET", "/quotas", ReadQuota, Nobody),
+        ("GET", "/quotas/defaults", ReadQuota, Nobody),
+        ("GET", "/quotas/{project}", ReadQuota, Project("project")),
+        ("PUT", "/quotas/{project}", WriteQuota, Project("project")),
+        ("DELETE", "/quotas/{project}", WriteQuota, Project("project")),
+        ("GET", "/quotas/{project}/default", ReadQuota, Project("project")),
+        ("GET", "/providers", Read, Nobody),
+        ("GET", "/providers/{name}/flavor_capabilities", Admin, Nobody),
+        ("GET", "/providers/{name}/availability_zone_capabilities", Admin, Nobody),
+        ("GET", "/flavorprofiles", Admin, Nobody),
+        ("POST", "/flavorprofiles", Admin, Nobody),
+        ("GET", "/flavorprofiles/{id}", Admin, Nobody),
+        ("PUT", "/flavorprofiles/{id}", Admin, Nobody),
+        ("DELETE", "/flavorprofiles/{id}", Admin, Nobody),
+        ("GET", "/flavors", Read, Nobody),
+        ("POST", "/flavors", Admin, Nobody),
+        ("GET", "/flavors/{id}", Read, Nobody),
+        ("PUT", "/flavors/{id}", Admin, Nobody),
+        ("DELETE", "/flavors/{id}", Admin, Nobody),
+        ("GET", "/availabilityzoneprofiles", Admin, Nobody),
+        ("POST", "/availabilityzoneprofiles", Admin, Nobody),
+        ("GET", "/availabilityzoneprofiles/{id}", Admin, Nobody),
+        ("PUT", "/availabilityzoneprofiles/{id}", Admin, Nobody),
+        ("DELETE", "/availabilityzoneprofiles/{id}", Admin, Nobody),
+        ("GET", "/availabilityzones", Read, Nobody),
+        ("POST", "/availabilityzones", Admin, Nobody),
+        ("GET", "/availabilityzones/{id}", Read, Nobody),
+        ("PUT", "/availabilityzones/{id}", Admin, Nobody),
+        ("DELETE", "/availabilityzones/{id}", Admin, Nobody),
+        ("GET", "/octavia/amphorae", Admin, Nobody),
+        ("GET", "/octavia/amphorae/{id}", Admin, Nobody),
+        ("DELETE", "/octavia/amphorae/{id}", Admin, Nobody),
+        ("PUT", "/octavia/amphorae/{id}/failover", Admin, Nobody),
+        ("PUT", "/octavia/amphorae/{id}/config", Admin, Nobody),
+        ("GET", "/octavia/amphorae/{id}/stats", Admin, Nobody),
+        ("GET", "/network", Any, Nobody),
+        ("GET", "/network/v2.0/", Any, Nobody),
+        ("GET", "/network/v2.0", Any, Nobody),
+        ("GET", "/network/v2.0/networks", Any, Nobody),
+        ("GET", "/network/v2.0/networks/{id}", Any, Nobody),
+        ("GET", "/network/v2.0/subnets", Any, Nobody),
+        ("GET", "/network/v2.0/subnets/{id}", Any, Nobody),
+        ("GET", "/network/v2.0/ports", Read, List),
+        ("GET", "/network/v2.0/ports/{id}", Read, Object(Port, "id")),
+        ("GET", "/network/v2.0/security-groups", Any, Nobody),
+        ("GET", "/network/v2.0/qos/policies", Any, Nobody),
+        ("GET", "/network/v2.0/floatingips", Any, Nobody),
+        ("GET", "/network/v2.0/extensions", Any, Nobody),
+        ("GET", "/projects", Any, Nobody),
+        ("GET", "/projects/{id}", Any, Nobody),
+    ]
+};
+
+/// The case of an endpoint, by its path as it is routed.
+pub fn case(method: &str, template: &str) -> Option<&'static Case> {
+    let below = ROOTS
+        .iter()
+        .filter_map(|root| template.strip_prefix(root))
+        .find(|rest| rest.is_empty() || rest.starts_with('/'))
+        .unwrap_or(template);
+    CASES
+        .iter()
+        .find(|(of, path, ..)| *of == method && *path == below)
+}
+
+/// The project that a caller's lists end at, in the extensions of its request.
+#[derive(Debug, Clone)]
+pub(super) struct Scope(pub(super) String);
+
+/// Lets a request pass whose token may do what it asks for.
+pub(super) async fn check(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let Some(tokens) = state.tokens.clone() else {
+        return next.run(request).await;
+    };
+    if OPEN.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let Some(who) = identify(&tokens, &request) else {
+        return unauthorized();
+    };
+    match authorize(&state, &who, request).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => refusal,
+    }
+}
+
+/// Of the endpoints beside Octavia's API: `/healthz` and `/readyz` are for everybody, the others for operators.
+pub async fn operators(
+    State(tokens): State<Option<Arc<Tokens>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let open = ["/healthz", "/readyz"].contains(&request.uri().path());
+    let Some(tokens) = tokens.filter(|_| !open) else {
+        return next.run(request).await;
+    };
+    match identify(&tokens, &request) {
+        None => unauthorized(),
+        Some(who) if who.may(Rule::Admin, None) => next.run(request).await,
+        Some(_) => forbidden(),
+    }
+}
+
+fn identify(tokens: &Tokens, request: &Request) -> Option<Identity> {
+    let token = request.headers().get(TOKEN)?.to_str().ok()?;
+    tokens.find(token).cloned()
+}
+
+/// As upstream's authentication layer answers.
+fn unauthorized() -> Response {
+    let body = json!({"error": {"code": 401, "title": "Unauthorized",
+        "message": "The request you have made requires authentication."}});
+    let challenge = [(header::WWW_AUTHENTICATE, "X-Auth-Token")];
+    (StatusCode::UNAUTHORIZED, challenge, Json(body)).into_response()
+}
+
+fn forbidden() -> Response {
+    let text = "Policy does not allow this request to be performed.";
+    fault(StatusCode::FORBIDDEN, text)
+}
+
+async fn authorize(
+    state: &AppState,
+    who: &Identity,
+    mut request: Request,
+) -> Result<Request, Response> {
+    let Some(template) = request.extensions().get::<MatchedPath>().cloned() else {
+        return Ok(request); // No such path: 404.
+    };
+    let method = match *request.method() {
+        Method::HEAD => Method::GET,
+        ref other => other.clone(),
+    };
+    let Some((_, _, rule, target)) = case(method.as_str(), template.as_str()) else {
+        return Err(forbidden());
+    };
+    let failed = |error: Error| error.into_response();
+    let db = state.db.read();
+    let mut projects: Vec<Option<String>> = Vec::new();
+    match target {
+        Target::Nobody => projects.push(None),
+        Target::Project(name) => projects.push(Some(parameter(&mut request, name).await?)),
+        Target::Object(kind, name) => {
+            let id = parameter(&mut request, name).await?;
+            // One that does not exist is the handler's: 404 for those who might see one.
+            projects.push(owner(db, *kind, &id).await.map_err(failed)?);
+        }
+        Target::NewIn(root) => {
+            let (whole, object) = body(request, root).await?;
+            request = whole;
+            let text = |name: &str| object.get(name)?.as_str().filter(|text| !text.is_empty());
+            let wished = text("project_id").or_else(|| text("tenant_id"));
+            projects.push(Some(wished.unwrap_or(&who.project).to_owned()));
+        }
+        Target::Body(root, attributes) => {
+            let (whole, object) = body(request, root).await?;
+            request = whole;
+            projects.push(None);
+            for (name, kind) in *attributes {
+                // In the form in which handlers look for it.
+                let id = object.get(*name).and_then(Value::as_str);
+                if let Some(id) = id.and_then(|id| id.parse::<uuid::Uuid>().ok()) {
+                    projects.push(owner(db, *kind, &id.to_string()).await.map_err(failed)?);
+                }
+            }
+        }
+        Target::List => {
+            projects.push(None);
+            if !who.reads_all() && !cut(&mut request, who) {
+                return Err(forbidden());
+            }
+        }
+    }
+    if !projects
+        .iter()
+        .all(|project| who.may(*rule, project.as_deref()))
+    {
+        tracing::info!(user = who.user, project = who.project, "forbidden");
+        return Err(forbidden());
+    }
+    if !who.reads_all_quotas() {
+        request.extensions_mut().insert(Scope(who.project.clone()));
+    }
+    // What clients say about themselves does not count.
+    if let Ok(project) = HeaderValue::from_str(&who.project) {
+        request.headers_mut().insert("x-project-id", project);
+    }
+    Ok(request)
+}
+
+async fn parameter(request: &mut Request, name: &str) -> Result<String, Response> {
+    let parameters = request.extract_parts::<RawPathParams>().await;
+    let parameters = parameters.map_err(IntoResponse::into_response)?;
+    let found = parameters.iter().find(|(known, _)| *known == name);
+    found
+        .map(|(_, value)| value.to_owned())
+        .ok_or_else(forbidden)
+}
+
+/// The request again, and the object below the root of its body; what is none is refused by the handler.
+async fn body(request: Request, root: &str) -> Result<(Request, Value), Response> {
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = axum::body::to_bytes(body, super::MAX_BODY).await else {
+        let text = format!(
+            "The request body is incomplete or larger than {} bytes.",
+            super::MAX_BODY
+        );
+        return Err(fault(StatusCode::PAYLOAD_TOO_LARGE, &text));
+    };
+    let mut whole: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let object = whole.get_mut(root).map(Value::take).unwrap_or_default();
+    Ok((Request::from_parts(parts, Body::from(bytes)), object))
+}
+
+/// Cuts a list to the caller's project; false when it asks for another one.
+fn cut(request: &mut Request, who: &Identity) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    let mut named = false;
+    for (name, value) in super::call::decode(query) {
+        if name == "project_id" || name == "tenant_id" {
+            if value != who.project {
+                return false;
+            }
+            named = true;
+        }
+    }
+    if named {
+        return true;
+    }
+    let own = |uri: &Uri| {
+        let separator = if query.is_empty() { "" } else { "&" };
+        let (path, project) = (uri.path(), encode(&who.project));
+        let text = format!("{path}?{query}{separator}project_id={project}");
+        text.parse::<Uri>().ok()
+    };
+    let Some(uri) = own(request.uri()) else {
+        return false;
+    };
+    // Handlers read the URI as it was before it was routed.
+    let original = request.extensions().get::<OriginalUri>();
+    let original = original.map(|original| own(&original.0));
+    match original {
+        Some(None) => return false,
+        Some(Some(original)) => drop(request.extensions_mut().insert(OriginalUri(original))),
+        None => {}
+    }
+    *request.uri_mut() = uri;
+    true
+}
+
+/// The project of an object; none when it does not exist.
+async fn owner(db: &impl ConnectionTrait, kind: Kind, id: &str) -> Result<Option<String>, Error> {
+    macro_rules! project {
+        ($entity:ident) => {
+            $entity::Entity::find_by_id(id.to_owned())
+                .select_only()
+                .column($entity::Column::ProjectId)
+                .into_tuple::<String>()
+                .one(db)
+                .await?
+        };
+    }
+    Ok(match kind {
+        Kind::LoadBalancer => project!(load_balancer),
+        Kind::Listener => project!(listener),
+        Kind::Pool => project!(pool),
+        Kind::HealthMonitor => project!(health_monitor),
+        Kind::L7Policy => project!(l7policy),
+        Kind::Port => project!(port),
+    })
+}
