@@ -203,7 +203,7 @@ pub async fn held(db: &impl ConnectionTrait, id: &str) -> Result<listener::Model
 
 /// Makes a listener; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
-    let fetched = tls::prepare_listener(state, &new.tls, None).await?;
+    let fetched = tls::prepare_listener(state, caller, &new.tls, None).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let lb = lock::held(txn, &new.load_balancer_id).await?;
         quota::check(txn, &lb.project_id, Counted::Listener, 1).await?;
@@ -288,7 +288,7 @@ pub async fn update(
     change: &Change,
 ) -> Result<(), Error> {
     let before = find(state.db.read(), id).await?;
-    let fetched = tls::prepare_listener(state, &change.tls, Some(&before)).await?;
+    let fetched = tls::prepare_listener(state, caller, &change.tls, Some(&before)).await?;
     let done: Result<(), Error> = transaction!(state.db, |txn| {
         let row = held(txn, id).await?;
         let lb = lock::load_balancer(txn, &row.load_balancer_id).await?;

@@ -146,7 +146,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
     }
     let project = caller.project(new.project_id.clone());
     check_graph(new)?;
-    let fetched = fetch_graph(state, new).await?;
+    let fetched = fetch_graph(state, caller, new).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let (provider, topology) = kind(state, txn, new).await?;
         let zone = match &new.availability_zone {
@@ -263,13 +263,17 @@ fn check_graph(new: &New) -> Result<(), Error> {
 }
 
 /// What listeners and pools refer to, in their order.
-async fn fetch_graph(state: &AppState, new: &New) -> Result<(Vec<Fetched>, Vec<Fetched>), Error> {
+async fn fetch_graph(
+    state: &AppState,
+    caller: &Caller,
+    new: &New,
+) -> Result<(Vec<Fetched>, Vec<Fetched>), Error> {
     let (mut listeners, mut pools) = (Vec::new(), Vec::new());
     for listener in &new.listeners {
-        listeners.push(tls::prepare_listener(state, &listener.tls, None).await?);
+        listeners.push(tls::prepare_listener(state, caller, &listener.tls, None).await?);
     }
     for pool in &new.pools {
-        pools.push(tls::prepare_pool(state, &pool.tls, None).await?);
+        pools.push(tls::prepare_pool(state, caller, &pool.tls, None).await?);
     }
     Ok((listeners, pools))
 }

@@ -82,6 +82,15 @@ impl AppState {
     }
 }
 
+impl AppState {
+    /// The only project whose secrets `caller` may refer to; none: any, without authentication. Nobody's role opens
+    /// those of others: who may use them would also learn the key.
+    pub fn reader<'a>(&self, caller: &'a Caller) -> Option<&'a str> {
+        self.tokens.as_ref()?;
+        Some(caller.project_id.as_deref().unwrap_or_default())
+    }
+}
+
 /// Who asks, and under which request id.
 #[derive(Debug, Clone)]
 pub struct Caller {

@@ -181,7 +181,7 @@ pub async fn held(db: &impl ConnectionTrait, id: &str) -> Result<pool::Model, Er
 
 /// Makes a pool; returns its id.
 pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<String, Error> {
-    let fetched = tls::prepare_pool(state, &new.tls, None).await?;
+    let fetched = tls::prepare_pool(state, caller, &new.tls, None).await?;
     let done: Result<String, Error> = transaction!(state.db, |txn| {
         let listener = match &new.listener_id {
             Some(id) => Some(listener::find(txn, id).await?),
@@ -292,7 +292,7 @@ pub async fn update(
     change: &Change,
 ) -> Result<(), Error> {
     let before = find(state.db.read(), id).await?;
-    let fetched = tls::prepare_pool(state, &change.tls, Some(&before)).await?;
+    let fetched = tls::prepare_pool(state, caller, &change.tls, Some(&before)).await?;
     let done: Result<(), Error> = transaction!(state.db, |txn| {
         let row = held(txn, id).await?;
         let lb = row.load_balancer_id.clone();

@@ -74,6 +74,8 @@ pub struct Page {
     pub offset: u64,
     /// Of this name.
     pub name: Option<String>,
+    /// Only those of this project.
+    pub project: Option<String>,
     /// Of this type.
     pub kind: Option<String>,
 }
@@ -151,9 +153,12 @@ pub async fn show(state: &AppState, id: &str) -> Result<secret::Model, Error> {
     row.filter(living).ok_or_else(|| missing("Secret"))
 }
 
-/// What was stored.
-pub async fn payload(state: &AppState, id: &str) -> Result<Payload, Error> {
+/// What was stored. With a `reader`, a secret of another project does not exist.
+pub async fn payload(state: &AppState, id: &str, reader: Option<&str>) -> Result<Payload, Error> {
     let row = show(state, id).await?;
+    if reader.is_some_and(|project| project != row.project_id) {
+        return Err(missing("Secret"));
+    }
     let (Some(sealed), Some(content_type)) = (row.sealed, row.content_type) else {
         return Err(Error::new(
             StatusCode::NOT_FOUND,
@@ -181,6 +186,9 @@ pub async fn list(state: &AppState, page: &Page) -> Result<(Vec<secret::Model>, 
     );
     if let Some(name) = &page.name {
         condition = condition.add(secret::Column::Name.eq(name));
+    }
+    if let Some(project) = &page.project {
+        condition = condition.add(secret::Column::ProjectId.eq(project));
     }
     if let Some(kind) = &page.kind {
         condition = condition.add(secret::Column::SecretType.eq(kind));
@@ -218,7 +226,9 @@ pub async fn create_container(
     transaction!(state.db, |txn| {
         for (name, secret) in &new.secrets {
             let found = secret::Entity::find_by_id(secret.clone()).one(txn).await?;
-            if found.is_none() {
+            let project = state.reader(caller);
+            let own = |row: &secret::Model| project.is_none_or(|project| project == row.project_id);
+            if !found.as_ref().is_some_and(own) {
                 let text = format!("Secret provided for '{name}' doesn't exist.");
                 return Err(Error::new(StatusCode::NOT_FOUND, text));
             }
@@ -259,6 +269,9 @@ pub async fn list_containers(
     let mut condition = Condition::all();
     if let Some(name) = &page.name {
         condition = condition.add(secret_container::Column::Name.eq(name));
+    }
+    if let Some(project) = &page.project {
+        condition = condition.add(secret_container::Column::ProjectId.eq(project));
     }
     if let Some(kind) = &page.kind {
         condition = condition.add(secret_container::Column::Kind.eq(kind));

@@ -121,8 +121,12 @@ enum Stored {
     Parts(Vec<Zeroizing<Vec<u8>>>, Zeroizing<Vec<u8>>),
 }
 
-async fn payload(state: &AppState, id: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-    match secret::payload(state, id).await {
+async fn payload(
+    state: &AppState,
+    reader: Option<&str>,
+    id: &str,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    match secret::payload(state, id, reader).await {
         Ok(payload) => Ok(Some(payload.bytes)),
         Err(error) if error.status() == http::StatusCode::NOT_FOUND => Ok(None),
         Err(error) => Err(error),
@@ -130,16 +134,21 @@ async fn payload(state: &AppState, id: &str) -> Result<Option<Zeroizing<Vec<u8>>
 }
 
 /// None: there is no such thing.
-async fn stored(state: &AppState, text: &str) -> Result<Option<Stored>, Error> {
+async fn stored(
+    state: &AppState,
+    reader: Option<&str>,
+    text: &str,
+) -> Result<Option<Stored>, Error> {
     let id = match reference(text) {
         None => return Ok(None),
         Some((Referred::Secret, id)) => {
-            return Ok(payload(state, &id).await?.map(Stored::Whole));
+            return Ok(payload(state, reader, &id).await?.map(Stored::Whole));
         }
         Some((Referred::Container, id)) => id,
     };
     let row = match secret::show_container(state, &id).await {
-        Ok(row) => row,
+        Ok(row) if reader.is_none_or(|project| project == row.project_id) => row,
+        Ok(_) => return Ok(None),
         Err(error) if error.status() == http::StatusCode::NOT_FOUND => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -155,14 +164,14 @@ async fn stored(state: &AppState, text: &str) -> Result<Option<Stored>, Error> {
         return Ok(None);
     };
     let (Some(certificate), Some(key)) = (
-        payload(state, certificate).await?,
-        payload(state, key).await?,
+        payload(state, reader, certificate).await?,
+        payload(state, reader, key).await?,
     ) else {
         return Ok(None);
     };
     let mut chain = vec![certificate];
     if let Some((_, id)) = named("intermediates") {
-        match payload(state, id).await? {
+        match payload(state, reader, id).await? {
             Some(intermediates) => chain.push(intermediates),
             None => return Ok(None),
         }
@@ -170,15 +179,24 @@ async fn stored(state: &AppState, text: &str) -> Result<Option<Stored>, Error> {
     Ok(Some(Stored::Parts(chain, key)))
 }
 
-async fn one(state: &AppState, text: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+async fn one(
+    state: &AppState,
+    reader: Option<&str>,
+    text: &str,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
     match reference(text) {
-        Some((Referred::Secret, id)) => payload(state, &id).await,
+        Some((Referred::Secret, id)) => payload(state, reader, &id).await,
         _ => Ok(None),
     }
 }
 
 /// Reads and checks what is set. `old` is what the object has now.
-async fn fetch(state: &AppState, set: Set<'_>, old: Option<&Copies>) -> Result<Fetched, Error> {
+async fn fetch(
+    state: &AppState,
+    reader: Option<&str>,
+    set: Set<'_>,
+    old: Option<&Copies>,
+) -> Result<Fetched, Error> {
     let removed_or_kept = |set: Option<Option<&String>>| !matches!(set, Some(Some(_)));
     if set.certificates.is_empty() && removed_or_kept(set.ca) && removed_or_kept(set.crl) {
         return Ok(Fetched::default());
@@ -186,7 +204,7 @@ async fn fetch(state: &AppState, set: Set<'_>, old: Option<&Copies>) -> Result<F
     let mut bad: Vec<&str> = Vec::new();
     let mut certificates = Vec::new();
     for text in &set.certificates {
-        match stored(state, text).await? {
+        match stored(state, reader, text).await? {
             Some(found) => certificates.push(((*text).clone(), found)),
             None => bad.push(text),
         }
@@ -195,7 +213,7 @@ async fn fetch(state: &AppState, set: Set<'_>, old: Option<&Copies>) -> Result<F
     let mut crl = None;
     for (set, into) in [(set.ca, &mut ca), (set.crl, &mut crl)] {
         if let Some(Some(text)) = set {
-            match one(state, text).await? {
+            match one(state, reader, text).await? {
                 Some(found) => *into = Some(found),
                 None => bad.push(text),
             }

@@ -7,7 +7,9 @@ use super::call::encode;
 use super::envelope::fault;
 use crate::app::policy::{Identity, Rule};
 use crate::app::{AppState, Error};
-use crate::db::entity::{health_monitor, l7policy, listener, load_balancer, pool, port};
+use crate::db::entity::{
+    health_monitor, l7policy, listener, load_balancer, pool, port, secret, secret_container,
+};
 use crate::tokens::Tokens;
 use axum::Json;
 use axum::RequestExt as _;
@@ -29,8 +31,8 @@ const OPEN: [&str; 4] = [
     "/healthcheck",
     "/load-balancer/healthcheck",
 ];
-/// Roots under which the same tree is served.
-const ROOTS: [&str; 4] = ["/v2/lbaas", "/v2.0/lbaas", "/v2", "/v2.0"];
+/// Roots under which the same tree is served; the last one is the key manager's.
+const ROOTS: [&str; 5] = ["/v2/lbaas", "/v2.0/lbaas", "/v2", "/v2.0", "/v1"];
 
 /// What an object of a path or body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,10 @@ pub enum Kind {
     L7Policy,
     /// A port of the network API.
     Port,
+    /// A secret of the key manager.
+    Secret,
+    /// A container of the key manager.
+    Container,
 }
 
 /// Whose project counts.
@@ -62,6 +68,8 @@ pub enum Target {
     Body(&'static str, &'static [(&'static str, Kind)]),
     /// The one that the body's root names, or the token's.
     NewIn(&'static str),
+    /// The token's.
+    Own,
     /// The list is cut to the token's, unless it reads all.
     List,
 }
@@ -72,9 +80,9 @@ pub type Case = (&'static str, &'static str, Rule, Target);
 /// See the module.
 #[rustfmt::skip]
 pub const CASES: &[Case] = {
-    use Kind::{HealthMonitor, L7Policy, Listener, LoadBalancer, Pool, Port};
+    use Kind::{Container, HealthMonitor, L7Policy, Listener, LoadBalancer, Pool, Port, Secret};
     use Rule::{Admin, Any, Read, ReadQuota, Write, WriteQuota};
-    use Target::{Body, List, NewIn, Nobody, Object, Project};
+    use Target::{Body, List, NewIn, Nobody, Object, Own, Project};
     &[
         ("GET", "", Any, Nobody),
         ("GET", "/openapi", Any, Nobody),
@@ -167,6 +175,17 @@ pub const CASES: &[Case] = {
         ("GET", "/network/v2.0/qos/policies", Any, Nobody),
         ("GET", "/network/v2.0/floatingips", Any, Nobody),
         ("GET", "/network/v2.0/extensions", Any, Nobody),
+        // Who only reads, learns no key.
+        ("GET", "/secrets", Read, List),
+        ("POST", "/secrets", Write, Own),
+        ("GET", "/secrets/{id}", Read, Object(Secret, "id")),
+        ("PUT", "/secrets/{id}", Write, Object(Secret, "id")),
+        ("DELETE", "/secrets/{id}", Write, Object(Secret, "id")),
+        ("GET", "/secrets/{id}/payload", Write, Object(Secret, "id")),
+        ("GET", "/containers", Read, List),
+        ("POST", "/containers", Write, Own),
+        ("GET", "/containers/{id}", Read, Object(Container, "id")),
+        ("DELETE", "/containers/{id}", Write, Object(Container, "id")),
         ("GET", "/projects", Any, Nobody),
         ("GET", "/projects/{id}", Any, Nobody),
     ]
@@ -260,6 +279,7 @@ async fn authorize(
     let mut projects: Vec<Option<String>> = Vec::new();
     match target {
         Target::Nobody => projects.push(None),
+        Target::Own => projects.push(Some(who.project.clone())),
         Target::Project(name) => projects.push(Some(parameter(&mut request, name).await?)),
         Target::Object(kind, name) => {
             let id = parameter(&mut request, name).await?;
@@ -388,5 +408,7 @@ async fn owner(db: &impl ConnectionTrait, kind: Kind, id: &str) -> Result<Option
         Kind::HealthMonitor => project!(health_monitor),
         Kind::L7Policy => project!(l7policy),
         Kind::Port => project!(port),
+        Kind::Secret => project!(secret),
+        Kind::Container => project!(secret_container),
     })
 }

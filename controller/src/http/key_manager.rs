@@ -413,7 +413,7 @@ async fn show(Path(id): Path<String>, call: Call) -> Answer {
 }
 
 async fn payload(Path(id): Path<String>, call: Call) -> Answer {
-    let payload = app::payload(&call.state, &id).await?;
+    let payload = app::payload(&call.state, &id, None).await?;
     let wanted = call.header(header::ACCEPT.as_str()).unwrap_or("*/*");
     let fits = |range: &str| {
         let range = range.split(';').next().unwrap_or_default().trim();
@@ -448,7 +448,7 @@ fn page(call: &Call, kind: &str) -> Result<Page, Error> {
     };
     let text = |name: &str| call.value(name).map(str::to_owned);
     for (name, _) in &call.query {
-        if !["limit", "offset", "name", kind].contains(&name.as_str()) {
+        if !["limit", "offset", "name", "project_id", kind].contains(&name.as_str()) {
             return Err(not_supported(name));
         }
     }
@@ -456,6 +456,7 @@ fn page(call: &Call, kind: &str) -> Result<Page, Error> {
         limit: number("limit", 10)?.min(MAX_PAGE),
         offset: number("offset", 0)?.min(u64::from(u32::MAX)),
         name: text("name"),
+        project: text("project_id"),
         kind: text(kind),
     })
 }

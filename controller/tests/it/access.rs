@@ -84,6 +84,10 @@ fn allowed(rule: Rule, target: Target) -> &'static [&'static str] {
             "old-member",
         ],
         (Rule::Write, true) => panic!("everything that is written belongs to a project"),
+        // In its own project.
+        (Rule::Write, false) if target == Target::Own => {
+            &["member", "stranger", "operator", "admin", "old-member"]
+        }
         (Rule::Write, false) => &["member", "operator", "admin", "old-member"],
         (Rule::ReadQuota, true) => &[
             "reader",
@@ -152,7 +156,10 @@ async fn tree() -> (Api, BTreeMap<&'static str, String>) {
         .as_str()
         .unwrap()
         .to_owned();
+    let (secret, container) = stored(&api).await;
     let ids = [
+        ("secret", secret),
+        ("container", container),
         ("loadbalancer", lb),
         ("listener", listener),
         ("pool", pool),
@@ -160,8 +167,31 @@ async fn tree() -> (Api, BTreeMap<&'static str, String>) {
         ("l7policy", policy),
         ("port", port),
     ];
-    api.guard(Tokens::parse(&file()).unwrap());
+    api.guard(Tokens::parse(&file()).unwrap()).await;
     (api, BTreeMap::from(ids))
+}
+
+/// A secret and a container with it in the project `own`.
+async fn stored(api: &Api) -> (String, String) {
+    let store = async |path: &str, body: Value| {
+        let request = Request::builder().method("POST").uri(path);
+        let request = request
+            .header("host", "api:9876")
+            .header("x-project-id", OWN)
+            .header("content-type", "application/json");
+        let answer = api.send(request.body(Body::from(body.to_string())).unwrap());
+        answer.await.ok(201)
+    };
+    let body = json!({"payload": "known to its project", "payload_content_type": "text/plain"});
+    let secret = store("/v1/secrets", body).await["secret_ref"].clone();
+    let refs = json!([{"name": "it", "secret_ref": secret}]);
+    let body = json!({"type": "generic", "secret_refs": refs});
+    let container = store("/v1/containers", body).await["container_ref"].clone();
+    let last = |reference: &Value| {
+        let text = reference.as_str().unwrap();
+        text.rsplit('/').next().unwrap().to_owned()
+    };
+    (last(&secret), last(&container))
 }
 
 const fn name(kind: Kind) -> &'static str {
@@ -172,6 +202,8 @@ const fn name(kind: Kind) -> &'static str {
         Kind::HealthMonitor => "healthmonitor",
         Kind::L7Policy => "l7policy",
         Kind::Port => "port",
+        Kind::Secret => "secret",
+        Kind::Container => "container",
     }
 }
 
@@ -181,6 +213,8 @@ fn request(case: &Case, ids: &BTreeMap<&'static str, String>) -> (String, Option
     let root =
         if path.starts_with("/network") || path.starts_with("/projects") || *path == "/openapi" {
             ""
+        } else if path.starts_with("/secrets") || path.starts_with("/containers") {
+            "/v1"
         } else {
             "/v2/lbaas"
         };
@@ -202,7 +236,7 @@ fn request(case: &Case, ids: &BTreeMap<&'static str, String>) -> (String, Option
             }
             body = Some(json!({ *root: object }));
         }
-        Target::Nobody | Target::List => {}
+        Target::Nobody | Target::Own | Target::List => {}
     }
     // Parts that decide nothing.
     for (part, value) in [
@@ -221,6 +255,9 @@ fn upstreams(method: &str, path: &str) -> Rule {
     let reads = method == "GET";
     if starts(&["/network/v2.0/ports"]) {
         return Rule::Read;
+    }
+    if path.ends_with("/payload") {
+        return Rule::Write;
     }
     if path.is_empty() || starts(&["/openapi", "/network", "/projects"]) {
         return Rule::Any;
@@ -277,6 +314,8 @@ fn every_endpoint_has_a_case_and_every_case_an_endpoint() {
                 "/healthmonitors",
                 "/l7policies",
                 "/network/v2.0/ports",
+                "/secrets",
+                "/containers",
             ]
             .iter()
             .any(|tree| path.starts_with(tree));
@@ -537,4 +576,72 @@ fn a_controller_asks_for_tokens_and_listens_elsewhere_only_with_them() {
     );
     assert!(print(&["--allow-unauthenticated"]).0);
     assert!(print(&["--tokens", tokens]).0);
+}
+
+/// Nobody's role opens the secrets of others: who may use them would learn the key.
+#[tokio::test]
+async fn secrets_are_their_projects_alone() {
+    let (api, ids) = tree().await;
+    let listed = async |token: &str| {
+        let answer = send(&api, Some(token), "GET", "/v1/secrets", None).await;
+        answer.ok(200)["total"].as_u64().unwrap()
+    };
+    assert_eq!(
+        (listed("reader").await, listed("stranger").await),
+        (1, 0),
+        "own, foreign"
+    );
+    let payload = format!("/v1/secrets/{}/payload", ids["secret"]);
+    let own = send(&api, Some("member"), "GET", &payload, None).await;
+    assert_eq!(own.text, "known to its project");
+    // The stranger's own load balancer, with a reference to what is not its.
+    let refused = async |token: &str, project: &str| {
+        let body = json!({"loadbalancer": {"vip_subnet_id": api.subnet, "project_id": project}});
+        let made = send(
+            &api,
+            Some(token),
+            "POST",
+            "/v2/lbaas/loadbalancers",
+            Some(&body),
+        )
+        .await;
+        let lb = made.ok(201)["loadbalancer"]["id"].clone();
+        api.settle().await;
+        let mut texts = Vec::new();
+        for kind in ["secret", "container"] {
+            let reference = format!("http://api:9876/v1/{kind}s/{}", ids[kind]);
+            let body = json!({"listener": {"loadbalancer_id": lb, "protocol": "TERMINATED_HTTPS",
+                "protocol_port": 443, "default_tls_container_ref": reference}});
+            let answer = send(
+                &api,
+                Some(token),
+                "POST",
+                "/v2/lbaas/listeners",
+                Some(&body),
+            )
+            .await;
+            texts.push(answer.fault(400));
+        }
+        texts
+    };
+    let [secret, container] = refused("stranger", FOREIGN).await.try_into().unwrap();
+    assert!(secret.contains("Could not retrieve"), "{secret}");
+    assert!(container.contains("Could not retrieve"), "{container}");
+    // Its owner gets as far as reading it: it is no certificate.
+    let own = refused("member", OWN).await;
+    assert!(!own[0].contains("Could not retrieve"), "{}", own[0]);
+    // Nor does a container lend what its maker may not read.
+    let body = json!({"type": "generic", "secret_refs": [
+        {"name": "it", "secret_ref": format!("http://api:9876/v1/secrets/{}", ids["secret"])}]});
+    let lent = send(
+        &api,
+        Some("stranger"),
+        "POST",
+        "/v1/containers",
+        Some(&body),
+    )
+    .await;
+    assert_eq!(lent.status, 404, "{}", lent.text);
+    let kept = send(&api, Some("member"), "POST", "/v1/containers", Some(&body)).await;
+    assert_eq!(kept.status, 201, "{}", kept.text);
 }

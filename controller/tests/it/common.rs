@@ -154,8 +154,9 @@ impl Api {
     }
 
     /// From now on requests need one of these tokens.
-    pub(crate) fn guard(&mut self, tokens: Tokens) {
-        let state = AppState::new(self.db.clone(), Topology::Single);
+    pub(crate) async fn guard(&mut self, tokens: Tokens) {
+        let vault = Vault::open(self._dir.path(), &self.db).await.unwrap();
+        let state = AppState::new(self.db.clone(), Topology::Single, vault);
         self.router = router(state.with_tokens(Some(Arc::new(tokens))));
     }
 

@@ -2,7 +2,7 @@
 
 use super::words::{self, ALPN, DEFAULT_VERSIONS, owned};
 use super::{Copies, Fetched, Set, fetch};
-use crate::app::{AppState, Error};
+use crate::app::{AppState, Caller, Error};
 use crate::db::entity::listener as listener_row;
 use krater_model::state::{Hsts, ListenerTls as Desired};
 use krater_model::{CertificateId, FieldError};
@@ -88,6 +88,7 @@ impl Default for ListenerTls {
 /// Fetches what a change refers to, before anything is locked. `old` is the row, when there is one.
 pub(in crate::app) async fn prepare(
     state: &AppState,
+    caller: &Caller,
     change: &ListenerChange,
     old: Option<&listener_row::Model>,
 ) -> Result<Fetched, Error> {
@@ -105,7 +106,13 @@ pub(in crate::app) async fn prepare(
         ca: change.client_ca_ref.as_ref().map(Option::as_ref),
         crl: change.client_crl_ref.as_ref().map(Option::as_ref),
     };
-    fetch(state, set, old.as_ref().map(|old| &old.copies)).await
+    fetch(
+        state,
+        state.reader(caller),
+        set,
+        old.as_ref().map(|old| &old.copies),
+    )
+    .await
 }
 
 impl ListenerTls {

@@ -3,7 +3,7 @@
 use super::listener::named;
 use super::words::{self, ALPN, DEFAULT_VERSIONS, owned};
 use super::{Copies, Fetched, Set, fetch};
-use crate::app::{AppState, Error};
+use crate::app::{AppState, Caller, Error};
 use crate::db::entity::pool as pool_row;
 use krater_model::state::PoolTls as Desired;
 use krater_model::{CertificateId, FieldError};
@@ -52,6 +52,7 @@ pub struct PoolTls {
 /// Fetches what a change refers to, before anything is locked. `old` is the row, when there is one.
 pub(in crate::app) async fn prepare(
     state: &AppState,
+    caller: &Caller,
     change: &PoolChange,
     old: Option<&pool_row::Model>,
 ) -> Result<Fetched, Error> {
@@ -64,7 +65,13 @@ pub(in crate::app) async fn prepare(
         ca: change.ca_ref.as_ref().map(Option::as_ref),
         crl: change.crl_ref.as_ref().map(Option::as_ref),
     };
-    fetch(state, set, old.as_ref().map(|old| &old.copies)).await
+    fetch(
+        state,
+        state.reader(caller),
+        set,
+        old.as_ref().map(|old| &old.copies),
+    )
+    .await
 }
 
 impl PoolTls {
