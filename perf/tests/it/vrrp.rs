@@ -54,14 +54,15 @@ fn takeovers_of_both_products() {
     }
 }
 
-/// Each product gives way to the other one.
+/// Each product gives way to the other one, also when it is asked to.
 #[test]
 fn takeovers_of_one_product_after_the_other() {
     let who = "krater+keepalived,keepalived+krater";
-    let (output, report) = bench(&["--who", who, "--case", "node-death,process-crash"]);
+    let cases = "node-death,planned-handover";
+    let (output, report) = bench(&["--who", who, "--case", cases]);
     assert!(output.status.success(), "{report:#}");
     for who in who.split(',') {
-        for case in ["node-death", "process-crash"] {
+        for case in cases.split(',') {
             let value = &row(&report, case, who)["values"][0];
             assert!(value["takeover_ms"].as_f64().unwrap() > 0.0, "{value}");
         }

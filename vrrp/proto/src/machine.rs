@@ -45,8 +45,10 @@ const LINGER: Span = Span::from_millis(20);
 /// Nobody waits longer for a successor: who told us to go wants to go on. Only intervals of more than one
 /// and a half seconds have peers that may be later.
 const LONGEST_WAIT: Span = Span::from_millis(3_000);
-/// How often an Active that leaves resigns in the longest Skew_Time: packets may be lost.
-const RESIGNATIONS: u64 = 4;
+/// A resignation is repeated so soon, because a packet may be lost. Not again until the longest Skew_Time has
+/// passed: a Backup by the letter of RFC 9568 section 6.4.2 begins it anew at each resignation, and would never
+/// take over from an Active that repeats it faster.
+const TWICE: Span = Span::from_millis(2);
 
 /// What happens to a machine.
 #[derive(Debug, Clone)]
@@ -397,15 +399,15 @@ impl Machine {
     /// Resigns and serves on: a successor waits Skew_Time at most, which is less than an interval.
     fn leave(&mut self, now: Time, then: Then) {
         let skew = self.router.longest_skew();
-        // Twice: packets take their time, and the first resignation may be lost.
-        let wait = skew.times(2).min(LONGEST_WAIT);
-        let every = Span::from_micros(skew.micros() / RESIGNATIONS);
+        let every = skew + LINGER;
+        // Twice: both packets of the first round may be lost.
+        let wait = every.times(2).min(LONGEST_WAIT);
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
         active.leaving = Some(Leaving {
             began: now,
-            next: now + every,
+            next: now + TWICE,
             every,
             until: now + wait + LINGER,
             successor: None,

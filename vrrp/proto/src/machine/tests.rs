@@ -664,7 +664,7 @@ fn a_stop_serves_until_the_successor_was_heard() {
     assert_eq!(outputs(&mut machine), ["send 0"]);
     // Repeated, in case it was lost; no announcement, no advert.
     let all = run_until(&mut machine, at(1_079));
-    assert_eq!(all, [(1_075, "send 0".into())]);
+    assert_eq!(all, [(1_052, "send 0".into())]);
     machine.handle(at(1_080), Event::Heard(heard(PEER, 80, at(1_080))));
     machine.handle(at(1_090), Event::Heard(heard(PEER, 80, at(1_090))));
     assert_eq!(outputs(&mut machine), [""; 0]);
@@ -688,7 +688,32 @@ fn a_stop_without_a_successor_ends_after_the_longest_skew() {
         last[last.len() - 2..],
         ["remove 192.0.2.100", "Active→Initialize: shutdown"]
     );
-    assert_eq!(all.last().unwrap().0, 1_270, "two intervals and the linger");
+    let two_rounds = "of an interval and the time that a peer may be late, and the linger";
+    assert_eq!(all.last().unwrap().0, 1_310, "{two_rounds}");
+}
+
+/// keepalived begins its Skew_Time anew at each resignation, as RFC 9568 section 6.4.2 says.
+#[test]
+fn resignations_leave_any_peer_time_for_its_skew() {
+    for (changes, longest) in [
+        (json!({}), 100),
+        (json!({"advert_interval": 1}), 10),
+        (json!({"advert_interval": 100, "version": 2}), 1_000),
+    ] {
+        let mut machine = Machine::new(document(changes), at(0));
+        machine.handle(at(0), Event::Startup);
+        run_until(&mut machine, at(5_000));
+        machine.handle(at(5_000), Event::HandOver(Span::ZERO));
+        assert_eq!(outputs(&mut machine), ["send 0"]);
+        let all = run_until(&mut machine, at(9_000));
+        let resigned = all.iter().filter(|(_, text)| text == "send 0");
+        let times: Vec<u64> = [5_000].into_iter().chain(resigned.map(|r| r.0)).collect();
+        assert_eq!(times[1], 5_002, "one packet may be lost");
+        assert!(times.len() > 2, "both packets may be lost");
+        for pair in times[1..].windows(2) {
+            assert!(pair[1] - pair[0] > longest, "{times:?}");
+        }
+    }
 }
 
 #[test]
@@ -723,10 +748,10 @@ fn a_handover_without_a_successor_stays_active_and_says_so() {
     let mut machine = machine("Active", json!({}));
     machine.handle(at(1_050), Event::HandOver(Span::ZERO));
     outputs(&mut machine);
-    let all = run_until(&mut machine, at(1_270));
+    let all = run_until(&mut machine, at(1_310));
     let last: Vec<&str> = all.iter().map(|(_, text)| text.as_str()).collect();
     let effects = [
-        "note: no peer took over within 220 ms: staying Active",
+        "note: no peer took over within 260 ms: staying Active",
         "send 90",
         "announce",
     ];
