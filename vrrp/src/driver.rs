@@ -5,6 +5,7 @@
 //! queue and no allocation but the kernel's. The order within a round matters: received packets go
 //! in before timers fire, so that silence is judged only with an empty queue.
 
+use crate::accept::Refusals;
 use crate::clock;
 use crate::config::{self, Refused, Verdict};
 use crate::control::Command;
@@ -86,6 +87,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         instances: Vec::new(),
         groups: Vec::new(),
         links_up: HashSet::new(),
+        refusals: Refusals::default(),
         config: None,
         resync: None,
         guard_retry: None,
@@ -118,6 +120,7 @@ struct State {
     groups: Vec<(String, usize)>,
     /// Tracked interfaces that are up and have a carrier.
     links_up: HashSet<String>,
+    refusals: Refusals,
     config: Option<VrrpConfig>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
@@ -449,12 +452,16 @@ impl State {
 
     /// Forgets routers that were removed and have let go, and answers who waited for it.
     fn let_go(&mut self) {
+        let before = self.instances.len();
         for at in (0..self.instances.len()).rev() {
             let done = |i: &Instance| i.removed && i.machine.state() == RouterState::Initialize;
             if self.instances.get(at).is_some_and(done) {
                 let gone = self.instances.swap_remove(at);
                 self.driver.metrics.forget(&gone.key.labels());
             }
+        }
+        if self.instances.len() < before {
+            self.accept_again();
         }
         let used: Vec<PortKey> = self.instances.iter().map(|i| i.port.clone()).collect();
         if self.ports.len() > used.len() || !self.pending.is_empty() {
@@ -496,6 +503,13 @@ impl State {
             }
             Verdict::Apply(routers) => routers,
         };
+        // Before an address comes, and until it has gone.
+        let present = self.instances.iter().map(|i| &*i.configured);
+        let all = routers.iter().map(|router| &**router).chain(present);
+        self.refusals.set(all).map_err(|error| {
+            let why = format!("false needs nftables: {error}: {}", error.source);
+            Refused::Invalid(FieldError::new("accept", why))
+        })?;
         let wanted: Vec<RouterKey> = routers.iter().map(|r| RouterKey::of(r)).collect();
         for at in 0..self.instances.len() {
             let gone = |i: &&Instance| !i.removed && !wanted.contains(&i.key);
@@ -533,10 +547,20 @@ impl State {
         self.config = Some(new);
         self.regroup();
         self.set_faults(now);
+        self.accept_again();
         Ok(Applied {
             revision,
             changed: true,
         })
+    }
+
+    /// Accepts packets to addresses that no router refuses any more.
+    fn accept_again(&mut self) {
+        let present = self.instances.iter().map(|i| &*i.configured);
+        if let Err(error) = self.refusals.set(present) {
+            self.driver.metrics.netlink_errors.inc();
+            warn!(%error, "packets to former addresses are still refused");
+        }
     }
 
     fn shares_addresses(&self, at: usize, other: &Router) -> bool {

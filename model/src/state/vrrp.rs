@@ -52,7 +52,8 @@ pub struct VirtualRouter {
     /// section 7.1); keepalived sends IPv6 unicast with 64.
     #[serde(default, skip_serializing_if = "is_default")]
     pub min_hop_limit: HopLimit,
-    /// Whether the Active accepts packets to the VIP (Accept_Mode). A load balancer always does.
+    /// Whether the Active accepts packets to the VIP (Accept_Mode of RFC 9568 section 6.1). A load balancer
+    /// always does. With `false` it answers ARP and neighbour solicitations only.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub accept: bool,
     /// VIPs with prefix length, in the family of `source`; the first is advertised first.
@@ -138,8 +139,11 @@ impl VirtualRouter {
         }
         self.check_group()?;
         self.check_tracked()?;
-        if !self.accept {
-            return refuse("accept", "not supported yet: false");
+        if !self.accept && self.priority == Priority::OWNER {
+            return refuse(
+                "accept",
+                "an owner (priority 255) accepts packets to its addresses always: leave it out",
+            );
         }
         Ok(())
     }

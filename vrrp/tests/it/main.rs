@@ -11,6 +11,7 @@
     reason = "a test, which clippy does not see without the standard harness"
 )]
 
+mod accept;
 mod capture;
 mod dataplane;
 mod excluded;
@@ -98,6 +99,7 @@ fn harness() -> ExitCode {
         takeover::TESTS,
         faults::TESTS,
         operation::TESTS,
+        accept::TESTS,
         excluded::TESTS,
         flood::TESTS,
         group::TESTS,
