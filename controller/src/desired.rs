@@ -286,6 +286,7 @@ fn router(
         rules: Vec::new(),
         track_interfaces: Vec::new(),
         sync_group: None,
+        liveness: None,
         track_dataplane: true,
         announce: Announce::default(),
     })

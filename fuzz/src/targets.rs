@@ -24,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("l7_program", http::l7_program),
     ("proxy_header", proxy::header),
     ("vrrp_packet", vrrp::packet),
+    ("vrrp_heartbeat", vrrp::heartbeat),
 ];
 
 /// By name.

@@ -14,6 +14,7 @@ use crate::events::Events;
 use crate::flood::Flood;
 use crate::guard::Guard;
 use crate::instance::{Instance, RouterKey};
+use crate::liveness::Sessions;
 use crate::metrics::Metrics;
 use crate::port::{Port, PortKey};
 use crate::socket::ReceiveBuffer;
@@ -88,6 +89,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         groups: Vec::new(),
         links_up: HashSet::new(),
         refusals: Refusals::default(),
+        sessions: Sessions::default(),
         config: None,
         resync: None,
         guard_retry: None,
@@ -107,6 +109,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         // Resets the timer; nothing to read is fine.
         let _ = timer.wait();
         if !state.round(now, &mut buffer)? {
+            state.sessions.leave(&state.driver.metrics);
             return Ok(());
         }
     }
@@ -121,6 +124,7 @@ struct State {
     /// Tracked interfaces that are up and have a carrier.
     links_up: HashSet<String>,
     refusals: Refusals,
+    sessions: Sessions,
     config: Option<VrrpConfig>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
@@ -139,17 +143,19 @@ impl State {
             .chain(self.resync)
             .chain(self.guard_retry)
             .chain(self.flood.rest())
+            .chain(self.sessions.deadline())
             .min()
     }
 
     /// One round. False when it was the last.
     fn round(&mut self, now: Time, buffer: &mut ReceiveBuffer) -> Result<bool, VrrpError> {
-        let refused = self.receive(buffer);
+        let refused = self.receive(buffer) + self.sessions.receive(&self.driver.metrics, now);
         self.flood.refused(now, refused);
         self.network_events(now);
         self.driver.track.work(now);
         self.set_faults(now);
         self.commands(now);
+        self.judge_peers(now);
         for at in 0..self.instances.len() {
             self.step(at, now, Event::Timeout);
         }
@@ -183,6 +189,26 @@ impl State {
         };
         if instance.perform(&self.driver, port).is_err() {
             self.resync.get_or_insert(now + RESYNC_AFTER);
+        }
+    }
+
+    /// Sends heartbeats, and tells routers of peers that fell silent.
+    fn judge_peers(&mut self, now: Time) {
+        self.sessions.work(&self.driver.metrics, now);
+        for changed in self.sessions.take_changes() {
+            let concerned = |i: &Instance| changed.concerns(i.machine.router());
+            if let Some(instance) = self.instances.iter().find(|i| concerned(i)) {
+                info!(peer = %changed.peer, change = ?changed.change, "liveness session");
+                self.driver.tell.tell(&instance.key, changed.news());
+            }
+            let Some(event) = changed.event() else {
+                continue;
+            };
+            for at in 0..self.instances.len() {
+                if self.instances.get(at).is_some_and(concerned) {
+                    self.step(at, now, event.clone());
+                }
+            }
         }
     }
 
@@ -357,6 +383,7 @@ impl State {
         for port in self.ports.values_mut() {
             port.refresh(&self.driver.netlink);
         }
+        self.sessions.open(&self.ports);
     }
 
     fn set_faults(&mut self, now: Time) {
@@ -548,10 +575,19 @@ impl State {
         self.regroup();
         self.set_faults(now);
         self.accept_again();
+        self.meet_peers(now);
         Ok(Applied {
             revision,
             changed: true,
         })
+    }
+
+    /// Has the liveness sessions that routers ask for.
+    fn meet_peers(&mut self, now: Time) {
+        let present = self.instances.iter().filter(|i| !i.removed);
+        let routers = present.map(|i| &*i.configured);
+        self.sessions
+            .set(routers, &self.ports, &self.driver.metrics, now);
     }
 
     /// Accepts packets to addresses that no router refuses any more.
@@ -786,6 +822,7 @@ fn wait(timer: &TimerFd, state: &State) -> Result<(), VrrpError> {
             open.flat_map(|open| open.adverts.descriptors())
                 .map(readable),
         );
+        fds.extend(state.sessions.descriptors().map(readable));
     }
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),

@@ -23,6 +23,7 @@ mod events;
 mod flood;
 pub mod guard;
 mod instance;
+mod liveness;
 mod metrics;
 mod older;
 mod port;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use std::net::IpAddr;
 
 /// Which virtual router.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -16,6 +17,22 @@ pub(crate) struct RouterLabels {
     pub(crate) interface: String,
     pub(crate) vrid: u32,
     pub(crate) family: String,
+}
+
+/// Which liveness session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PeerLabels {
+    interface: String,
+    peer: String,
+}
+
+impl PeerLabels {
+    pub(crate) fn of(interface: &str, peer: IpAddr) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            peer: peer.to_string(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +51,11 @@ pub(crate) struct Metrics {
     announced: Family<RouterLabels, Counter>,
     stalls: Family<RouterLabels, Counter>,
     rivals: Family<RouterLabels, Counter>,
+    peers: Family<PeerLabels, Gauge>,
+    /// Heartbeats of liveness sessions that were authentic.
+    pub(crate) heartbeats_received: Counter,
+    /// Datagrams on their port that were not.
+    pub(crate) heartbeats_dropped: Counter,
     /// By reason, in the order of `DropReason::ALL`: a flood costs neither a look-up nor an allocation.
     dropped: [Counter; DropReason::ALL.len()],
     /// Packets that found the queue of their socket full.
@@ -81,6 +103,9 @@ impl Metrics {
             announced: Family::default(),
             stalls: Family::default(),
             rivals: Family::default(),
+            peers: Family::default(),
+            heartbeats_received: Counter::default(),
+            heartbeats_dropped: Counter::default(),
             dropped: DropReason::ALL.map(|reason| {
                 dropped.get_or_create_owned(&DropLabels {
                     reason: reason.name().into(),
@@ -134,6 +159,21 @@ impl Metrics {
             "krater_vrrp_rival_adverts",
             "Advertisements heard from another Active while Active",
             metrics.rivals.clone(),
+        );
+        registry.register(
+            "krater_vrrp_peer_liveness",
+            "0 never heard or silent, 1 heard and deaf to us, 2 alive",
+            metrics.peers.clone(),
+        );
+        registry.register(
+            "krater_vrrp_heartbeats_received",
+            "Heartbeats of liveness sessions that were authentic",
+            metrics.heartbeats_received.clone(),
+        );
+        registry.register(
+            "krater_vrrp_heartbeats_dropped",
+            "Datagrams to liveness sessions that were foreign, damaged or of another key",
+            metrics.heartbeats_dropped.clone(),
         );
         registry.register(
             "krater_vrrp_packets_dropped",
@@ -197,6 +237,16 @@ impl Metrics {
         self.announced.remove(labels);
         self.stalls.remove(labels);
         self.rivals.remove(labels);
+    }
+
+    /// The state of a liveness session.
+    pub(crate) fn peer(&self, labels: &PeerLabels) -> Gauge {
+        self.peers.get_or_create_owned(labels)
+    }
+
+    /// Forgets a session that was removed.
+    pub(crate) fn forget_peer(&self, labels: &PeerLabels) {
+        self.peers.remove(labels);
     }
 
     /// Counts a packet that was refused.

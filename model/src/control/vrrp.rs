@@ -68,6 +68,28 @@ pub enum VrrpEventKind {
         /// Who.
         source: IpAddr,
     },
+    /// The liveness session with a peer is up: both hear each other.
+    PeerAlive {
+        /// Who.
+        peer: IpAddr,
+    },
+    /// We hear a peer's heartbeats, and they say that it does not hear ours: one direction is lost.
+    PeerDeaf {
+        /// Who.
+        peer: IpAddr,
+    },
+    /// A peer's liveness session ended in silence.
+    PeerDead {
+        /// Who.
+        peer: IpAddr,
+        /// For how long it is silent.
+        silence_ms: u64,
+    },
+    /// A peer said that its vrrp ends.
+    PeerLeft {
+        /// Who.
+        peer: IpAddr,
+    },
     /// A packet was refused (at most one event each five seconds; metrics count all).
     PacketDropped {
         /// From whom.

@@ -62,9 +62,10 @@ impl Pair {
     pub(super) fn parse(name: &str) -> anyhow::Result<Self> {
         let product = |name: &str| match name {
             "krater" => Ok(Product::Krater),
+            "krater-live" => Ok(Product::KraterLive),
             "keepalived" => Ok(Product::Keepalived),
             _ => bail!(
-                "--who {name}: use krater, keepalived, or two of them with a + between: Active first"
+                "--who {name}: use krater, krater-live, keepalived, or two of them with a + between: Active first"
             ),
         };
         let (active, backup) = name.split_once('+').unwrap_or((name, name));

@@ -42,8 +42,13 @@ const MOST_BURNING: i64 = 64;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Who is measured: krater, keepalived, or the Active and the Backup as in krater+keepalived
-    #[arg(long, value_delimiter = ',', default_value = "krater,keepalived")]
+    /// Who is measured: krater, krater-live (with a liveness session), keepalived, or the Active and the Backup as
+    /// in krater+keepalived
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "krater,krater-live,keepalived"
+    )]
     who: Vec<String>,
     /// What is done, everything without
     #[arg(long = "case", value_delimiter = ',')]
@@ -181,7 +186,8 @@ impl Args {
                     task: Task {
                         centiseconds: u16::try_from(interval_ms / 10)?,
                         routers,
-                        mixed: pair.active != pair.backup,
+                        mixed: (pair.active == Product::Keepalived)
+                            != (pair.backup == Product::Keepalived),
                     },
                     programs,
                     folder,

@@ -17,9 +17,11 @@ use std::process::{Child, Command, Stdio};
 
 /// Who speaks VRRP on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Product {
     Krater,
+    /// With a liveness session to each peer.
+    KraterLive,
     Keepalived,
 }
 
@@ -27,6 +29,7 @@ impl Product {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Krater => "krater",
+            Self::KraterLive => "krater-live",
             Self::Keepalived => "keepalived",
         }
     }
@@ -95,14 +98,15 @@ impl Running {
             folder: node.folder.clone(),
             child,
         };
-        if product == Product::Krater {
+        if product != Product::Keepalived {
             this.configure(node, peer)?;
         }
         Ok(this)
     }
 
     fn configure(&self, node: &Node, peer: Ipv4Addr) -> anyhow::Result<()> {
-        let document = document(self.task, node, peer);
+        let live = self.product == Product::KraterLive;
+        let document = document(self.task, live, node, peer);
         wait_for("the control socket of vrrp", || {
             match UnixStream::connect(self.socket()) {
                 Ok(_) => Ok(Some(())),
@@ -117,7 +121,7 @@ impl Running {
     /// Starts it again after its process was killed, as its supervisor does: Krater's is the agent,
     /// keepalived's child has its parent.
     pub(super) fn supervise(&mut self, node: &Node, peer: Ipv4Addr) -> anyhow::Result<()> {
-        if self.product == Product::Krater {
+        if self.product != Product::Keepalived {
             let _status = self.child.wait()?;
             self.child = spawn(self.product, &self.programs, self.task, node, peer)?;
             self.configure(node, peer)?;
@@ -130,7 +134,7 @@ impl Running {
         let all = usize::from(self.task.routers);
         let followed = wait_for("all routers to be Backup", || {
             let backups = match self.product {
-                Product::Krater => self
+                Product::Krater | Product::KraterLive => self
                     .request("GET", "/status", "")?
                     .matches("\"backup\"")
                     .count(),
@@ -145,7 +149,7 @@ impl Running {
     pub(super) fn speaker(&self) -> anyhow::Result<ProcessId> {
         let main = self.child.id();
         let pid = match self.product {
-            Product::Krater => main,
+            Product::Krater | Product::KraterLive => main,
             Product::Keepalived => {
                 let text = fs::read_to_string(self.folder.join("keepalived-vrrp.pid"))
                     .context("keepalived's file with the process id of its VRRP child")?;
@@ -168,7 +172,9 @@ impl Running {
     /// Moves the VIP to the peer as planned. keepalived knows no such command: it is stopped.
     pub(super) fn hand_over(&self) -> anyhow::Result<()> {
         match self.product {
-            Product::Krater => self.request("POST", "/handover", "{}").map(drop),
+            Product::Krater | Product::KraterLive => {
+                self.request("POST", "/handover", "{}").map(drop)
+            }
             Product::Keepalived => self.stop(),
         }
     }
@@ -220,7 +226,7 @@ fn spawn(
     peer: Ipv4Addr,
 ) -> anyhow::Result<Child> {
     let mut command = match product {
-        Product::Krater => krater(programs, node),
+        Product::Krater | Product::KraterLive => krater(programs, node),
         Product::Keepalived => keepalived(programs, task, node, peer)?,
     };
     let log = File::options()
@@ -248,16 +254,20 @@ fn krater(programs: &Programs, node: &Node) -> Command {
 }
 
 /// The document that the controller makes, without a data plane: keepalived has none to watch here either.
-fn document(task: Task, node: &Node, peer: Ipv4Addr) -> String {
+fn document(task: Task, live: bool, node: &Node, peer: Ipv4Addr) -> String {
     let routers: Vec<_> = (1..=task.routers)
         .map(|n| {
-            serde_json::json!({
+            let mut router = serde_json::json!({
                 "vrid": n, "interface": INTERFACE, "priority": priority(node.side),
                 "advert_interval": task.centiseconds, "source": node.host, "peers": [peer],
                 "addresses": [format!("{}/32", vip(n))], "track_dataplane": false,
                 // keepalived refuses the RFC's, which is what we send until we have heard it.
                 "checksum": if task.mixed { "pseudo_header" } else { "learn" },
-            })
+            });
+            if live {
+                router["liveness"] = serde_json::json!({ "key": "a key of krater-perf" });
+            }
+            router
         })
         .collect();
     let revision = serde_json::json!({ "epoch": 1, "generation": 1 });

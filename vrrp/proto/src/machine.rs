@@ -66,6 +66,19 @@ pub enum Event {
     /// Hand the addresses over to a peer and be its Backup; without one that takes them, stay Active.
     /// For so long after it the peer is not preempted.
     HandOver(Span),
+    /// The liveness session with a peer ended in silence.
+    PeerDead {
+        /// Which one.
+        peer: IpAddr,
+        /// When it was heard there last.
+        spoke: Time,
+        /// For how long it is silent.
+        silence: Span,
+        /// Between its heartbeats.
+        beat: Span,
+    },
+    /// The liveness session with this peer is up (again).
+    PeerAlive(IpAddr),
     /// All of the sync group take over: be Active, if Backup.
     TakeOver,
     /// Another router of the sync group is not Active any more: resign, if Active.
@@ -106,6 +119,8 @@ struct Backup {
     active: Option<IpAddr>,
     /// Who resigned since.
     resigned: Option<IpAddr>,
+    /// Whose liveness session ended in silence since it was heard.
+    dead: Option<IpAddr>,
     relistens: u8,
     /// The timer fired, and the rest of the sync group is waited for.
     ready: bool,
@@ -156,9 +171,13 @@ struct Listening {
 impl Backup {
     /// Why it takes over.
     fn reason(&self, now: Time) -> Reason {
-        match self.resigned {
-            Some(by) => Reason::Resigned(by),
-            None => Reason::Silence(now - self.heard),
+        match (self.resigned, self.dead) {
+            (Some(by), _) => Reason::Resigned(by),
+            (None, Some(peer)) => Reason::Dead {
+                peer,
+                silence: now - self.heard,
+            },
+            (None, None) => Reason::Silence(now - self.heard),
         }
     }
 }
@@ -278,6 +297,13 @@ impl Machine {
                 Phase::Active(_) => self.active_timeout(now),
             },
             Event::Faults(faults) => self.set_faults(now, faults),
+            Event::PeerDead {
+                peer,
+                spoke,
+                silence,
+                beat,
+            } => self.peer_dead(now, peer, spoke, silence, beat),
+            Event::PeerAlive(peer) => self.peer_alive(peer),
             Event::Configure(router) => self.configure(now, router),
             Event::TakeOver => {
                 if let Phase::Backup(backup) = &mut self.phase {
@@ -341,6 +367,7 @@ impl Machine {
             deadline: now + self.active_down(learned),
             active: None,
             resigned: None,
+            dead: None,
             relistens: 0,
             ready: false,
             preempt_at: None,
@@ -512,10 +539,52 @@ impl Machine {
         backup.learned = learned;
         backup.active = Some(heard.source);
         backup.resigned = None;
+        backup.dead = None;
         backup.relistens = 0;
         backup.ready = false;
         backup.heard = backup.heard.max(heard.received);
         backup.deadline = backup.heard + router.active_down(learned);
+    }
+
+    /// A second witness of the Active's death beside its adverts: it shortens the wait, and never prolongs it.
+    fn peer_dead(&mut self, now: Time, peer: IpAddr, spoke: Time, silence: Span, beat: Span) {
+        let router = Arc::clone(&self.router);
+        let Phase::Backup(backup) = &mut self.phase else {
+            return;
+        };
+        // An advert since then speaks against it: what is lost is the session, not the peer. (Adverts and
+        // heartbeats have schedules of their own, and the last heartbeat may have been lost.)
+        if backup.active != Some(peer) || backup.heard > spoke + beat.times(2) {
+            return;
+        }
+        // Adverts that come nearly as often are asked: one must be overdue.
+        let overdue = if backup.learned <= silence.times(2) {
+            backup.heard + backup.learned + beat
+        } else {
+            now
+        };
+        // Of several peers the best one is first, as after a resignation.
+        let rank = if router.peers() == [peer] {
+            Span::ZERO
+        } else {
+            timers::skew(router.priority().value(), beat)
+        };
+        backup.dead = Some(peer);
+        backup.deadline = backup.deadline.min(overdue.max(now) + rank);
+    }
+
+    /// It was late, not dead: the protocol's own time counts again.
+    fn peer_alive(&mut self, peer: IpAddr) {
+        let router = Arc::clone(&self.router);
+        let Phase::Backup(backup) = &mut self.phase else {
+            return;
+        };
+        if backup.dead == Some(peer) && !backup.ready {
+            backup.dead = None;
+            if backup.resigned.is_none() {
+                backup.deadline = backup.heard + router.active_down(backup.learned);
+            }
+        }
     }
 
     fn backup_timeout(&mut self, now: Time) {
@@ -647,6 +716,7 @@ impl Machine {
             deadline: heard.received + self.active_down(learned),
             active: Some(heard.source),
             resigned: None,
+            dead: None,
             relistens: 0,
             ready: false,
             preempt_at: None,
@@ -698,12 +768,15 @@ impl Machine {
     fn notice_own_stall(&mut self, now: Time) {
         let interval = timers::interval(self.router.interval());
         let skew = self.router.skew(interval);
+        // No peer's Active_Down_Interval is shorter than three intervals.
+        let protocol = interval.times(3).max(interval + MIN_STALL);
+        // Nor is the patience of its liveness session, which misses heartbeats between two adverts.
+        let session = self.router.peers_patience().map(|span| interval + span);
+        let stall = session.map_or(protocol, |session| session.min(protocol));
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
         let silence = now - active.sent;
-        // No peer's Active_Down_Interval is shorter than three intervals.
-        let stall = interval.times(3).max(interval + MIN_STALL);
         let speaks = active.next.is_some() && active.leaving.is_none();
         if speaks && active.listening.is_none() && silence > stall {
             active.listening = Some(Listening {

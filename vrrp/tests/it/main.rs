@@ -20,6 +20,7 @@ mod flood;
 mod group;
 mod interop;
 mod lab;
+mod liveness;
 mod operation;
 mod sys;
 mod takeover;
@@ -103,6 +104,7 @@ fn harness() -> ExitCode {
         excluded::TESTS,
         flood::TESTS,
         group::TESTS,
+        liveness::TESTS,
         wire::TESTS,
         interop::TESTS,
     ]

@@ -511,6 +511,24 @@ fn an_active_that_stood_still_listens_first() {
 }
 
 #[test]
+fn with_a_liveness_session_peers_take_over_sooner_and_so_is_a_stall() {
+    let lively = json!({"liveness": {"interval": 30, "key": "0123456789abcdef"}});
+    for (changes, silence, listens) in [
+        (json!({}), 200, false),
+        (json!({}), 301, true),
+        (lively.clone(), 190, false),
+        (lively, 191, true),
+    ] {
+        let mut machine = machine("Active", changes);
+        machine.handle(at(1_000 + silence), Event::Timeout);
+        let stalled = outputs(&mut machine)
+            .iter()
+            .any(|text| text.contains("late"));
+        assert_eq!(stalled, listens, "{silence}");
+    }
+}
+
+#[test]
 fn an_active_that_stood_still_alone_goes_on() {
     let mut machine = machine("Active", json!({}));
     machine.handle(at(1_500), Event::Timeout);
@@ -793,4 +811,84 @@ fn a_straggler_of_the_predecessor_is_ignored() {
     machine.handle(due, Event::Timeout);
     machine.handle(due, Event::Heard(heard(OTHER, 100, due)));
     assert_eq!(machine.state(), RouterState::Backup);
+}
+
+fn dead(peer: &str, spoke: u32, beat: u32) -> Event {
+    Event::PeerDead {
+        peer: peer.parse().unwrap(),
+        spoke: at(spoke),
+        silence: Span::from_millis(3 * beat),
+        beat: Span::from_millis(beat),
+    }
+}
+
+#[test]
+fn a_dead_session_shortens_the_wait_for_an_overdue_advert() {
+    let mut machine = machine("Backup", json!({}));
+    // The last advert came at 1,000 ms: the next one, due at 1,100 ms, is a heartbeat late at 1,130 ms.
+    machine.handle(at(1_080), dead(PEER, 990, 30));
+    let all = run_until(&mut machine, at(1_200));
+    let reason = "Backup→Active: 192.0.2.1 is dead: no heartbeat, and no advertisement for 130 ms";
+    let takeover = all.iter().find(|(_, text)| text == reason);
+    assert_eq!(takeover.unwrap().0, 1_130);
+}
+
+#[test]
+fn an_advert_speaks_against_the_death_of_a_session() {
+    // It came since.
+    let mut one = machine("Backup", json!({}));
+    one.handle(at(1_080), dead(PEER, 900, 30));
+    assert_eq!(one.poll_timeout(), Some(at(1_364) + Span::from_micros(843)));
+    // It comes after the verdict and before it is overdue.
+    let mut two = machine("Backup", json!({}));
+    two.handle(at(1_080), dead(PEER, 990, 30));
+    two.handle(at(1_100), Event::Heard(heard(PEER, 100, at(1_100))));
+    assert_eq!(two.poll_timeout(), Some(at(1_464) + Span::from_micros(843)));
+    // It was only late.
+    let mut late = machine("Backup", json!({}));
+    late.handle(at(1_080), dead(PEER, 990, 30));
+    late.handle(at(1_081), Event::PeerAlive(OTHER.parse().unwrap()));
+    assert_eq!(late.poll_timeout(), Some(at(1_130)));
+    late.handle(at(1_081), Event::PeerAlive(PEER.parse().unwrap()));
+    assert_eq!(
+        late.poll_timeout(),
+        Some(at(1_364) + Span::from_micros(843))
+    );
+    // It is another one's session.
+    let mut three = machine("Backup", json!({"peers": [PEER, OTHER]}));
+    three.handle(at(1_080), dead(OTHER, 990, 30));
+    assert_eq!(
+        three.poll_timeout(),
+        Some(at(1_364) + Span::from_micros(843))
+    );
+}
+
+#[test]
+fn adverts_that_are_rare_are_not_waited_for_and_of_several_the_best_is_first() {
+    let slow = json!({"advert_interval": 100});
+    let mut machine = Machine::new(document(slow), at(0));
+    machine.handle(at(0), Event::Startup);
+    let mut advert = heard(PEER, 100, at(1_000));
+    advert.interval = Centiseconds::new(100).unwrap();
+    machine.handle(at(1_000), Event::Heard(advert));
+    machine.handle(at(1_200), dead(PEER, 1_110, 30));
+    assert_eq!(machine.poll_timeout(), Some(at(1_200)));
+    let due = |priority: u8| {
+        let peers = json!({"peers": [PEER, OTHER], "priority": priority});
+        let mut machine = self::machine("Backup", peers);
+        machine.handle(at(1_080), dead(PEER, 990, 30));
+        machine.poll_timeout().unwrap()
+    };
+    assert!(at(1_130) < due(90) && due(90) < due(80) && due(80) < at(1_160));
+}
+
+#[test]
+fn who_is_not_backup_does_not_care_for_sessions() {
+    for state in ["Initialize", "Fault", "Active"] {
+        let mut machine = machine(state, json!({}));
+        let before = machine.state();
+        machine.handle(at(1_050), dead(PEER, 990, 30));
+        assert_eq!(outputs(&mut machine), [""; 0]);
+        assert_eq!(machine.state(), before);
+    }
 }
