@@ -164,7 +164,12 @@ impl Plan<'_> {
         if let (Some(name), Some(from)) = (second, mended) {
             rows.push((name, self.figures(&record, from, end)));
         }
+        // A dead node answers nobody: who answered had taken over before.
+        let dead = matches!(self.case, Case::NodeDeath | Case::MassFailover);
         for (name, figures) in &rows {
+            if dead && figures.lost == Some(0) {
+                bail!("{name}: b had taken over before anything had happened");
+            }
             if figures.outage_ms.is_some_and(|ms| ms > 15_000.0) {
                 bail!("{name}: nobody answers any more");
             }
