@@ -10,6 +10,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
+
+/// A counter of time.
+type Seconds = Counter<f64, AtomicU64>;
 
 /// Which virtual router.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,6 +55,7 @@ pub(crate) struct Metrics {
     announced: Family<RouterLabels, Counter>,
     stalls: Family<RouterLabels, Counter>,
     rivals: Family<RouterLabels, Counter>,
+    rival_seconds: Family<RouterLabels, Seconds>,
     peers: Family<PeerLabels, Gauge>,
     /// Heartbeats of liveness sessions that were authentic.
     pub(crate) heartbeats_received: Counter,
@@ -83,6 +88,7 @@ pub(crate) struct RouterMetrics {
     pub(crate) announced: Counter,
     pub(crate) stalls: Counter,
     pub(crate) rivals: Counter,
+    pub(crate) rival_seconds: Seconds,
 }
 
 impl Metrics {
@@ -103,6 +109,7 @@ impl Metrics {
             announced: Family::default(),
             stalls: Family::default(),
             rivals: Family::default(),
+            rival_seconds: Family::default(),
             peers: Family::default(),
             heartbeats_received: Counter::default(),
             heartbeats_dropped: Counter::default(),
@@ -159,6 +166,11 @@ impl Metrics {
             "krater_vrrp_rival_adverts",
             "Advertisements heard from another Active while Active",
             metrics.rivals.clone(),
+        );
+        registry.register(
+            "krater_vrrp_rival_seconds",
+            "For how long other Actives were heard while Active",
+            metrics.rival_seconds.clone(),
         );
         registry.register(
             "krater_vrrp_peer_liveness",
@@ -224,6 +236,7 @@ impl Metrics {
             announced: self.announced.get_or_create_owned(labels),
             stalls: self.stalls.get_or_create_owned(labels),
             rivals: self.rivals.get_or_create_owned(labels),
+            rival_seconds: self.rival_seconds.get_or_create_owned(labels),
         }
     }
 
@@ -237,6 +250,7 @@ impl Metrics {
         self.announced.remove(labels);
         self.stalls.remove(labels);
         self.rivals.remove(labels);
+        self.rival_seconds.remove(labels);
     }
 
     /// The state of a liveness session.

@@ -41,6 +41,13 @@ pub enum VrrpEventKind {
         /// Its priority.
         priority: u8,
     },
+    /// Another Active gave way, or is cut off again.
+    RivalGone {
+        /// Who.
+        source: IpAddr,
+        /// From its first advertisement that we heard to the last one.
+        lasted_ms: u64,
+    },
     /// Two routers are configured as owner of the addresses.
     TwoOwners {
         /// The other one.

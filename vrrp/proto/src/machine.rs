@@ -140,7 +140,27 @@ struct Active {
     predecessor: Option<(IpAddr, Time)>,
     /// Resigned, and serving on.
     leaving: Option<Leaving>,
+    /// Rare, so that it does not make all routers larger.
+    rival: Option<Box<Rival>>,
     announcer: Announcer,
+}
+
+/// Another Active.
+#[derive(Debug)]
+struct Rival {
+    source: IpAddr,
+    /// When it was heard first.
+    first: Time,
+    last: Time,
+}
+
+impl Rival {
+    fn gone(&self, last: Time) -> Output {
+        Output::Notice(Notice::RivalGone {
+            source: self.source,
+            lasted: last - self.first,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -625,6 +645,7 @@ impl Machine {
                 _ => None,
             },
             leaving: None,
+            rival: None,
             sent: now,
             next: (!self.router.is_alone()).then(|| now + interval),
             listening: None,
@@ -676,6 +697,11 @@ impl Machine {
         if heard.priority == 0 {
             // Somebody answered for the address until now (a duplicate that ends): say whose it is.
             active.announcer.request(now);
+            let gone = active
+                .rival
+                .take_if(|rival| rival.source == heard.source)
+                .map(|rival| rival.gone(heard.received));
+            self.outputs.extend(gone);
             self.speak(now);
         } else if wins {
             self.remove_all();
@@ -699,6 +725,14 @@ impl Machine {
         } else {
             active.listening = None;
             active.announcer.request(now);
+            let rival = active.rival.get_or_insert_with(|| {
+                Box::new(Rival {
+                    source: heard.source,
+                    first: heard.received,
+                    last: heard.received,
+                })
+            });
+            rival.last = rival.last.max(heard.received);
             self.outputs.push_back(Output::Notice(Notice::RivalActive {
                 source: heard.source,
                 priority: heard.priority,
@@ -746,8 +780,20 @@ impl Machine {
             active.next = Some(next + interval.times(missed + 1));
             active.sent = now;
             self.send(own);
+            self.forget_rival(now, interval);
         }
         self.announce_due(now);
+    }
+
+    /// One that is silent for as long as makes a Backup an Active has given way, or is cut off again.
+    fn forget_rival(&mut self, now: Time, interval: Span) {
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        let silent = |rival: &mut Box<Rival>| now - rival.last > interval.times(3);
+        let gone = active.rival.take_if(silent);
+        self.outputs
+            .extend(gone.map(|rival| rival.gone(rival.last)));
     }
 
     /// An advert now, and the next one an interval later.

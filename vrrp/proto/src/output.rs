@@ -246,6 +246,13 @@ pub enum Notice {
         /// With what priority.
         priority: u8,
     },
+    /// Another Active is not heard any more: it gave way.
+    RivalGone {
+        /// Who.
+        source: IpAddr,
+        /// From its first advert that we heard to the last one.
+        lasted: Span,
+    },
     /// We are the owner (priority 255), and so is another router: one of the two is configured wrong.
     TwoOwners {
         /// Who.
@@ -280,6 +287,12 @@ impl fmt::Display for Notice {
         match self {
             Self::RivalActive { source, priority } => {
                 write!(f, "{source} is Active too, with losing priority {priority}")
+            }
+            Self::RivalGone { source, lasted } => {
+                write!(
+                    f,
+                    "{source} is not Active any more; it was heard for {lasted}"
+                )
             }
             Self::TwoOwners { source } => write!(
                 f,

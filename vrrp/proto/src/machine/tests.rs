@@ -635,6 +635,35 @@ fn split_brain_is_announced_once_a_second() {
 }
 
 #[test]
+fn how_long_a_rival_was_there_is_told_once_it_is_gone() {
+    let gone = |text: &str| text.contains("is not Active any more");
+    let mut machine = machine("Active", json!({}));
+    for millis in [1_020, 1_120, 1_220] {
+        let now = at(millis);
+        machine.handle(now, Event::Heard(heard(PEER, 50, now)));
+        assert!(!outputs(&mut machine).iter().any(|text| gone(text)));
+    }
+    let all = run_until(&mut machine, at(9_000));
+    let told: Vec<_> = all.iter().filter(|(_, text)| gone(text)).collect();
+    let [(when, text)] = told[..] else {
+        panic!("{told:?}");
+    };
+    assert!(text.ends_with("it was heard for 200 ms"), "{text}");
+    // The first advert of ours more than three intervals later.
+    assert_eq!(*when, 1_620);
+    // One that resigns is gone at once.
+    let now = at(9_050);
+    machine.handle(now, Event::Heard(heard(PEER, 50, now)));
+    let now = at(9_090);
+    machine.handle(now, Event::Heard(heard(PEER, 0, now)));
+    let told = outputs(&mut machine);
+    assert!(
+        told.iter().any(|text| text.ends_with("for 40 ms")),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_faster_configuration_is_no_silence() {
     let mut machine = machine("Listening", json!({"advert_interval": 1_000}));
     let now = at(3_000);
