@@ -292,6 +292,7 @@ fn router(
         rules: Vec::new(),
         track_interfaces: Vec::new(),
         sync_group: None,
+        liveness: None,
         track_dataplane: true,
         announce: Announce::default(),
     })

@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("vrrp_packet", vrrp::packet),
     ("stored_certificate", secrets::stored_certificate),
     ("pkcs12_file", secrets::pkcs12_file),
+    ("vrrp_heartbeat", vrrp::heartbeat),
 ];
 
 /// By name.

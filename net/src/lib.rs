@@ -12,6 +12,7 @@
 //! | [`rtnl`] | [`link::LinkControl`] over rtnetlink |
 //! | [`fake`] | [`link::LinkControl`] in memory, for tests |
 //! | [`sync`] | the same operations without an async runtime, for vrrp's own thread and the local drivers |
+//! | [`filter`] | addresses to which no packets are accepted: one nftables table |
 //! | [`announce`] | gratuitous ARP and unsolicited NA frames, and the socket that sends them |
 //! | [`resident`] | giving back pages that only start-up needed |
 //! | [`process`] | starting a detached process in a namespace, finding and killing what runs in one |
@@ -23,6 +24,7 @@
 
 pub mod announce;
 pub mod fake;
+pub mod filter;
 pub mod link;
 mod message;
 pub mod netns;

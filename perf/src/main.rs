@@ -5,6 +5,7 @@
 //! | `load` | the load generator alone, against any server |
 //! | `run` | Krater, HAProxy, nginx and no load balancer at all, in turn, on a topology of its own |
 //! | `compare` | two amphora binaries in turn, by the same method |
+//! | `vrrp` | takeovers of Krater and of keepalived, as a client sees them |
 //! | `self-test` | the method tried on a known difference |
 //! | `quote` | the figures of a kept run as the README shows them |
 //! | `report` | one HTML file of what runs wrote |
@@ -25,6 +26,7 @@ mod pattern;
 mod quote;
 mod sys;
 mod transport;
+mod vrrp;
 mod websocket;
 
 use clap::{Parser, Subcommand};
@@ -51,6 +53,11 @@ enum Command {
     Run(bench::Args),
     /// Runs two amphora binaries in turn and says whether they differ
     Compare(bench::compare::Args),
+    /// Lets nodes die, stop and come back, and tells how long nobody answered at the virtual address
+    Vrrp(vrrp::Args),
+    /// Answers on a node of `vrrp`
+    #[command(hide = true)]
+    VrrpEcho(vrrp::EchoArgs),
     /// Shows that the method finds no difference where there is none, and ten per cent where there are
     SelfTest(bench::compare::SelfTest),
     /// Burns a share of another process's CPU time
@@ -70,6 +77,8 @@ fn main() -> ExitCode {
         Command::Origin(args) => origin::run(&args).map(|()| true),
         Command::Run(args) => bench::run(&args),
         Command::Compare(args) => bench::compare::run(&args),
+        Command::Vrrp(args) => vrrp::run(&args),
+        Command::VrrpEcho(args) => vrrp::echo(&args).map(|()| true),
         Command::SelfTest(args) => bench::compare::self_test(&args),
         Command::Burn(args) => burn::run(&args).map(|()| true),
         Command::Quote(args) => quote::run(&args)

@@ -149,3 +149,19 @@ pub(crate) fn count_tracepoint(number: u64, thread: libc::pid_t) -> io::Result<O
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Real-time scheduling for the calling thread, an instrument: what it measures must not wait for others.
+/// Without the privilege it stays what it is.
+pub(crate) fn prefer_this_thread() -> io::Result<()> {
+    /// Above vrrp's own.
+    const PRIORITY: i32 = 10;
+    let parameters = libc::sched_param {
+        sched_priority: PRIORITY,
+    };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameters are alive for the call and only read.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

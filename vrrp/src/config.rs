@@ -1,10 +1,11 @@
 //! Whether a new configuration may replace the one in force. Pure.
 
 use krater_model::control::VrrpConfig;
-use krater_model::state::VirtualRouter;
+use krater_model::state::{Liveness, VirtualRouter};
 use krater_model::{FieldError, SCHEMA};
 use krater_vrrp_proto::Router;
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Virtual routers of a process: as many as an interface can have identifiers.
@@ -75,7 +76,26 @@ fn routers(new: &VrrpConfig) -> Result<Vec<Arc<Router>>, FieldError> {
         routers.push(Arc::new(router));
     }
     groups(new)?;
+    sessions(new)?;
     Ok(routers)
+}
+
+/// Liveness sessions belong to addresses, not to routers.
+fn sessions(new: &VrrpConfig) -> Result<(), FieldError> {
+    let asking = || {
+        let all = new.routers.iter().enumerate();
+        all.filter_map(|(i, router)| Some((i, router, router.liveness.as_ref()?)))
+    };
+    let mut first: HashMap<(&str, IpAddr), (usize, &Liveness)> = HashMap::new();
+    for (i, router, liveness) in asking() {
+        let key = (router.interface.as_str(), router.source);
+        let (at, other) = *first.entry(key).or_insert((i, liveness));
+        if liveness != other {
+            let why = format!("another one than that of routers[{at}], which has the same source");
+            return Err(FieldError::new(format!("routers[{i}].liveness"), why));
+        }
+    }
+    Ok(())
 }
 
 /// Elections of the members of a sync group must end alike, or their hosts would take turns for ever.
@@ -191,6 +211,28 @@ mod tests {
         assert_eq!(grouped(|r| r.peers.clear()), "routers[1].sync_group");
         let empty = |router: &mut VirtualRouter| router.sync_group = Some(String::new());
         assert_eq!(grouped(empty), "routers[1].sync_group");
+        let lively = |change: &dyn Fn(&mut VirtualRouter)| {
+            let mut config = config(1, &["192.0.2.100/32", "192.0.2.101/32"]);
+            for router in &mut config.routers {
+                let liveness = serde_json::json!({"key": "0123456789abcdef"});
+                router.liveness = serde_json::from_value(liveness).unwrap();
+            }
+            assert!(judge(None, &config).is_ok());
+            change(&mut config.routers[1]);
+            field(&config)
+        };
+        let interval = |router: &mut VirtualRouter, value| {
+            let millis = krater_model::Millis::literal(value);
+            router.liveness.as_mut().unwrap().interval = millis;
+        };
+        assert_eq!(lively(&|r| interval(r, 20)), "routers[1].liveness");
+        assert_eq!(lively(&|r| interval(r, 9)), "routers[1].liveness.interval");
+        assert_eq!(lively(&|r| interval(r, 51)), "routers[1].liveness.interval");
+        assert_eq!(lively(&|r| r.peers.clear()), "routers[1].liveness");
+        let short = |router: &mut VirtualRouter| {
+            router.liveness.as_mut().unwrap().key = krater_model::Secret::new("short");
+        };
+        assert_eq!(lively(&short), "routers[1].liveness.key");
         assert_eq!(
             field(&config(1, &["2001:db8::1/128"])),
             "routers[0].addresses[0]"

@@ -5,6 +5,7 @@
 //! queue and no allocation but the kernel's. The order within a round matters: received packets go
 //! in before timers fire, so that silence is judged only with an empty queue.
 
+use crate::accept::Refusals;
 use crate::clock;
 use crate::config::{self, Refused, Verdict};
 use crate::control::Command;
@@ -13,6 +14,7 @@ use crate::events::Events;
 use crate::flood::Flood;
 use crate::guard::Guard;
 use crate::instance::{Instance, RouterKey};
+use crate::liveness::Sessions;
 use crate::metrics::Metrics;
 use crate::port::{Port, PortKey};
 use crate::socket::ReceiveBuffer;
@@ -86,6 +88,8 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         instances: Vec::new(),
         groups: Vec::new(),
         links_up: HashSet::new(),
+        refusals: Refusals::default(),
+        sessions: Sessions::default(),
         config: None,
         resync: None,
         guard_retry: None,
@@ -105,6 +109,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         // Resets the timer; nothing to read is fine.
         let _ = timer.wait();
         if !state.round(now, &mut buffer)? {
+            state.sessions.leave(&state.driver.metrics);
             return Ok(());
         }
     }
@@ -118,6 +123,8 @@ struct State {
     groups: Vec<(String, usize)>,
     /// Tracked interfaces that are up and have a carrier.
     links_up: HashSet<String>,
+    refusals: Refusals,
+    sessions: Sessions,
     config: Option<VrrpConfig>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
@@ -136,17 +143,19 @@ impl State {
             .chain(self.resync)
             .chain(self.guard_retry)
             .chain(self.flood.rest())
+            .chain(self.sessions.deadline())
             .min()
     }
 
     /// One round. False when it was the last.
     fn round(&mut self, now: Time, buffer: &mut ReceiveBuffer) -> Result<bool, VrrpError> {
-        let refused = self.receive(buffer);
+        let refused = self.receive(buffer) + self.sessions.receive(&self.driver.metrics, now);
         self.flood.refused(now, refused);
         self.network_events(now);
         self.driver.track.work(now);
         self.set_faults(now);
         self.commands(now);
+        self.judge_peers(now);
         for at in 0..self.instances.len() {
             self.step(at, now, Event::Timeout);
         }
@@ -180,6 +189,26 @@ impl State {
         };
         if instance.perform(&self.driver, port).is_err() {
             self.resync.get_or_insert(now + RESYNC_AFTER);
+        }
+    }
+
+    /// Sends heartbeats, and tells routers of peers that fell silent.
+    fn judge_peers(&mut self, now: Time) {
+        self.sessions.work(&self.driver.metrics, now);
+        for changed in self.sessions.take_changes() {
+            let concerned = |i: &Instance| changed.concerns(i.machine.router());
+            if let Some(instance) = self.instances.iter().find(|i| concerned(i)) {
+                info!(peer = %changed.peer, change = ?changed.change, "liveness session");
+                self.driver.tell.tell(&instance.key, changed.news());
+            }
+            let Some(event) = changed.event() else {
+                continue;
+            };
+            for at in 0..self.instances.len() {
+                if self.instances.get(at).is_some_and(concerned) {
+                    self.step(at, now, event.clone());
+                }
+            }
         }
     }
 
@@ -354,6 +383,7 @@ impl State {
         for port in self.ports.values_mut() {
             port.refresh(&self.driver.netlink);
         }
+        self.sessions.open(&self.ports);
     }
 
     fn set_faults(&mut self, now: Time) {
@@ -449,12 +479,16 @@ impl State {
 
     /// Forgets routers that were removed and have let go, and answers who waited for it.
     fn let_go(&mut self) {
+        let before = self.instances.len();
         for at in (0..self.instances.len()).rev() {
             let done = |i: &Instance| i.removed && i.machine.state() == RouterState::Initialize;
             if self.instances.get(at).is_some_and(done) {
                 let gone = self.instances.swap_remove(at);
                 self.driver.metrics.forget(&gone.key.labels());
             }
+        }
+        if self.instances.len() < before {
+            self.accept_again();
         }
         let used: Vec<PortKey> = self.instances.iter().map(|i| i.port.clone()).collect();
         if self.ports.len() > used.len() || !self.pending.is_empty() {
@@ -496,6 +530,13 @@ impl State {
             }
             Verdict::Apply(routers) => routers,
         };
+        // Before an address comes, and until it has gone.
+        let present = self.instances.iter().map(|i| &*i.configured);
+        let all = routers.iter().map(|router| &**router).chain(present);
+        self.refusals.set(all).map_err(|error| {
+            let why = format!("false needs nftables: {error}: {}", error.source);
+            Refused::Invalid(FieldError::new("accept", why))
+        })?;
         let wanted: Vec<RouterKey> = routers.iter().map(|r| RouterKey::of(r)).collect();
         for at in 0..self.instances.len() {
             let gone = |i: &&Instance| !i.removed && !wanted.contains(&i.key);
@@ -533,10 +574,29 @@ impl State {
         self.config = Some(new);
         self.regroup();
         self.set_faults(now);
+        self.accept_again();
+        self.meet_peers(now);
         Ok(Applied {
             revision,
             changed: true,
         })
+    }
+
+    /// Has the liveness sessions that routers ask for.
+    fn meet_peers(&mut self, now: Time) {
+        let present = self.instances.iter().filter(|i| !i.removed);
+        let routers = present.map(|i| &*i.configured);
+        self.sessions
+            .set(routers, &self.ports, &self.driver.metrics, now);
+    }
+
+    /// Accepts packets to addresses that no router refuses any more.
+    fn accept_again(&mut self) {
+        let present = self.instances.iter().map(|i| &*i.configured);
+        if let Err(error) = self.refusals.set(present) {
+            self.driver.metrics.netlink_errors.inc();
+            warn!(%error, "packets to former addresses are still refused");
+        }
     }
 
     fn shares_addresses(&self, at: usize, other: &Router) -> bool {
@@ -762,6 +822,7 @@ fn wait(timer: &TimerFd, state: &State) -> Result<(), VrrpError> {
             open.flat_map(|open| open.adverts.descriptors())
                 .map(readable),
         );
+        fds.extend(state.sessions.descriptors().map(readable));
     }
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),

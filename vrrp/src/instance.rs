@@ -332,11 +332,19 @@ impl Instance {
         match notice {
             Notice::Stalled { .. } => drop(self.metrics.stalls.inc()),
             Notice::RivalActive { .. } => drop(self.metrics.rivals.inc()),
+            Notice::RivalGone { lasted, .. } => {
+                let seconds = std::time::Duration::from(lasted).as_secs_f64();
+                self.metrics.rival_seconds.inc_by(seconds);
+            }
             _ => {}
         }
         let now = crate::clock::now();
-        if now >= self.quiet_until {
-            self.quiet_until = now + LOG_INTERVAL;
+        // How it ended is told whatever was told before; there is one such for three intervals at most.
+        let ended = matches!(notice, Notice::RivalGone { .. });
+        if ended || now >= self.quiet_until {
+            if !ended {
+                self.quiet_until = now + LOG_INTERVAL;
+            }
             driver.tell.tell(&self.key, event_of(notice));
             warn!(
                 vrid = self.key.vrid.value(),
@@ -351,6 +359,10 @@ fn event_of(notice: Notice) -> VrrpEventKind {
     let ms = |span: Span| span.micros() / 1_000;
     match notice {
         Notice::RivalActive { source, priority } => VrrpEventKind::RivalActive { source, priority },
+        Notice::RivalGone { source, lasted } => VrrpEventKind::RivalGone {
+            source,
+            lasted_ms: ms(lasted),
+        },
         Notice::TwoOwners { source } => VrrpEventKind::TwoOwners { source },
         Notice::NoSuccessor { waited } => VrrpEventKind::NoSuccessor {
             waited_ms: ms(waited),

@@ -12,6 +12,7 @@
 //! Identity: starts as root, enters the namespace, starts the guard (which stays root), binds its Unix
 //! sockets, and is then a fixed uid with CAP_NET_ADMIN and CAP_NET_RAW only, before the first thread.
 
+mod accept;
 mod clock;
 mod config;
 mod control;
@@ -22,6 +23,7 @@ mod events;
 mod flood;
 pub mod guard;
 mod instance;
+mod liveness;
 mod metrics;
 mod older;
 mod port;

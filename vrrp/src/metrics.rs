@@ -9,6 +9,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
+
+/// A counter of time.
+type Seconds = Counter<f64, AtomicU64>;
 
 /// Which virtual router.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -16,6 +21,22 @@ pub(crate) struct RouterLabels {
     pub(crate) interface: String,
     pub(crate) vrid: u32,
     pub(crate) family: String,
+}
+
+/// Which liveness session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PeerLabels {
+    interface: String,
+    peer: String,
+}
+
+impl PeerLabels {
+    pub(crate) fn of(interface: &str, peer: IpAddr) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            peer: peer.to_string(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +55,12 @@ pub(crate) struct Metrics {
     announced: Family<RouterLabels, Counter>,
     stalls: Family<RouterLabels, Counter>,
     rivals: Family<RouterLabels, Counter>,
+    rival_seconds: Family<RouterLabels, Seconds>,
+    peers: Family<PeerLabels, Gauge>,
+    /// Heartbeats of liveness sessions that were authentic.
+    pub(crate) heartbeats_received: Counter,
+    /// Datagrams on their port that were not.
+    pub(crate) heartbeats_dropped: Counter,
     /// By reason, in the order of `DropReason::ALL`: a flood costs neither a look-up nor an allocation.
     dropped: [Counter; DropReason::ALL.len()],
     /// Packets that found the queue of their socket full.
@@ -61,6 +88,7 @@ pub(crate) struct RouterMetrics {
     pub(crate) announced: Counter,
     pub(crate) stalls: Counter,
     pub(crate) rivals: Counter,
+    pub(crate) rival_seconds: Seconds,
 }
 
 impl Metrics {
@@ -81,6 +109,10 @@ impl Metrics {
             announced: Family::default(),
             stalls: Family::default(),
             rivals: Family::default(),
+            rival_seconds: Family::default(),
+            peers: Family::default(),
+            heartbeats_received: Counter::default(),
+            heartbeats_dropped: Counter::default(),
             dropped: DropReason::ALL.map(|reason| {
                 dropped.get_or_create_owned(&DropLabels {
                     reason: reason.name().into(),
@@ -136,6 +168,26 @@ impl Metrics {
             metrics.rivals.clone(),
         );
         registry.register(
+            "krater_vrrp_rival_seconds",
+            "For how long other Actives were heard while Active",
+            metrics.rival_seconds.clone(),
+        );
+        registry.register(
+            "krater_vrrp_peer_liveness",
+            "0 never heard or silent, 1 heard and deaf to us, 2 alive",
+            metrics.peers.clone(),
+        );
+        registry.register(
+            "krater_vrrp_heartbeats_received",
+            "Heartbeats of liveness sessions that were authentic",
+            metrics.heartbeats_received.clone(),
+        );
+        registry.register(
+            "krater_vrrp_heartbeats_dropped",
+            "Datagrams to liveness sessions that were foreign, damaged or of another key",
+            metrics.heartbeats_dropped.clone(),
+        );
+        registry.register(
             "krater_vrrp_packets_dropped",
             "Packets refused, by the first check they failed",
             dropped,
@@ -184,6 +236,7 @@ impl Metrics {
             announced: self.announced.get_or_create_owned(labels),
             stalls: self.stalls.get_or_create_owned(labels),
             rivals: self.rivals.get_or_create_owned(labels),
+            rival_seconds: self.rival_seconds.get_or_create_owned(labels),
         }
     }
 
@@ -197,6 +250,17 @@ impl Metrics {
         self.announced.remove(labels);
         self.stalls.remove(labels);
         self.rivals.remove(labels);
+        self.rival_seconds.remove(labels);
+    }
+
+    /// The state of a liveness session.
+    pub(crate) fn peer(&self, labels: &PeerLabels) -> Gauge {
+        self.peers.get_or_create_owned(labels)
+    }
+
+    /// Forgets a session that was removed.
+    pub(crate) fn forget_peer(&self, labels: &PeerLabels) {
+        self.peers.remove(labels);
     }
 
     /// Counts a packet that was refused.

@@ -2,7 +2,7 @@
 
 use krater_net::link::{Address, Route, Rule};
 use krater_net::sync::NetlinkSocket;
-use krater_net::{PROTO_VRRP, Result};
+use krater_net::{PROTO_VRRP, Result, filter};
 use krater_vrrp_proto::Belongings;
 
 /// Installs on link `index`: addresses, then routes that may use them as source, then rules. Goes on
@@ -57,6 +57,9 @@ pub(crate) fn purge(netlink: &NetlinkSocket) -> Result<Purged> {
     rules.retain(|rule| rule.protocol == PROTO_VRRP);
     let routes_gone = collect(routes.iter().map(|r| netlink.delete_route(r)));
     let rules_gone = collect(rules.iter().map(|r| netlink.delete_rule(r)));
+    // Nobody holds what it protects any more.
+    let filter_gone = filter::refuse_packets_to(&[]);
+    let first = first.and(filter_gone);
     first.and(routes_gone).and(rules_gone).map(|()| Purged {
         addresses: addresses.len(),
         routes: routes.len(),

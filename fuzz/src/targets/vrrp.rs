@@ -1,8 +1,11 @@
-//! Parsers of krater-vrrp-proto.
+//! Parsers of krater-vrrp-proto, and of its liveness sessions.
 
+use krater_model::secret::Secret;
 use krater_model::state::VirtualRouter;
+use krater_model::wire::liveness::Heartbeat;
+use krater_vrrp_proto::liveness::Session;
 use krater_vrrp_proto::receive::{Datagram, check};
-use krater_vrrp_proto::{Packet, Router, Time};
+use krater_vrrp_proto::{Packet, Router, Span, Time};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
@@ -75,5 +78,44 @@ fn judged(router: &Router, data: &[u8]) {
         if let Some(byte) = changed.get_mut(at / 8) {
             *byte ^= 1 << (at % 8);
         }
+    }
+}
+
+/// A heartbeat as it arrives; and the same bytes as the fields of authentic ones, which a stolen key could send.
+/// Whatever a session hears, what it heard already changes nothing more.
+pub(super) fn heartbeat(data: &[u8]) {
+    let key = Secret::new("fuzz-fuzz-fuzz-fuzz");
+    let read = Heartbeat::decode(data, &key, PEER, OURS);
+    if let Ok(beat) = read {
+        assert_eq!(beat.encode(&key, PEER, OURS), *data, "one form only");
+    }
+    let mut session = Session::new(Span::from_millis(30), 7, Time::from_micros(1_000_000));
+    let mut now = 1_000_000;
+    for chunk in data.chunks_exact(8).take(64) {
+        let [kind, interval, boot, low, high, echo, heard, after] = *chunk else {
+            return;
+        };
+        let beat = Heartbeat {
+            leaving: kind & 1 == 1,
+            interval: interval.into(),
+            boot: (boot % 4).into(),
+            sequence: u16::from_be_bytes([high, low]).into(),
+            // Zeros are how none is written.
+            heard: Some((u64::from(echo % 9), u64::from(heard)))
+                .filter(|told| kind & 2 == 2 && *told != (0, 0)),
+        };
+        now += u64::from(after) * 1_000;
+        let at = Time::from_micros(now);
+        let bytes = beat.encode(&key, PEER, OURS);
+        if let Ok(read) = Heartbeat::decode(&bytes, &key, PEER, OURS) {
+            assert_eq!(read, beat, "what is sent is read back");
+            session.heard(&read, at);
+            let before = (session.state(), session.poll_timeout());
+            assert_eq!(session.heard(&read, at), None, "a replay is no news");
+            let after = (session.state(), session.poll_timeout());
+            assert_eq!(before, after, "a replay changes nothing");
+        }
+        session.timeout(at);
+        assert!(session.poll_timeout() > at, "no session is due for ever");
     }
 }

@@ -41,6 +41,13 @@ pub enum VrrpEventKind {
         /// Its priority.
         priority: u8,
     },
+    /// Another Active gave way, or is cut off again.
+    RivalGone {
+        /// Who.
+        source: IpAddr,
+        /// From its first advertisement that we heard to the last one.
+        lasted_ms: u64,
+    },
     /// Two routers are configured as owner of the addresses.
     TwoOwners {
         /// The other one.
@@ -67,6 +74,28 @@ pub enum VrrpEventKind {
     AddressesDiffer {
         /// Who.
         source: IpAddr,
+    },
+    /// The liveness session with a peer is up: both hear each other.
+    PeerAlive {
+        /// Who.
+        peer: IpAddr,
+    },
+    /// We hear a peer's heartbeats, and they say that it does not hear ours: one direction is lost.
+    PeerDeaf {
+        /// Who.
+        peer: IpAddr,
+    },
+    /// A peer's liveness session ended in silence.
+    PeerDead {
+        /// Who.
+        peer: IpAddr,
+        /// For how long it is silent.
+        silence_ms: u64,
+    },
+    /// A peer said that its vrrp ends.
+    PeerLeft {
+        /// Who.
+        peer: IpAddr,
     },
     /// A packet was refused (at most one event each five seconds; metrics count all).
     PacketDropped {

@@ -113,7 +113,16 @@ fn every_rule_refuses_and_names_the_field() {
             "vrrp[0].track_interfaces[0]",
         ),
         ("/vrrp/0/sync_group", json!(""), "vrrp[0].sync_group"),
-        ("/vrrp/0/accept", json!(false), "vrrp[0].accept"),
+        (
+            "/vrrp/0/liveness",
+            json!({"key": "short"}),
+            "vrrp[0].liveness.key",
+        ),
+        (
+            "/vrrp/0/liveness",
+            json!({"key": "0123456789abcdef", "interval": 51}),
+            "vrrp[0].liveness.interval",
+        ),
         ("/vrrp/0/preempt_delay", json!(5), "vrrp[0].preempt_delay"),
         (
             "/vrrp/0/advert_interval",

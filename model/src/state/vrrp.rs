@@ -4,6 +4,7 @@ use super::{Route, Rule, yes};
 use crate::error::FieldError;
 use crate::secret::Secret;
 use crate::units::*;
+use crate::wire::liveness::INTERVALS;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -52,7 +53,8 @@ pub struct VirtualRouter {
     /// section 7.1); keepalived sends IPv6 unicast with 64.
     #[serde(default, skip_serializing_if = "is_default")]
     pub min_hop_limit: HopLimit,
-    /// Whether the Active accepts packets to the VIP (Accept_Mode). A load balancer always does.
+    /// Whether the Active accepts packets to the VIP (Accept_Mode of RFC 9568 section 6.1). A load balancer
+    /// always does. With `false` it answers ARP and neighbour solicitations only.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub accept: bool,
     /// VIPs with prefix length, in the family of `source`; the first is advertised first.
@@ -73,12 +75,35 @@ pub struct VirtualRouter {
     /// interfaces, and the same groups at their peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_group: Option<String>,
+    /// Heartbeats between us and each of `peers` beside the adverts, so that its death shows within three of them.
+    /// None: the protocol alone. Peers that do not speak it, and security groups that let only VRRP pass, cost
+    /// nothing but the protocol's own time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<Liveness>,
     /// The VIP is held only while the data plane is healthy.
     #[serde(default = "yes")]
     pub track_dataplane: bool,
     /// Gratuitous ARP / unsolicited NA behaviour.
     #[serde(default)]
     pub announce: Announce,
+}
+
+/// A liveness session with each peer: UDP port 5556, from `source` to the peer. The same for all virtual routers
+/// with the same source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Liveness {
+    /// Milliseconds between heartbeats, 10 to 50.
+    #[serde(default = "Liveness::default_interval")]
+    pub interval: Millis,
+    /// Authenticates heartbeats, 16 to 64 bytes, the same at all peers.
+    pub key: Secret,
+}
+
+impl Liveness {
+    const fn default_interval() -> Millis {
+        Millis::literal(30)
+    }
 }
 
 /// Bytes of a sync group's name.
@@ -138,8 +163,12 @@ impl VirtualRouter {
         }
         self.check_group()?;
         self.check_tracked()?;
-        if !self.accept {
-            return refuse("accept", "not supported yet: false");
+        self.check_liveness()?;
+        if !self.accept && self.priority == Priority::OWNER {
+            return refuse(
+                "accept",
+                "an owner (priority 255) accepts packets to its addresses always: leave it out",
+            );
         }
         Ok(())
     }
@@ -157,6 +186,24 @@ impl VirtualRouter {
         }
         if self.peers.is_empty() && !self.multicast {
             return refuse("a router without peers is Active at once and waits for nobody");
+        }
+        Ok(())
+    }
+
+    fn check_liveness(&self) -> Result<(), FieldError> {
+        let Some(liveness) = &self.liveness else {
+            return Ok(());
+        };
+        let refuse = |field: &str, why: &str| Err(FieldError::new(format!("liveness{field}"), why));
+        if self.peers.is_empty() {
+            return refuse("", "is a session with each of `peers`, which are none");
+        }
+        let interval = u16::try_from(liveness.interval.value()).unwrap_or(u16::MAX);
+        if !INTERVALS.contains(&interval) {
+            return refuse(".interval", "use 10 to 50 milliseconds");
+        }
+        if !(16..=64).contains(&liveness.key.expose().len()) {
+            return refuse(".key", "use 16 to 64 bytes");
         }
         Ok(())
     }

@@ -1,3 +1,4 @@
 //! Contracts between controller and amphora. The public REST types live in the controller.
 pub mod agent;
 pub mod heartbeat;
+pub mod liveness;

@@ -6,12 +6,13 @@ mod contender;
 mod helpers;
 pub(crate) mod report;
 mod results;
-mod stats;
+pub(crate) mod stats;
 pub(crate) mod table;
-mod topology;
+pub(crate) mod topology;
 mod workload;
 
 use anyhow::{Context, bail};
+pub(crate) use contender::unpacked;
 use contender::{Contender, Programs, Task, Who};
 use helpers::Origin;
 use report::{Cell, Report, Row};
@@ -166,27 +167,7 @@ impl Args {
     }
 
     fn programs(&self) -> anyhow::Result<Programs> {
-        let exe = std::env::current_exe()?;
-        let beside = exe.parent().unwrap_or_else(|| Path::new("/"));
-        let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let amphora = match (&self.amphora, given("KRATER_BIN_DIR")) {
-            (Some(path), _) => path.clone(),
-            (None, Some(folder)) => folder.join("amphora"),
-            (None, None) => beside.join("amphora"),
-        };
-        if !amphora.exists() {
-            bail!(
-                "{} is missing: run `cargo build --release -p krater-agent`, or give --amphora PATH",
-                amphora.display()
-            );
-        }
-        let folder = self
-            .peers_dir
-            .clone()
-            .or_else(|| given("KRATER_PEERS"))
-            .unwrap_or_else(|| beside.join("../peers"));
-        // nginx and HAProxy are started with another working folder.
-        let tree = std::path::absolute(folder.join("tree"))?;
+        let (amphora, tree) = places(self.amphora.as_deref(), self.peers_dir.as_deref())?;
         let mut named = BTreeMap::new();
         for text in &self.peer_bins {
             let Some((name @ ("haproxy" | "nginx"), path)) = text.split_once('=') else {
@@ -197,20 +178,9 @@ impl Args {
             }
             named.insert(name, PathBuf::from(path));
         }
-        let peer = |name: &str| {
-            let places = [
-                tree.join("usr/sbin"),
-                "/usr/sbin".into(),
-                "/usr/local/sbin".into(),
-            ];
-            let found = places
-                .into_iter()
-                .map(|p| p.join(name))
-                .find(|p| p.exists());
-            named.get(name).cloned().or(found)
-        };
+        let peer = |name: &str| named.get(name).cloned().or_else(|| installed(&tree, name));
         Ok(Programs {
-            amphora: std::path::absolute(amphora)?,
+            amphora,
             old: None,
             handicap: None,
             haproxy: peer("haproxy"),
@@ -218,6 +188,47 @@ impl Args {
             tree: tree.clone(),
         })
     }
+}
+
+/// The amphora to measure, and the folder of unpacked peers.
+pub(crate) fn places(
+    amphora: Option<&Path>,
+    peers: Option<&Path>,
+) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let exe = std::env::current_exe()?;
+    let beside = exe.parent().unwrap_or_else(|| Path::new("/"));
+    let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let amphora = match (amphora, given("KRATER_BIN_DIR")) {
+        (Some(path), _) => path.to_path_buf(),
+        (None, Some(folder)) => folder.join("amphora"),
+        (None, None) => beside.join("amphora"),
+    };
+    if !amphora.exists() {
+        bail!(
+            "{} is missing: run `cargo build --release -p krater-agent`, or give --amphora PATH",
+            amphora.display()
+        );
+    }
+    let peers = peers
+        .map(Path::to_path_buf)
+        .or_else(|| given("KRATER_PEERS"))
+        .unwrap_or_else(|| beside.join("../peers"));
+    // Peers are started with another working folder.
+    let tree = std::path::absolute(peers.join("tree"))?;
+    Ok((std::path::absolute(amphora)?, tree))
+}
+
+/// A peer's program, unpacked or installed.
+pub(crate) fn installed(tree: &Path, name: &str) -> Option<PathBuf> {
+    let places = [
+        tree.join("usr/sbin"),
+        "/usr/sbin".into(),
+        "/usr/local/sbin".into(),
+    ];
+    places
+        .into_iter()
+        .map(|place| place.join(name))
+        .find(|path| path.exists())
 }
 
 /// Runs the bench; true when all went well.

@@ -47,17 +47,11 @@ pub(crate) struct Topology {
 
 impl Topology {
     pub(crate) fn new(loopback: bool) -> anyhow::Result<Self> {
-        if !nix::unistd::Uid::effective().is_root() {
-            bail!("namespaces can only be made by root: run as root");
-        }
+        let folder = run_folder()?;
         let count = u32::try_from(std::thread::available_parallelism()?.get())?;
         if count < 2 {
             bail!("one core only: load balancer and load generator need a core each");
         }
-        sweep()?;
-        let me = ProcessId::of(std::process::id())?;
-        let folder = Path::new(RUNS).join(format!("{}-{}", me.pid, me.started));
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let names: &[&str] = if loopback {
             &["all"]
         } else {
@@ -203,6 +197,18 @@ impl Topology {
         })?;
         child.with_context(|| what)
     }
+}
+
+/// The folder of this run, empty and there, once what dead runs left is removed.
+pub(crate) fn run_folder() -> anyhow::Result<PathBuf> {
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("namespaces can only be made by root: run as root");
+    }
+    sweep()?;
+    let me = ProcessId::of(std::process::id())?;
+    let folder = Path::new(RUNS).join(format!("{}-{}", me.pid, me.started));
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok(folder)
 }
 
 impl Drop for Topology {

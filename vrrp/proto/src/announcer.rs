@@ -5,13 +5,17 @@ use krater_model::state::Announce;
 
 /// Distance of the frames of a burst: switches that throttle drop what comes back to back.
 const GAP: Span = Span::from_millis(10);
-/// However many rivals are heard, a burst begins at most this often.
+/// However many rivals are heard, a burst is asked for at most this often.
 const COALESCE: Span = Span::from_millis(1_000);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Announcer {
     settings: Announce,
     burst_began: Time,
+    /// When the last burst began that was asked for.
+    requested: Option<Time>,
+    /// When the next one begins that was asked for.
+    asked: Option<Time>,
     frames_left: u8,
     next_frame: Option<Time>,
     next_burst: Option<Time>,
@@ -24,6 +28,8 @@ impl Announcer {
         let mut announcer = Self {
             settings,
             burst_began: now,
+            requested: None,
+            asked: None,
             frames_left: 0,
             next_frame: None,
             next_burst: None,
@@ -48,19 +54,32 @@ impl Announcer {
         self.refresh = after(now, self.settings.refresh.duration().into());
     }
 
-    /// A burst as soon as coalescing allows.
+    /// A burst as soon as coalescing allows: at once unless one was asked for lately, whatever was announced on
+    /// schedule. Until somebody hears it, who answered for the addresses beside us is believed.
     pub(crate) fn request(&mut self, now: Time) {
-        let allowed = self.burst_began + COALESCE;
-        if now >= allowed {
-            self.burst(now);
-        } else {
+        // One that is under way goes first.
+        let under_way = self.burst_began + GAP.times(self.settings.repeat.into());
+        let since = self.requested.map(|at| at + COALESCE);
+        let allowed = [Some(under_way).filter(|_| self.frames_left > 0), since]
+            .into_iter()
+            .flatten()
+            .fold(now, Time::max);
+        if allowed > now {
             // Not earlier than allowed, so that it comes after whatever caused the request.
-            self.next_burst = Some(self.next_burst.map_or(allowed, |at| at.max(allowed)));
+            self.asked = self.asked.max(Some(allowed));
+        } else {
+            self.requested = Some(now);
+            self.burst(now);
         }
     }
 
     /// Whether a frame for each address is due.
     pub(crate) fn poll(&mut self, now: Time) -> bool {
+        if self.asked.is_some_and(|at| at <= now) {
+            self.asked = None;
+            self.requested = Some(now);
+            self.frames(now);
+        }
         if self.next_burst.is_some_and(|at| at <= now) {
             self.next_burst = None;
             self.frames(now);
@@ -78,7 +97,7 @@ impl Announcer {
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
-        [self.next_frame, self.next_burst, self.refresh]
+        [self.next_frame, self.asked, self.next_burst, self.refresh]
             .into_iter()
             .flatten()
             .min()
@@ -134,6 +153,20 @@ mod tests {
             announcer.request(ms(millis));
             at.extend(frames(&mut announcer, ms(millis)));
         }
-        assert_eq!(at, [0, 1_000, 2_000]);
+        assert_eq!(at, [0, 1, 1_001, 2_001]);
+    }
+
+    #[test]
+    fn a_heal_is_announced_at_once_however_short_after_a_scheduled_burst() {
+        let mut announcer = Announcer::new(Announce::default(), ms(0));
+        assert_eq!(frames(&mut announcer, ms(1_025)).len(), 6);
+        announcer.request(ms(1_030));
+        let at = frames(&mut announcer, ms(2_000));
+        assert_eq!(at, [1_030, 1_040, 1_050]);
+        // One that is under way is heard to its end first.
+        let mut announcer = Announcer::new(Announce::default(), ms(0));
+        assert_eq!(frames(&mut announcer, ms(5)), [0]);
+        announcer.request(ms(5));
+        assert_eq!(frames(&mut announcer, ms(55)), [10, 20, 30, 40, 50]);
     }
 }

@@ -12,11 +12,13 @@
 //! | [`receive`] | which received packets may reach the machine, in what order they are refused |
 //! | [`router`] | configuration of a virtual router that cannot be built wrong |
 //! | [`group`] | when routers that belong together change state |
+//! | [`liveness`] | heartbeats with a peer, and when its silence is death |
 //! | [`machine`] | the states of RFC 9568 section 6.4 with fault, stall and heal |
 #![forbid(unsafe_code)]
 
 mod announcer;
 pub mod group;
+pub mod liveness;
 pub mod machine;
 pub mod output;
 pub mod packet;

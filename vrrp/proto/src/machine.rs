@@ -45,8 +45,10 @@ const LINGER: Span = Span::from_millis(20);
 /// Nobody waits longer for a successor: who told us to go wants to go on. Only intervals of more than one
 /// and a half seconds have peers that may be later.
 const LONGEST_WAIT: Span = Span::from_millis(3_000);
-/// How often an Active that leaves resigns in the longest Skew_Time: packets may be lost.
-const RESIGNATIONS: u64 = 4;
+/// A resignation is repeated so soon, because a packet may be lost. Not again until the longest Skew_Time has
+/// passed: a Backup by the letter of RFC 9568 section 6.4.2 begins it anew at each resignation, and would never
+/// take over from an Active that repeats it faster.
+const TWICE: Span = Span::from_millis(2);
 
 /// What happens to a machine.
 #[derive(Debug, Clone)]
@@ -64,6 +66,19 @@ pub enum Event {
     /// Hand the addresses over to a peer and be its Backup; without one that takes them, stay Active.
     /// For so long after it the peer is not preempted.
     HandOver(Span),
+    /// The liveness session with a peer ended in silence.
+    PeerDead {
+        /// Which one.
+        peer: IpAddr,
+        /// When it was heard there last.
+        spoke: Time,
+        /// For how long it is silent.
+        silence: Span,
+        /// Between its heartbeats.
+        beat: Span,
+    },
+    /// The liveness session with this peer is up (again).
+    PeerAlive(IpAddr),
     /// All of the sync group take over: be Active, if Backup.
     TakeOver,
     /// Another router of the sync group is not Active any more: resign, if Active.
@@ -104,6 +119,8 @@ struct Backup {
     active: Option<IpAddr>,
     /// Who resigned since.
     resigned: Option<IpAddr>,
+    /// Whose liveness session ended in silence since it was heard.
+    dead: Option<IpAddr>,
     relistens: u8,
     /// The timer fired, and the rest of the sync group is waited for.
     ready: bool,
@@ -123,7 +140,27 @@ struct Active {
     predecessor: Option<(IpAddr, Time)>,
     /// Resigned, and serving on.
     leaving: Option<Leaving>,
+    /// Rare, so that it does not make all routers larger.
+    rival: Option<Box<Rival>>,
     announcer: Announcer,
+}
+
+/// Another Active.
+#[derive(Debug)]
+struct Rival {
+    source: IpAddr,
+    /// When it was heard first.
+    first: Time,
+    last: Time,
+}
+
+impl Rival {
+    fn gone(&self, last: Time) -> Output {
+        Output::Notice(Notice::RivalGone {
+            source: self.source,
+            lasted: last - self.first,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -154,9 +191,13 @@ struct Listening {
 impl Backup {
     /// Why it takes over.
     fn reason(&self, now: Time) -> Reason {
-        match self.resigned {
-            Some(by) => Reason::Resigned(by),
-            None => Reason::Silence(now - self.heard),
+        match (self.resigned, self.dead) {
+            (Some(by), _) => Reason::Resigned(by),
+            (None, Some(peer)) => Reason::Dead {
+                peer,
+                silence: now - self.heard,
+            },
+            (None, None) => Reason::Silence(now - self.heard),
         }
     }
 }
@@ -276,6 +317,13 @@ impl Machine {
                 Phase::Active(_) => self.active_timeout(now),
             },
             Event::Faults(faults) => self.set_faults(now, faults),
+            Event::PeerDead {
+                peer,
+                spoke,
+                silence,
+                beat,
+            } => self.peer_dead(now, peer, spoke, silence, beat),
+            Event::PeerAlive(peer) => self.peer_alive(peer),
             Event::Configure(router) => self.configure(now, router),
             Event::TakeOver => {
                 if let Phase::Backup(backup) = &mut self.phase {
@@ -339,6 +387,7 @@ impl Machine {
             deadline: now + self.active_down(learned),
             active: None,
             resigned: None,
+            dead: None,
             relistens: 0,
             ready: false,
             preempt_at: None,
@@ -397,15 +446,15 @@ impl Machine {
     /// Resigns and serves on: a successor waits Skew_Time at most, which is less than an interval.
     fn leave(&mut self, now: Time, then: Then) {
         let skew = self.router.longest_skew();
-        // Twice: packets take their time, and the first resignation may be lost.
-        let wait = skew.times(2).min(LONGEST_WAIT);
-        let every = Span::from_micros(skew.micros() / RESIGNATIONS);
+        let every = skew + LINGER;
+        // Twice: both packets of the first round may be lost.
+        let wait = every.times(2).min(LONGEST_WAIT);
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
         active.leaving = Some(Leaving {
             began: now,
-            next: now + every,
+            next: now + TWICE,
             every,
             until: now + wait + LINGER,
             successor: None,
@@ -510,10 +559,52 @@ impl Machine {
         backup.learned = learned;
         backup.active = Some(heard.source);
         backup.resigned = None;
+        backup.dead = None;
         backup.relistens = 0;
         backup.ready = false;
         backup.heard = backup.heard.max(heard.received);
         backup.deadline = backup.heard + router.active_down(learned);
+    }
+
+    /// A second witness of the Active's death beside its adverts: it shortens the wait, and never prolongs it.
+    fn peer_dead(&mut self, now: Time, peer: IpAddr, spoke: Time, silence: Span, beat: Span) {
+        let router = Arc::clone(&self.router);
+        let Phase::Backup(backup) = &mut self.phase else {
+            return;
+        };
+        // An advert since then speaks against it: what is lost is the session, not the peer. (Adverts and
+        // heartbeats have schedules of their own, and the last heartbeat may have been lost.)
+        if backup.active != Some(peer) || backup.heard > spoke + beat.times(2) {
+            return;
+        }
+        // Adverts that come nearly as often are asked: one must be overdue.
+        let overdue = if backup.learned <= silence.times(2) {
+            backup.heard + backup.learned + beat
+        } else {
+            now
+        };
+        // Of several peers the best one is first, as after a resignation.
+        let rank = if router.peers() == [peer] {
+            Span::ZERO
+        } else {
+            timers::skew(router.priority().value(), beat)
+        };
+        backup.dead = Some(peer);
+        backup.deadline = backup.deadline.min(overdue.max(now) + rank);
+    }
+
+    /// It was late, not dead: the protocol's own time counts again.
+    fn peer_alive(&mut self, peer: IpAddr) {
+        let router = Arc::clone(&self.router);
+        let Phase::Backup(backup) = &mut self.phase else {
+            return;
+        };
+        if backup.dead == Some(peer) && !backup.ready {
+            backup.dead = None;
+            if backup.resigned.is_none() {
+                backup.deadline = backup.heard + router.active_down(backup.learned);
+            }
+        }
     }
 
     fn backup_timeout(&mut self, now: Time) {
@@ -554,6 +645,7 @@ impl Machine {
                 _ => None,
             },
             leaving: None,
+            rival: None,
             sent: now,
             next: (!self.router.is_alone()).then(|| now + interval),
             listening: None,
@@ -605,6 +697,11 @@ impl Machine {
         if heard.priority == 0 {
             // Somebody answered for the address until now (a duplicate that ends): say whose it is.
             active.announcer.request(now);
+            let gone = active
+                .rival
+                .take_if(|rival| rival.source == heard.source)
+                .map(|rival| rival.gone(heard.received));
+            self.outputs.extend(gone);
             self.speak(now);
         } else if wins {
             self.remove_all();
@@ -628,6 +725,14 @@ impl Machine {
         } else {
             active.listening = None;
             active.announcer.request(now);
+            let rival = active.rival.get_or_insert_with(|| {
+                Box::new(Rival {
+                    source: heard.source,
+                    first: heard.received,
+                    last: heard.received,
+                })
+            });
+            rival.last = rival.last.max(heard.received);
             self.outputs.push_back(Output::Notice(Notice::RivalActive {
                 source: heard.source,
                 priority: heard.priority,
@@ -645,6 +750,7 @@ impl Machine {
             deadline: heard.received + self.active_down(learned),
             active: Some(heard.source),
             resigned: None,
+            dead: None,
             relistens: 0,
             ready: false,
             preempt_at: None,
@@ -674,8 +780,20 @@ impl Machine {
             active.next = Some(next + interval.times(missed + 1));
             active.sent = now;
             self.send(own);
+            self.forget_rival(now, interval);
         }
         self.announce_due(now);
+    }
+
+    /// One that is silent for as long as makes a Backup an Active has given way, or is cut off again.
+    fn forget_rival(&mut self, now: Time, interval: Span) {
+        let Phase::Active(active) = &mut self.phase else {
+            return;
+        };
+        let silent = |rival: &mut Box<Rival>| now - rival.last > interval.times(3);
+        let gone = active.rival.take_if(silent);
+        self.outputs
+            .extend(gone.map(|rival| rival.gone(rival.last)));
     }
 
     /// An advert now, and the next one an interval later.
@@ -696,12 +814,15 @@ impl Machine {
     fn notice_own_stall(&mut self, now: Time) {
         let interval = timers::interval(self.router.interval());
         let skew = self.router.skew(interval);
+        // No peer's Active_Down_Interval is shorter than three intervals.
+        let protocol = interval.times(3).max(interval + MIN_STALL);
+        // Nor is the patience of its liveness session, which misses heartbeats between two adverts.
+        let session = self.router.peers_patience().map(|span| interval + span);
+        let stall = session.map_or(protocol, |session| session.min(protocol));
         let Phase::Active(active) = &mut self.phase else {
             return;
         };
         let silence = now - active.sent;
-        // No peer's Active_Down_Interval is shorter than three intervals.
-        let stall = interval.times(3).max(interval + MIN_STALL);
         let speaks = active.next.is_some() && active.leaving.is_none();
         if speaks && active.listening.is_none() && silence > stall {
             active.listening = Some(Listening {

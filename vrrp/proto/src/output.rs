@@ -169,6 +169,13 @@ pub enum Reason {
     Owner,
     /// Nothing heard from the Active for so long.
     Silence(Span),
+    /// The liveness session with the Active ended in silence.
+    Dead {
+        /// Who.
+        peer: IpAddr,
+        /// Since its last advertisement.
+        silence: Span,
+    },
     /// The Active resigned with priority 0.
     Resigned(IpAddr),
     /// Another Active wins the election.
@@ -208,6 +215,12 @@ impl fmt::Display for Reason {
             Self::Alone => f.write_str("no peers configured"),
             Self::Owner => f.write_str("owner of the addresses"),
             Self::Silence(span) => write!(f, "no advertisement for {span}"),
+            Self::Dead { peer, silence } => {
+                write!(
+                    f,
+                    "{peer} is dead: no heartbeat, and no advertisement for {silence}"
+                )
+            }
             Self::Resigned(by) => write!(f, "{by} resigned"),
             Self::Outranked { by, priority } => {
                 write!(f, "{by} is Active with priority {priority}")
@@ -232,6 +245,13 @@ pub enum Notice {
         source: IpAddr,
         /// With what priority.
         priority: u8,
+    },
+    /// Another Active is not heard any more: it gave way.
+    RivalGone {
+        /// Who.
+        source: IpAddr,
+        /// From its first advert that we heard to the last one.
+        lasted: Span,
     },
     /// We are the owner (priority 255), and so is another router: one of the two is configured wrong.
     TwoOwners {
@@ -267,6 +287,12 @@ impl fmt::Display for Notice {
         match self {
             Self::RivalActive { source, priority } => {
                 write!(f, "{source} is Active too, with losing priority {priority}")
+            }
+            Self::RivalGone { source, lasted } => {
+                write!(
+                    f,
+                    "{source} is not Active any more; it was heard for {lasted}"
+                )
             }
             Self::TwoOwners { source } => write!(
                 f,

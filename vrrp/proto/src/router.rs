@@ -1,5 +1,6 @@
 //! Configuration of one virtual router, checked once.
 
+use crate::liveness;
 use crate::output::Belongings;
 use crate::packet::{Advert, Authentication, ChecksumForm, GROUP_V4, GROUP_V6, Version};
 use crate::time::Span;
@@ -242,6 +243,13 @@ impl Router {
     /// Whether adverts of `source` count.
     pub fn admits(&self, source: IpAddr) -> bool {
         self.plain.multicast || self.plain.peers.contains(&source)
+    }
+    /// How long peers with a liveness session wait before they take us for dead.
+    pub fn peers_patience(&self) -> Option<Span> {
+        let liveness = self.plain.liveness.as_ref()?;
+        Some(liveness::least_patience(
+            liveness.interval.duration().into(),
+        ))
     }
     /// Unicast peers.
     pub fn peers(&self) -> &[IpAddr] {

@@ -69,8 +69,12 @@ impl Capture {
         let thread = std::thread::spawn(move || {
             let mut frame = vec![0; LONGEST];
             let mut socket = socket;
-            while !told.load(Ordering::SeqCst) {
+            // What happened before the end may still be in the queue.
+            let mut rest = 200;
+            while rest > 0 {
+                rest -= u32::from(told.load(Ordering::SeqCst));
                 let Ok(length) = socket.read(&mut frame) else {
+                    rest = if told.load(Ordering::SeqCst) { 0 } else { rest };
                     continue;
                 };
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -107,6 +107,10 @@ impl Form {
             (true, false) => router["min_hop_limit"] = json!(64),
             _ => {}
         }
+        if !self.multicast {
+            // It does not speak it: then the protocol alone counts.
+            router["liveness"] = json!({"key": "0123456789abcdef"});
+        }
         config
     }
 

@@ -183,7 +183,7 @@ impl Lab {
     }
 
     /// Which node answers the client at an address; none when nobody does in time.
-    fn who_answers(&self, address: IpAddr) -> Option<String> {
+    pub(crate) fn who_answers(&self, address: IpAddr) -> Option<String> {
         let any = if address.is_ipv6() {
             "[::]:0"
         } else {

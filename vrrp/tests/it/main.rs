@@ -11,6 +11,7 @@
     reason = "a test, which clippy does not see without the standard harness"
 )]
 
+mod accept;
 mod capture;
 mod dataplane;
 mod excluded;
@@ -19,6 +20,7 @@ mod flood;
 mod group;
 mod interop;
 mod lab;
+mod liveness;
 mod operation;
 mod sys;
 mod takeover;
@@ -98,9 +100,11 @@ fn harness() -> ExitCode {
         takeover::TESTS,
         faults::TESTS,
         operation::TESTS,
+        accept::TESTS,
         excluded::TESTS,
         flood::TESTS,
         group::TESTS,
+        liveness::TESTS,
         wire::TESTS,
         interop::TESTS,
     ]

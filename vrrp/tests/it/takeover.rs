@@ -245,6 +245,13 @@ fn partition_and_heal() {
     });
     lab.answered_by("a");
     assert_eq!(lab.a.status().routers[0].transitions, 1);
+    // How long both were Active within hearing is told once b is quiet; b itself has nothing to tell.
+    let events = |node: &crate::lab::Node| node.request("GET", "/events?since=0", "").1;
+    wait_until("the end of the split to be told", || {
+        events(&lab.a).contains("\"rival_gone\"")
+    });
+    assert!(lab.a.metric("krater_vrrp_rival_seconds_total") < 60.0);
+    assert!(!events(&lab.b).contains("\"rival_gone\""));
 }
 
 fn lost_carrier() {

@@ -94,17 +94,7 @@ pub(crate) struct Programs {
 impl Programs {
     /// A peer's command, which finds its libraries whether installed or only unpacked.
     fn peer(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        if program.starts_with(&self.tree) {
-            let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-            let libraries = [
-                self.tree.join("usr/lib").join(&triple),
-                self.tree.join("lib").join(&triple),
-            ];
-            let joined = libraries.map(|p| p.display().to_string()).join(":");
-            command.env("LD_LIBRARY_PATH", joined);
-        }
-        command
+        unpacked(program, &self.tree)
     }
 
     /// First line of what a program says of its version.
@@ -140,6 +130,21 @@ impl Programs {
             )
         })
     }
+}
+
+/// A command for a program that may be unpacked in `tree`, with its libraries beside it.
+pub(crate) fn unpacked(program: &Path, tree: &Path) -> Command {
+    let mut command = Command::new(program);
+    if program.starts_with(tree) {
+        let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+        let libraries = [
+            tree.join("usr/lib").join(&triple),
+            tree.join("lib").join(&triple),
+        ];
+        let joined = libraries.map(|p| p.display().to_string()).join(":");
+        command.env("LD_LIBRARY_PATH", joined);
+    }
+    command
 }
 
 /// What a load balancer is to do.

@@ -84,9 +84,25 @@ fn events(state: &str, now: Time, preempt: bool) -> Vec<(&'static str, Event)> {
         ("no peers any more", configure(json!({"peers": []}))),
         ("the group takes over", Event::TakeOver),
         ("the group gives up", Event::GiveUp),
+        ("the session with .1 died", dead(PEER)),
+        ("the session with .3 died", dead(OTHER)),
+        (
+            "the session with .1 is up",
+            Event::PeerAlive(PEER.parse().unwrap()),
+        ),
         ("handover", Event::HandOver(Span::ZERO)),
         ("shutdown", Event::Shutdown),
     ]
+}
+
+/// Heard last when the Active was, and heartbeats of 30 ms.
+fn dead(peer: &str) -> Event {
+    Event::PeerDead {
+        peer: peer.parse().unwrap(),
+        spoke: at(1_000),
+        silence: Span::from_millis(90),
+        beat: Span::from_millis(30),
+    }
 }
 
 /// When the event happens.

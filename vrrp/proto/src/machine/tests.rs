@@ -265,7 +265,7 @@ fn active_row() {
     };
     row(json!({}), Event::Startup, &[], Active);
     row(json!({}), Event::Faults(Faults::NONE), &[], Active);
-    row(json!({}), hears(PEER, 0), &["send 90"], Active);
+    row(json!({}), hears(PEER, 0), &["send 90", "announce"], Active);
     let rival =
         |priority| format!("note: 192.0.2.1 is Active too, with losing priority {priority}");
     for priority in [1, 89, 90] {
@@ -273,7 +273,7 @@ fn active_row() {
         row(
             json!({}),
             hears(PEER, priority),
-            &[&rival(priority), "send 90"],
+            &[&rival(priority), "send 90", "announce"],
             Active,
         );
     }
@@ -511,6 +511,24 @@ fn an_active_that_stood_still_listens_first() {
 }
 
 #[test]
+fn with_a_liveness_session_peers_take_over_sooner_and_so_is_a_stall() {
+    let lively = json!({"liveness": {"interval": 30, "key": "0123456789abcdef"}});
+    for (changes, silence, listens) in [
+        (json!({}), 200, false),
+        (json!({}), 301, true),
+        (lively.clone(), 190, false),
+        (lively, 191, true),
+    ] {
+        let mut machine = machine("Active", changes);
+        machine.handle(at(1_000 + silence), Event::Timeout);
+        let stalled = outputs(&mut machine)
+            .iter()
+            .any(|text| text.contains("late"));
+        assert_eq!(stalled, listens, "{silence}");
+    }
+}
+
+#[test]
 fn an_active_that_stood_still_alone_goes_on() {
     let mut machine = machine("Active", json!({}));
     machine.handle(at(1_500), Event::Timeout);
@@ -612,8 +630,37 @@ fn split_brain_is_announced_once_a_second() {
             }
         }
     }
-    assert_eq!(announced, [1_000, 2_000, 3_000]);
+    assert_eq!(announced, [10, 1_010, 2_010]);
     assert_eq!(adverts, 300, "one answer to each, no more");
+}
+
+#[test]
+fn how_long_a_rival_was_there_is_told_once_it_is_gone() {
+    let gone = |text: &str| text.contains("is not Active any more");
+    let mut machine = machine("Active", json!({}));
+    for millis in [1_020, 1_120, 1_220] {
+        let now = at(millis);
+        machine.handle(now, Event::Heard(heard(PEER, 50, now)));
+        assert!(!outputs(&mut machine).iter().any(|text| gone(text)));
+    }
+    let all = run_until(&mut machine, at(9_000));
+    let told: Vec<_> = all.iter().filter(|(_, text)| gone(text)).collect();
+    let [(when, text)] = told[..] else {
+        panic!("{told:?}");
+    };
+    assert!(text.ends_with("it was heard for 200 ms"), "{text}");
+    // The first advert of ours more than three intervals later.
+    assert_eq!(*when, 1_620);
+    // One that resigns is gone at once.
+    let now = at(9_050);
+    machine.handle(now, Event::Heard(heard(PEER, 50, now)));
+    let now = at(9_090);
+    machine.handle(now, Event::Heard(heard(PEER, 0, now)));
+    let told = outputs(&mut machine);
+    assert!(
+        told.iter().any(|text| text.ends_with("for 40 ms")),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -664,7 +711,7 @@ fn a_stop_serves_until_the_successor_was_heard() {
     assert_eq!(outputs(&mut machine), ["send 0"]);
     // Repeated, in case it was lost; no announcement, no advert.
     let all = run_until(&mut machine, at(1_079));
-    assert_eq!(all, [(1_075, "send 0".into())]);
+    assert_eq!(all, [(1_052, "send 0".into())]);
     machine.handle(at(1_080), Event::Heard(heard(PEER, 80, at(1_080))));
     machine.handle(at(1_090), Event::Heard(heard(PEER, 80, at(1_090))));
     assert_eq!(outputs(&mut machine), [""; 0]);
@@ -688,7 +735,32 @@ fn a_stop_without_a_successor_ends_after_the_longest_skew() {
         last[last.len() - 2..],
         ["remove 192.0.2.100", "Active→Initialize: shutdown"]
     );
-    assert_eq!(all.last().unwrap().0, 1_270, "two intervals and the linger");
+    let two_rounds = "of an interval and the time that a peer may be late, and the linger";
+    assert_eq!(all.last().unwrap().0, 1_310, "{two_rounds}");
+}
+
+/// keepalived begins its Skew_Time anew at each resignation, as RFC 9568 section 6.4.2 says.
+#[test]
+fn resignations_leave_any_peer_time_for_its_skew() {
+    for (changes, longest) in [
+        (json!({}), 100),
+        (json!({"advert_interval": 1}), 10),
+        (json!({"advert_interval": 100, "version": 2}), 1_000),
+    ] {
+        let mut machine = Machine::new(document(changes), at(0));
+        machine.handle(at(0), Event::Startup);
+        run_until(&mut machine, at(5_000));
+        machine.handle(at(5_000), Event::HandOver(Span::ZERO));
+        assert_eq!(outputs(&mut machine), ["send 0"]);
+        let all = run_until(&mut machine, at(9_000));
+        let resigned = all.iter().filter(|(_, text)| text == "send 0");
+        let times: Vec<u64> = [5_000].into_iter().chain(resigned.map(|r| r.0)).collect();
+        assert_eq!(times[1], 5_002, "one packet may be lost");
+        assert!(times.len() > 2, "both packets may be lost");
+        for pair in times[1..].windows(2) {
+            assert!(pair[1] - pair[0] > longest, "{times:?}");
+        }
+    }
 }
 
 #[test]
@@ -723,10 +795,10 @@ fn a_handover_without_a_successor_stays_active_and_says_so() {
     let mut machine = machine("Active", json!({}));
     machine.handle(at(1_050), Event::HandOver(Span::ZERO));
     outputs(&mut machine);
-    let all = run_until(&mut machine, at(1_270));
+    let all = run_until(&mut machine, at(1_310));
     let last: Vec<&str> = all.iter().map(|(_, text)| text.as_str()).collect();
     let effects = [
-        "note: no peer took over within 220 ms: staying Active",
+        "note: no peer took over within 260 ms: staying Active",
         "send 90",
         "announce",
     ];
@@ -768,4 +840,84 @@ fn a_straggler_of_the_predecessor_is_ignored() {
     machine.handle(due, Event::Timeout);
     machine.handle(due, Event::Heard(heard(OTHER, 100, due)));
     assert_eq!(machine.state(), RouterState::Backup);
+}
+
+fn dead(peer: &str, spoke: u32, beat: u32) -> Event {
+    Event::PeerDead {
+        peer: peer.parse().unwrap(),
+        spoke: at(spoke),
+        silence: Span::from_millis(3 * beat),
+        beat: Span::from_millis(beat),
+    }
+}
+
+#[test]
+fn a_dead_session_shortens_the_wait_for_an_overdue_advert() {
+    let mut machine = machine("Backup", json!({}));
+    // The last advert came at 1,000 ms: the next one, due at 1,100 ms, is a heartbeat late at 1,130 ms.
+    machine.handle(at(1_080), dead(PEER, 990, 30));
+    let all = run_until(&mut machine, at(1_200));
+    let reason = "Backup→Active: 192.0.2.1 is dead: no heartbeat, and no advertisement for 130 ms";
+    let takeover = all.iter().find(|(_, text)| text == reason);
+    assert_eq!(takeover.unwrap().0, 1_130);
+}
+
+#[test]
+fn an_advert_speaks_against_the_death_of_a_session() {
+    // It came since.
+    let mut one = machine("Backup", json!({}));
+    one.handle(at(1_080), dead(PEER, 900, 30));
+    assert_eq!(one.poll_timeout(), Some(at(1_364) + Span::from_micros(843)));
+    // It comes after the verdict and before it is overdue.
+    let mut two = machine("Backup", json!({}));
+    two.handle(at(1_080), dead(PEER, 990, 30));
+    two.handle(at(1_100), Event::Heard(heard(PEER, 100, at(1_100))));
+    assert_eq!(two.poll_timeout(), Some(at(1_464) + Span::from_micros(843)));
+    // It was only late.
+    let mut late = machine("Backup", json!({}));
+    late.handle(at(1_080), dead(PEER, 990, 30));
+    late.handle(at(1_081), Event::PeerAlive(OTHER.parse().unwrap()));
+    assert_eq!(late.poll_timeout(), Some(at(1_130)));
+    late.handle(at(1_081), Event::PeerAlive(PEER.parse().unwrap()));
+    assert_eq!(
+        late.poll_timeout(),
+        Some(at(1_364) + Span::from_micros(843))
+    );
+    // It is another one's session.
+    let mut three = machine("Backup", json!({"peers": [PEER, OTHER]}));
+    three.handle(at(1_080), dead(OTHER, 990, 30));
+    assert_eq!(
+        three.poll_timeout(),
+        Some(at(1_364) + Span::from_micros(843))
+    );
+}
+
+#[test]
+fn adverts_that_are_rare_are_not_waited_for_and_of_several_the_best_is_first() {
+    let slow = json!({"advert_interval": 100});
+    let mut machine = Machine::new(document(slow), at(0));
+    machine.handle(at(0), Event::Startup);
+    let mut advert = heard(PEER, 100, at(1_000));
+    advert.interval = Centiseconds::new(100).unwrap();
+    machine.handle(at(1_000), Event::Heard(advert));
+    machine.handle(at(1_200), dead(PEER, 1_110, 30));
+    assert_eq!(machine.poll_timeout(), Some(at(1_200)));
+    let due = |priority: u8| {
+        let peers = json!({"peers": [PEER, OTHER], "priority": priority});
+        let mut machine = self::machine("Backup", peers);
+        machine.handle(at(1_080), dead(PEER, 990, 30));
+        machine.poll_timeout().unwrap()
+    };
+    assert!(at(1_130) < due(90) && due(90) < due(80) && due(80) < at(1_160));
+}
+
+#[test]
+fn who_is_not_backup_does_not_care_for_sessions() {
+    for state in ["Initialize", "Fault", "Active"] {
+        let mut machine = machine(state, json!({}));
+        let before = machine.state();
+        machine.handle(at(1_050), dead(PEER, 990, 30));
+        assert_eq!(outputs(&mut machine), [""; 0]);
+        assert_eq!(machine.state(), before);
+    }
 }
