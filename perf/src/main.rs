@@ -24,6 +24,7 @@ mod origin;
 mod output;
 mod pattern;
 mod quote;
+mod sockets;
 mod sys;
 mod transport;
 mod vrrp;

@@ -9,6 +9,7 @@ mod results;
 pub(crate) mod stats;
 pub(crate) mod table;
 pub(crate) mod topology;
+mod wire;
 mod workload;
 
 use anyhow::{Context, bail};
@@ -19,11 +20,12 @@ use report::{Cell, Report, Row};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use topology::Topology;
+use topology::{Place, Topology};
 use workload::{SMOKE, Service, Unit, Workload};
 
 use crate::calls::{self, Calls};
 use crate::load::Summary;
+use crate::sockets::Sockets;
 use crate::{cpu, html, output};
 
 /// Share of the weaker side's capacity at which CPU per unit is taken.
@@ -42,8 +44,8 @@ const FULL_PAIRS: u32 = 5;
 const FULL_SECONDS: f64 = 1.5;
 /// Bytes of a configuration that the report shows.
 const SHOWN: usize = 6_000;
-/// Seconds in which system calls are counted.
-const CALLS_FOR: &str = "0.5";
+/// Seconds in which system calls and bytes are counted.
+const COUNTED_FOR: &str = "0.5";
 /// Pairs of a row about changes: each takes ten seconds and more.
 const CHANGE_PAIRS: u32 = 3;
 /// What a measurement takes beside its seconds: idle baseline, start and stop, counters that settle.
@@ -501,7 +503,7 @@ impl Bench<'_> {
             }
         }
         if !fresh && work.unit != Unit::Latency {
-            self.calls(work, &living, &mut row)?;
+            self.counted(work, &living, &mut row)?;
         }
         row.judge(Who::Krater.name());
         if self.effort.smoke {
@@ -512,36 +514,44 @@ impl Bench<'_> {
         Ok(row)
     }
 
-    /// System calls, counted in a short run of their own.
-    fn calls(
+    /// System calls, and bytes as the kernel sees them, counted in a short run of their own.
+    fn counted(
         &mut self,
         work: &Workload,
         living: &[Contender],
         row: &mut Row,
     ) -> anyhow::Result<()> {
-        let tracepoint = match &self.tracepoint {
-            Ok(number) => *number,
-            Err(why) => {
-                row.doubts.push(format!("system calls not counted: {why}"));
-                return Ok(());
-            }
-        };
+        if let Err(why) = self.tracepoint {
+            row.doubts.push(format!("system calls not counted: {why}"));
+        }
         for contender in living.iter().filter(|c| c.pid().is_some()) {
             let mut args = own_args(work);
             if self.effort.smoke {
                 self.smoke(work, &mut args);
             } else {
-                args.extend(["--duration", CALLS_FOR].map(str::to_owned));
+                args.extend(["--duration", COUNTED_FOR].map(str::to_owned));
             }
             if let Some(rate) = row.rate {
                 args.extend(["--rate".to_owned(), format!("{rate:.3}")]);
             }
             let name = contender.who.name();
-            let mut calls = Calls::attach(tracepoint, &contender.pids())?;
-            let before = calls.count()?;
+            let mut sockets = self.sockets(contender).context(name)?;
+            let mut calls = match self.tracepoint {
+                Ok(number) => Some(Calls::attach(*number, &contender.pids())?),
+                Err(_) => None,
+            };
+            let before = calls.as_mut().map_or(Ok(0), Calls::count)?;
             let (summary, _) = self.checked(work, contender, &args).context(name)?;
+            let after = calls.as_mut().map_or(Ok(0), Calls::count)?;
+            if work.service != Service::Udp {
+                self.same_bytes(work, &summary, &mut sockets)
+                    .context(name)?;
+            }
+            if calls.is_none() {
+                continue;
+            }
             #[allow(clippy::cast_precision_loss)]
-            let n = (calls.count()? - before) as f64;
+            let n = (after - before) as f64;
             #[allow(clippy::cast_precision_loss)]
             let units = match work.unit {
                 Unit::Gigabyte => summary.total.body_bytes as f64 / 1e9,
@@ -551,6 +561,36 @@ impl Bench<'_> {
                 .insert(name.into(), n / units.max(f64::MIN_POSITIVE));
         }
         Ok(())
+    }
+
+    /// Counts at the load balancer's side of its connections to clients.
+    fn sockets(&self, contender: &Contender) -> anyhow::Result<Sockets> {
+        let port = contender.address.port();
+        let watched = self
+            .topology
+            .within(Place::Balancer, || Sockets::watch(port))?;
+        watched.context("watch the load balancer's sockets (sock_diag)")
+    }
+
+    /// The kernel must have seen at the load balancer what the client counted.
+    fn same_bytes(
+        &self,
+        work: &Workload,
+        client: &Summary,
+        sockets: &mut Sockets,
+    ) -> anyhow::Result<()> {
+        let end = Instant::now() + SETTLING;
+        loop {
+            let moved = self
+                .topology
+                .within(Place::Balancer, || sockets.count())?
+                .context("count the load balancer's sockets (sock_diag)")?;
+            match wire::compare(work, &client.total, &moved) {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > end => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// Little is enough to see that the work is done.
@@ -620,8 +660,16 @@ impl Bench<'_> {
             add("--pid", pid.to_string());
         }
         add("--core", core.to_string());
-        let (summary, origin_cpu) = self.checked(work, contender, &args)?;
         let memory = work.unit == Unit::IdleConnection;
+        // Elsewhere in a run of its own: it would be in the way of what is measured here.
+        let mut sockets = match memory && contender.pid().is_some() {
+            true => Some(self.sockets(contender)?),
+            false => None,
+        };
+        let (summary, origin_cpu) = self.checked(work, contender, &args)?;
+        if let Some(sockets) = &mut sockets {
+            self.same_bytes(work, &summary, sockets)?;
+        }
         if summary.requests == 0 && !memory {
             bail!("nothing was answered within {seconds} s: give more --seconds");
         }
