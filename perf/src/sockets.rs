@@ -240,7 +240,7 @@ mod tests {
         };
         // A socket ends a moment after its process has closed it.
         let mut moved = sockets.count().unwrap();
-        for _ in 0..500 {
+        for _ in 0..3_000 {
             if moved == expected {
                 break;
             }
