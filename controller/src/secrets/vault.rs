@@ -36,8 +36,9 @@ impl Vault {
                 return Err(error).with_context(|| path.display().to_string());
             }
             Err(_) if proof.is_some() => bail!(
-                "{}: the key of the stored secrets is not there; restore it from the backup of the \
-                 state folder: without it certificates cannot be given to amphorae",
+                "{}: the key of the stored secrets is not there; copy it from another controller of this \
+                 database, or restore it from the backup of the state folder: without it certificates \
+                 cannot be given to amphorae",
                 path.display()
             ),
             Err(_) => {
@@ -50,17 +51,22 @@ impl Vault {
                 Self::parse(&text)?
             }
         };
-        match proof {
+        let proof = match proof {
+            Some(proof) => proof,
             None => {
                 let proof = vault.seal(b"krater", PROOF).context("sealing failed")?;
-                meta::write(db.write(), PROOF, &proof).await?;
+                // Another controller may have begun at the same moment: its key counts then.
+                meta::write_first(db.write(), PROOF, &proof).await?;
+                let first = meta::read(db.read(), PROOF).await?;
+                first.context("the proof of the secrets' key was not kept")?
             }
-            Some(proof) if vault.open_sealed(&proof, PROOF).is_none() => bail!(
-                "{}: not the key under which the secrets of this database are sealed; restore the \
-                 right one from the backup of the state folder",
+        };
+        if vault.open_sealed(&proof, PROOF).is_none() {
+            bail!(
+                "{}: not the key under which the secrets of this database are sealed; copy that of another \
+                 controller of this database, or restore it from the backup of the state folder",
                 path.display()
-            ),
-            Some(_) => {}
+            );
         }
         Ok(vault)
     }

@@ -19,16 +19,31 @@ pub(crate) struct Controller {
 impl Controller {
     /// Starts one and waits until it is ready.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut controller = Self {
+        let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let mut controller = Self::new(arguments);
+        controller.up();
+        controller
+    }
+
+    /// Another one on the same database: it has the same key of secrets.
+    pub(crate) fn beside(first: &Self) -> Self {
+        let mut controller = Self::new(first.arguments.clone());
+        let (from, to) = (first.state_dir(), controller.state_dir());
+        std::fs::create_dir(&to).unwrap();
+        std::fs::copy(from.join("secrets.key"), to.join("secrets.key")).unwrap();
+        controller.up();
+        controller
+    }
+
+    fn new(arguments: Vec<String>) -> Self {
+        Self {
             folder: tempfile::tempdir().unwrap(),
-            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            arguments,
             child: None,
             api: Api {
                 address: ([127, 0, 0, 1], 0).into(),
             },
-        };
-        controller.up();
-        controller
+        }
     }
 
     /// Starts it (again) and waits until it is ready.

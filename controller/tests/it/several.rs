@@ -110,7 +110,9 @@ fn killed_in_turn(engine: Engine) {
     let server = Server::start(engine, Durability::Full);
     let url = server.url(DATABASE);
     let arguments = ["--database", url.as_str()];
-    let mut controllers = [Controller::start(&arguments), Controller::start(&arguments)];
+    let first = Controller::start(&arguments);
+    let second = Controller::beside(&first);
+    let mut controllers = [first, second];
     let apis: Apis = Arc::new(RwLock::new([controllers[0].api, controllers[1].api]));
     let acknowledged = Acknowledged::default();
     let stop = Arc::new(AtomicBool::new(false));

@@ -28,3 +28,21 @@ pub async fn write(db: &impl ConnectionTrait, name: &str, value: &str) -> Result
         .await?;
     Ok(())
 }
+
+/// Writes a fact unless it is there: the first of several writers wins.
+pub async fn write_first(db: &impl ConnectionTrait, name: &str, value: &str) -> Result<(), DbErr> {
+    let row = meta::ActiveModel {
+        name: Set(name.to_owned()),
+        value: Set(value.to_owned()),
+    };
+    meta::Entity::insert(row)
+        .on_conflict(
+            OnConflict::column(meta::Column::Name)
+                // MariaDB has no "do nothing": it keeps what is there.
+                .do_nothing_on([meta::Column::Name])
+                .to_owned(),
+        )
+        .exec_without_returning(db)
+        .await?;
+    Ok(())
+}
