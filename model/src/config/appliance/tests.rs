@@ -246,6 +246,7 @@ fn the_documentation_has_every_key() {
         keys::<VirtualRouter>(),
         keys::<TrackInterface>(),
         keys::<Announce>(),
+        keys::<Liveness>(),
         keys::<Route>(),
         keys::<Rule>(),
     ];
