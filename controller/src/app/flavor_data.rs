@@ -2,17 +2,14 @@
 //! balancer is made of it, so that what is stored is never taken for more than it says.
 
 use super::Error;
+use super::profile_data::{self, shown};
 use crate::config::Topology;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// As the attribute is called.
 pub const ATTRIBUTE: &str = "flavor_data";
-/// Longest text; upstream's limit.
-pub const MAX: usize = 4096;
 /// The one key.
 const TOPOLOGY: &str = "loadbalancer_topology";
-/// Longest part of a foreign text in a refusal.
-const SHOWN: usize = 255;
 
 /// Keys that have an effect, and upstream's words for them.
 pub const CAPABILITIES: &[(&str, &str)] = &[(
@@ -34,15 +31,11 @@ impl FlavorData {
     /// # Errors
     /// 400: no JSON object, a key without effect, a value that the key does not have.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let object: Option<Map<String, Value>> = serde_json::from_str(text).ok();
-        let object = object.ok_or_else(|| Error::option(shown(text), ATTRIBUTE))?;
         let mut data = Self::default();
-        for (key, value) in &object {
-            if key != TOPOLOGY {
-                return Err(Error::data_key_not_supported(&shown(key)));
-            }
+        profile_data::read(text, ATTRIBUTE, TOPOLOGY, |value| {
             data.topology = Some(topology(value)?);
-        }
+            Ok(())
+        })?;
         Ok(data)
     }
 }
@@ -56,10 +49,6 @@ fn topology(value: &Value) -> Result<Topology, Error> {
             .map_or_else(|| value.to_string(), str::to_owned);
         Error::option(shown(&text), TOPOLOGY)
     })
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]
@@ -111,7 +100,7 @@ mod tests {
                 "{said}"
             );
         }
-        assert!(refusal(&"[".repeat(MAX)).len() < 512);
+        assert!(refusal(&"[".repeat(profile_data::MAX)).len() < 512);
         assert!(refusal(&format!("{{\"{}\": 1}}", "ü".repeat(2000))).len() < 1024);
     }
 }

@@ -26,6 +26,7 @@ pub mod noop;
 pub mod not_supported;
 pub mod policy;
 pub mod pool;
+pub mod profile_data;
 pub mod quota;
 pub mod secret;
 pub mod shown;

@@ -4,7 +4,7 @@
 //! amphorae get the copy. So a secret that is removed afterwards takes nothing away from what is served,
 //! and neither a failover nor a later change needs it.
 
-use super::{AppState, Error, secret};
+use super::{AppState, Caller, Error, secret};
 use crate::db::query::bundle;
 use crate::secrets::bundle::{self as bundles, Bundle, Refused};
 use crate::secrets::vault::Vault;
@@ -95,6 +95,19 @@ fn owner(id: &str) -> String {
 pub fn open(vault: &Vault, row: &crate::db::entity::tls_bundle::Model) -> Option<Secret> {
     let bytes = vault.open_sealed(&row.sealed, &owner(&row.id))?;
     std::str::from_utf8(&bytes).ok().map(Secret::new)
+}
+
+/// Settings as the text of a row keeps them; `kind` and `id` are the row's.
+fn settings<T: serde::de::DeserializeOwned>(
+    kind: &str,
+    id: &str,
+    text: Option<&str>,
+) -> Result<Option<T>, Error> {
+    text.map(serde_json::from_str).transpose().map_err(|error| {
+        tracing::error!(kind, id, %error, "the row's TLS is damaged");
+        let text = format!("The {kind}'s TLS settings in the database are damaged.");
+        Error::new(http::StatusCode::INTERNAL_SERVER_ERROR, text)
+    })
 }
 
 /// References that a request sets. `None` keeps, `Some(None)` removes.
@@ -193,10 +206,11 @@ async fn one(
 /// Reads and checks what is set. `old` is what the object has now.
 async fn fetch(
     state: &AppState,
-    reader: Option<&str>,
+    caller: &Caller,
     set: Set<'_>,
     old: Option<&Copies>,
 ) -> Result<Fetched, Error> {
+    let reader = state.reader(caller);
     let removed_or_kept = |set: Option<Option<&String>>| !matches!(set, Some(Some(_)));
     if set.certificates.is_empty() && removed_or_kept(set.ca) && removed_or_kept(set.crl) {
         return Ok(Fetched::default());

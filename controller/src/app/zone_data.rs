@@ -2,16 +2,13 @@
 //! balancer is made in the zone, so that what is stored is never taken for more than it says.
 
 use super::Error;
-use serde_json::{Map, Value};
+use super::profile_data::{self, shown};
+use serde_json::Value;
 
 /// As the attribute is called.
 pub const ATTRIBUTE: &str = "availability_zone_data";
-/// Longest text; upstream's limit.
-pub const MAX: usize = 4096;
 /// The one key.
 const NETWORKS: &str = "valid_vip_networks";
-/// Longest part of a foreign text in a refusal.
-const SHOWN: usize = 255;
 
 /// Keys that have an effect, and upstream's words for them.
 pub const CAPABILITIES: &[(&str, &str)] = &[(
@@ -33,15 +30,11 @@ impl ZoneData {
     /// # Errors
     /// 400: no JSON object, a key without effect, a value that the key does not have.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let object: Option<Map<String, Value>> = serde_json::from_str(text).ok();
-        let object = object.ok_or_else(|| Error::option(shown(text), ATTRIBUTE))?;
         let mut data = Self::default();
-        for (key, value) in &object {
-            if key != NETWORKS {
-                return Err(Error::data_key_not_supported(&shown(key)));
-            }
+        profile_data::read(text, ATTRIBUTE, NETWORKS, |value| {
             data.networks = networks(value)?;
-        }
+            Ok(())
+        })?;
         Ok(data)
     }
 
@@ -62,10 +55,6 @@ fn networks(value: &Value) -> Result<Vec<String>, Error> {
     let list = value.as_array().ok_or_else(refuse)?;
     let id = |item: &Value| item.as_str().map(str::to_owned).ok_or_else(refuse);
     list.iter().map(id).collect()
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]
@@ -110,6 +99,6 @@ mod tests {
                 "{said}"
             );
         }
-        assert!(refusal(&"[".repeat(MAX)).len() < 512);
+        assert!(refusal(&"[".repeat(profile_data::MAX)).len() < 512);
     }
 }

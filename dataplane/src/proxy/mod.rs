@@ -13,8 +13,8 @@ use budget::budget;
 use krater_dataplane_core::http1::Refusal;
 use krater_dataplane_core::proxy_protocol;
 use krater_dataplane_core::shortage::Own;
-use krater_model::report;
 use krater_model::state::PoolProtocol;
+use krater_model::{MemberId, report};
 use record::Record;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -109,8 +109,19 @@ async fn connect(
         .map_err(|error| Unreached::Member(format!("TLS: {}", report(&error))))
 }
 
-/// Traffic to a member failed.
-fn failed(pool: &PoolView, guard: &MemberGuard) {
+/// Why nobody serves once all that may be tried were: what we were short of towards some, if anything.
+fn nobody(short: Option<Own>, tried: &[MemberId]) -> Refusal {
+    match short {
+        Some(own) => Refusal::Own(own),
+        None if tried.is_empty() => Refusal::NoMember,
+        None => Refusal::ConnectFailed,
+    }
+}
+
+/// A connect to a member failed.
+fn failed(pool: &PoolView, guard: &MemberGuard, reason: &str) {
+    guard.state().count_failure();
+    tracing::debug!(member.id = %guard.id(), reason, "connect failed");
     if guard.state().observe_failure(pool.conf.failures_in_a_row) {
         pool.runtime.changed();
         tracing::info!(

@@ -129,18 +129,12 @@ async fn reach(
             }
             Err(Unreached::Member(reason)) => {
                 record.unreached();
-                guard.state().count_failure();
-                super::failed(pool, &guard);
-                tracing::debug!(member.id = %guard.id(), reason, "connect failed");
+                super::failed(pool, &guard, &reason);
                 tried.push(guard.id());
             }
         }
     }
-    record.refused(match short {
-        Some(own) => Refusal::Own(own),
-        None if tried.is_empty() => Refusal::NoMember,
-        None => Refusal::ConnectFailed,
-    });
+    record.refused(super::nobody(short, &tried));
     Err(match short {
         Some(own) => own.reason().into(),
         None => format!("no member of pool {} can serve", pool.conf.id),

@@ -1,7 +1,7 @@
 //! TLS of a listener.
 
 use super::words::{self, ALPN, DEFAULT_VERSIONS, owned};
-use super::{Copies, Fetched, Set, fetch};
+use super::{Copies, Fetched, Set, fetch, settings};
 use crate::app::{AppState, Caller, Error};
 use crate::db::entity::listener as listener_row;
 use krater_model::state::{Hsts, ListenerTls as Desired};
@@ -106,24 +106,13 @@ pub(in crate::app) async fn prepare(
         ca: change.client_ca_ref.as_ref().map(Option::as_ref),
         crl: change.client_crl_ref.as_ref().map(Option::as_ref),
     };
-    fetch(
-        state,
-        state.reader(caller),
-        set,
-        old.as_ref().map(|old| &old.copies),
-    )
-    .await
+    fetch(state, caller, set, old.as_ref().map(|old| &old.copies)).await
 }
 
 impl ListenerTls {
     /// Of a row.
     pub fn of(row: &listener_row::Model) -> Result<Option<Self>, Error> {
-        let text = row.tls.as_deref();
-        text.map(serde_json::from_str).transpose().map_err(|error| {
-            tracing::error!(listener = row.id, %error, "the row's TLS is damaged");
-            let text = "The listener's TLS settings in the database are damaged.";
-            Error::new(http::StatusCode::INTERNAL_SERVER_ERROR, text)
-        })
+        settings("listener", &row.id, row.tls.as_deref())
     }
 
     /// What results from a change for a listener of this protocol; `None` where TLS does not end.

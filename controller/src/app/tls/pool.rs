@@ -2,7 +2,7 @@
 
 use super::listener::named;
 use super::words::{self, ALPN, DEFAULT_VERSIONS, owned};
-use super::{Copies, Fetched, Set, fetch};
+use super::{Copies, Fetched, Set, fetch, settings};
 use crate::app::{AppState, Caller, Error};
 use crate::db::entity::pool as pool_row;
 use krater_model::state::PoolTls as Desired;
@@ -65,24 +65,13 @@ pub(in crate::app) async fn prepare(
         ca: change.ca_ref.as_ref().map(Option::as_ref),
         crl: change.crl_ref.as_ref().map(Option::as_ref),
     };
-    fetch(
-        state,
-        state.reader(caller),
-        set,
-        old.as_ref().map(|old| &old.copies),
-    )
-    .await
+    fetch(state, caller, set, old.as_ref().map(|old| &old.copies)).await
 }
 
 impl PoolTls {
     /// Of a row.
     pub fn of(row: &pool_row::Model) -> Result<Option<Self>, Error> {
-        let text = row.tls.as_deref();
-        text.map(serde_json::from_str).transpose().map_err(|error| {
-            tracing::error!(pool = row.id, %error, "the row's TLS is damaged");
-            let text = "The pool's TLS settings in the database are damaged.";
-            Error::new(http::StatusCode::INTERNAL_SERVER_ERROR, text)
-        })
+        settings("pool", &row.id, row.tls.as_deref())
     }
 
     /// What results from a change for a pool of this protocol; `None` when there is nothing to keep.

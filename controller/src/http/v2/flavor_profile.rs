@@ -4,6 +4,7 @@ use super::page_answer;
 use crate::app::Error;
 use crate::app::flavor_data::{self, FlavorData};
 use crate::app::flavor_profile::{self as app, Change, New};
+use crate::app::profile_data;
 use crate::db::entity::flavor_profile;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
@@ -49,7 +50,7 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
 
 /// The text, if it says something that has an effect.
 fn data(body: &Body) -> Result<Field<String>, Error> {
-    let text = body.lines(flavor_data::ATTRIBUTE, flavor_data::MAX)?;
+    let text = body.lines(flavor_data::ATTRIBUTE, profile_data::MAX)?;
     if let Field::Set(text) = &text {
         FlavorData::parse(text)?;
     }

@@ -2,6 +2,7 @@
 
 use super::page_answer;
 use crate::app::Error;
+use crate::app::profile_data;
 use crate::app::zone_data::{self, ZoneData};
 use crate::app::zone_profile::{self as app, Change, New};
 use crate::db::entity::availability_zone_profile;
@@ -56,7 +57,7 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
 
 /// The text, if it says something that has an effect.
 fn data(body: &Body) -> Result<Field<String>, Error> {
-    let text = body.lines(zone_data::ATTRIBUTE, zone_data::MAX)?;
+    let text = body.lines(zone_data::ATTRIBUTE, profile_data::MAX)?;
     if let Field::Set(text) = &text {
         ZoneData::parse(text)?;
     }

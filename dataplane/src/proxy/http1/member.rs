@@ -151,18 +151,12 @@ pub(super) async fn obtain(
             }
             Err(Unreached::Member(error)) => {
                 record.unreached();
-                guard.state().count_failure();
-                proxy::failed(pool, &guard);
-                tracing::debug!(member = %id, error, "connect failed");
+                proxy::failed(pool, &guard, &error);
                 tried.push(id);
             }
         }
     }
-    Err(Some(match short {
-        Some(own) => Refusal::Own(own),
-        None if tried.is_empty() => Refusal::NoMember,
-        None => Refusal::ConnectFailed,
-    }))
+    Err(Some(proxy::nobody(short, &tried)))
 }
 
 /// The PROXY protocol names one client per connection, so the connection is that client's alone.
