@@ -4,8 +4,9 @@
 //! not touch: interfaces, addresses, routes, sysctls. The VIPs of `[[vrrp]]` are vrrp's.
 //!
 //! Tasks: one supervises each child, one gives a child that came up its part, one serves the control
-//! socket. A new file is taken by one at a time.
+//! socket, one gives the data plane new addresses of names. A new file is taken by one at a time.
 
+mod names;
 mod server;
 
 use crate::apply::{Family, PushError};
@@ -15,22 +16,26 @@ use crate::supervise::{self, Event, Kind, Plan};
 use crate::{clock, control, memory};
 use anyhow::Context;
 use http::Method;
-use krater_model::config::appliance::{Appliance, FileError, Settings};
+use krater_model::config::appliance::{Appliance, Book, FileError, Settings};
 use krater_model::control::Applied;
 use krater_model::{Epoch, FieldError, Generation, Revision};
+
 use krater_telemetry::{LogControl, LogSettings, LogTarget};
+use names::Names;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Uid;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-pub(crate) use server::{RELOAD, SOCKET};
+pub(crate) use names::NameStatus;
+pub(crate) use server::{Drain, RELOAD, SOCKET};
 
 /// Largest certificate file that is read: bundles of all public CAs have 300 kB.
 const MAX_PEM: u64 = 4 * 1024 * 1024;
@@ -41,6 +46,10 @@ const REPUSH: Duration = Duration::from_secs(1);
 /// A VIP is handed over within three seconds at most.
 const VRRP_ENDS: Duration = Duration::from_secs(6);
 const DATAPLANE_ENDS: Duration = Duration::from_secs(3);
+/// What the data plane needs beyond a drain's deadline, to close what is left.
+const DRAIN_SLACK: Duration = Duration::from_secs(3);
+/// A document waits so long for names that were never asked for; it then goes without their addresses.
+const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Why a file is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +100,8 @@ fn pem(path: &Path) -> io::Result<String> {
 
 /// What only the children know to be wrong.
 fn judge(file: &Appliance) -> Result<(), FieldError> {
-    let snapshot = serde_json::to_vec(&file.snapshot(Revision::default()));
+    let snapshot = file.snapshot(Revision::default(), &Book::default());
+    let snapshot = serde_json::to_vec(&snapshot);
     let snapshot = snapshot.map_err(|error| FieldError::new("file", error.to_string()))?;
     krater_dataplane::check(&snapshot)?;
     krater_vrrp::check(&file.vrrp_config(Revision::default())).map_err(of_vrrp)
@@ -190,7 +200,12 @@ struct Running {
     only: Option<Only>,
     children: Arc<Children>,
     events: mpsc::Sender<Event>,
+    names: Arc<Names>,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// An operator's word to end, with the drain's deadline if it names one.
+    end: mpsc::Sender<Option<Duration>>,
+    /// Milliseconds, of the file in force; read while a reload may hold all else.
+    drain_timeout: AtomicU32,
     /// Held while a child is given something.
     force: Mutex<Force>,
 }
@@ -199,6 +214,8 @@ struct Running {
 #[derive(Debug)]
 struct Force {
     file: Appliance,
+    /// Addresses of the file's names.
+    book: Book,
     generation: u64,
     /// Children that are supervised.
     kinds: Vec<Kind>,
@@ -229,14 +246,21 @@ async fn serve(
     let listener = server::listen().context("make the control socket")?;
     let children = Children::new(plan(&file.settings), log);
     let (events, inbox) = mpsc::channel(EVENTS);
+    let (end, mut ended) = mpsc::channel(1);
+    let names = Names::new();
+    names.follow(file.hosts.names(), &file.settings.resolver);
     let running = Arc::new(Running {
         path,
         only,
         children: Arc::new(children),
         events,
+        names,
         tasks: std::sync::Mutex::default(),
+        end,
+        drain_timeout: AtomicU32::new(file.settings.drain_timeout.value()),
         force: Mutex::new(Force {
             file,
+            book: Book::default(),
             generation: 0,
             kinds: Vec::new(),
         }),
@@ -244,18 +268,26 @@ async fn serve(
     running.start(&mut *running.force.lock().await);
     running.task(follow(Arc::clone(&running), inbox));
     running.task(server::serve(Arc::clone(&running), listener));
+    running.task(follow_names(Arc::clone(&running)));
     memory::give_back();
     let (config, version) = (running.path.display(), krater_telemetry::version());
     tracing::info!(%config, version, "appliance runs");
-    loop {
+    let deadline = loop {
         tokio::select! {
             _ = hangup.recv() => drop(running.reload().await),
             _ = reopen.recv() => running.reopen_logs().await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            Some(deadline) = ended.recv() => break deadline,
         }
-    }
-    running.stop().await;
+    };
+    let again = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    running.stop(deadline, again).await;
     tracing::info!("appliance ends");
     Ok(())
 }
@@ -301,9 +333,14 @@ async fn supply(running: Arc<Running>, kind: Kind) {
             }
         }
         if !given {
+            if kind == Kind::Dataplane {
+                running.names.settled(FIRST_ANSWERS).await;
+            }
             let mut force = running.force.lock().await;
+            let Force { file, book, .. } = &mut *force;
+            book.follow(&file.hosts, &running.names.found());
             let revision = force.next();
-            match running.give(kind, &force.file, revision).await {
+            match running.give(kind, &force.file, &force.book, revision).await {
                 Ok(applied) => {
                     given = true;
                     tracing::info!(child = name, revision = %applied.revision, "file given");
@@ -320,6 +357,38 @@ async fn supply(running: Arc<Running>, kind: Kind) {
             return;
         }
         tokio::time::sleep(REPUSH).await;
+    }
+}
+
+/// Gives the data plane the addresses of names when they change, until it has them.
+async fn follow_names(running: Arc<Running>) {
+    let mut changes = running.names.changes();
+    let mut stale = false;
+    loop {
+        if stale {
+            let _either = tokio::time::timeout(REPUSH, changes.changed()).await;
+        } else if changes.changed().await.is_err() {
+            return;
+        }
+        let mut force = running.force.lock().await;
+        let Force { file, book, .. } = &mut *force;
+        stale |= book.follow(&file.hosts, &running.names.found());
+        let up = running.children.dataplane.running().borrow().is_some();
+        if !stale || !up || !force.kinds.contains(&Kind::Dataplane) {
+            stale = false; // one that comes up later gets all of it
+            continue;
+        }
+        let revision = force.next();
+        match running
+            .give(Kind::Dataplane, &force.file, &force.book, revision)
+            .await
+        {
+            Ok(_) => stale = false,
+            Err(PushError::Newer(_)) => {
+                force.generation = running.generation_of(Kind::Dataplane).await;
+            }
+            Err(error) => tracing::error!(%error, "addresses of names not given; trying again"),
+        }
     }
 }
 
@@ -352,10 +421,11 @@ impl Running {
         &self,
         kind: Kind,
         file: &Appliance,
+        book: &Book,
         revision: Revision,
     ) -> Result<Applied, PushError> {
         match kind {
-            Kind::Dataplane => self.children.snapshot(&file.snapshot(revision)).await,
+            Kind::Dataplane => self.children.snapshot(&file.snapshot(revision, book)).await,
             Kind::Vrrp => self.children.vrrp(&file.vrrp_config(revision)).await,
         }
     }
@@ -381,6 +451,11 @@ impl Running {
         match &result {
             Ok(()) => tracing::info!("file read anew"),
             Err(error) => {
+                let force = self.force.lock().await;
+                let file = &force.file;
+                self.names
+                    .follow(file.hosts.names(), &file.settings.resolver);
+
                 let reason = krater_model::report(error);
                 tracing::error!(reason, "file not read anew; what was in force stays");
             }
@@ -397,17 +472,23 @@ impl Running {
         };
         able(&file, self.only).map_err(refused)?;
         same_host(&force.file.settings, &file.settings).map_err(refused)?;
+        self.names
+            .follow(file.hosts.names(), &file.settings.resolver);
+        self.names.settled(FIRST_ANSWERS).await;
+        let mut book = force.book.clone();
+        book.follow(&file.hosts, &self.names.found());
         let kinds = force.kinds.clone();
         let mut changed = Vec::new();
         for kind in kinds {
             let revision = force.next();
-            let Err(error) = self.give(kind, &file, revision).await else {
+            let Err(error) = self.give(kind, &file, &book, revision).await else {
                 changed.push(kind);
                 continue;
             };
             for kind in changed {
                 let revision = force.next();
-                if let Err(error) = self.give(kind, &force.file, revision).await {
+                let given = self.give(kind, &force.file, &force.book, revision);
+                if let Err(error) = given.await {
                     tracing::error!(child = kind.name(), %error, "old file not given back");
                 }
             }
@@ -423,7 +504,9 @@ impl Running {
         {
             tracing::warn!(%error, "log level not set everywhere");
         }
-        force.file = file;
+        let drain_timeout = file.settings.drain_timeout.value();
+        self.drain_timeout.store(drain_timeout, Relaxed);
+        (force.file, force.book) = (file, book);
         self.start(&mut force);
         Ok(())
     }
@@ -437,10 +520,16 @@ impl Running {
         }
     }
 
-    /// Ends the children, vrrp first: the VIP goes to the peer while the data plane still serves.
-    async fn stop(&self) {
+    /// Ends the children, vrrp first: the VIP goes to the peer while the data plane still serves. What is open then
+    /// has until the deadline to end by itself, or until it is asked `again`.
+    async fn stop(&self, deadline: Option<Duration>, again: impl Future<Output = ()>) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(JoinHandle::abort);
+        let deadline = deadline.unwrap_or_else(|| {
+            let configured = self.drain_timeout.load(Relaxed);
+            Duration::from_millis(configured.into())
+        });
+        tokio::pin!(again);
         for (child, patience) in [
             (&self.children.vrrp, VRRP_ENDS),
             (&self.children.dataplane, DATAPLANE_ENDS),
@@ -450,11 +539,41 @@ impl Running {
                 continue;
             };
             let name = child.kind.name();
+            if child.kind == Kind::Dataplane && !deadline.is_zero() {
+                tokio::select! {
+                    biased;
+                    () = &mut again => {
+                        tracing::info!("asked again: what is open ends now");
+                    }
+                    () = drain(&running, deadline) => {}
+                }
+            }
             match supervise::stop(&running, patience).await {
                 Ok(()) => tracing::info!(child = name, "child ended"),
                 Err(error) => tracing::error!(child = name, %error, "child not ended"),
             }
         }
+    }
+}
+
+/// Lets the data plane end by itself: it accepts nothing more, and closes at the deadline what is left.
+async fn drain(running: &supervise::Running, deadline: Duration) {
+    let ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+    let body = serde_json::json!({ "deadline_ms": ms });
+    let socket = Kind::Dataplane.socket();
+    tracing::info!(deadline_ms = ms, "draining");
+    let asked = control::request(socket, Method::POST, "/drain", Some(&body), REPUSH);
+    if let Err(error) = asked.await {
+        let reason = krater_model::report(&error);
+        tracing::error!(reason, "the data plane does not drain: it ends now");
+        return;
+    }
+    let ended = supervise::ended(running);
+    if tokio::time::timeout(deadline + DRAIN_SLACK, ended)
+        .await
+        .is_err()
+    {
+        tracing::error!("the data plane is still there after its deadline");
     }
 }
 

@@ -169,6 +169,12 @@ pub(crate) enum CtlCommand {
     },
     /// Read an appliance's file anew. What is wrong with it is said, and changes nothing.
     Reload,
+    /// End an appliance: the VIPs go to the peer, nothing more is accepted, what is open may end by itself.
+    Drain {
+        /// Milliseconds until what is still open is closed. None: drain_timeout of the file.
+        #[arg(long)]
+        timeout: Option<u64>,
+    },
     /// Open the files of access logs anew, after they were moved away (logrotate). Done when it returns.
     ReopenLogs,
     /// Set the log level of the data plane and vrrp (of the agent: PUT /2.0/log-level).

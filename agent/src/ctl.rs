@@ -1,7 +1,7 @@
 //! `amphora ctl`: asks the children over their control sockets.
 #![allow(clippy::print_stdout, reason = "the answer of a command")]
 
-use crate::appliance;
+use crate::appliance::{self, NameStatus};
 use crate::cli::{CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting, VrrpCommand};
 use crate::control;
 use crate::server::logs;
@@ -39,12 +39,13 @@ pub(crate) fn run(args: CtlArgs) -> anyhow::Result<()> {
 async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
     Ok(match &args.command {
         CtlCommand::Status => {
-            let (dataplane, vrrp) = tokio::join!(dataplane(), vrrp());
+            let (dataplane, vrrp, names) = tokio::join!(dataplane(), vrrp(), names());
             match args.json {
                 true => {
                     let both = serde_json::json!({
                         "dataplane": dataplane.as_ref().ok(),
                         "vrrp": vrrp.as_ref().ok(),
+                        "names": names,
                     });
                     pretty(&both)?
                 }
@@ -52,7 +53,8 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                     let text = |r: anyhow::Result<String>| {
                         r.unwrap_or_else(|error| format!("{error:#}\n"))
                     };
-                    text(dataplane.map(|d| status(&d))) + &text(vrrp.map(|v| routers(&v)))
+                    let names: String = names.iter().map(name_line).collect();
+                    text(dataplane.map(|d| status(&d))) + &text(vrrp.map(|v| routers(&v))) + &names
                 }
             }
         }
@@ -125,6 +127,15 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                 .context("reload")?;
             String::new()
         }
+        CtlCommand::Drain { timeout } => {
+            let socket = Path::new(appliance::SOCKET);
+            let deadline_ms = *timeout;
+            let body = Some(&appliance::Drain { deadline_ms });
+            control::request(socket, Method::POST, "/drain", body, PATIENCE)
+                .await
+                .context("drain")?;
+            String::new()
+        }
         CtlCommand::ReopenLogs => {
             let socket = Kind::Dataplane.socket();
             control::request(socket, Method::POST, "/reopen-logs", None::<&()>, PATIENCE)
@@ -148,6 +159,28 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
 async fn dataplane() -> anyhow::Result<DataplaneStatus> {
     let status = control::get(Kind::Dataplane.socket(), "/status", PATIENCE).await;
     status.context("ask the data plane")
+}
+
+/// Names of an appliance's members; none where there is no appliance.
+async fn names() -> Vec<NameStatus> {
+    let socket = Path::new(appliance::SOCKET);
+    let names = control::get(socket, "/names", PATIENCE).await;
+    names.unwrap_or_default()
+}
+
+/// `name app.example: 192.0.2.7 192.0.2.8, asked again in 12 s (IPv6: no answer in 1s)`
+fn name_line(name: &NameStatus) -> String {
+    let addresses = name.found.addresses.iter();
+    let addresses: Vec<_> = addresses.map(ToString::to_string).collect();
+    let addresses = match addresses.is_empty() {
+        true => "no address".into(),
+        false => addresses.join(" "),
+    };
+    let problem = name.found.problem.as_ref();
+    let problem = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
+    let seconds = name.next_ms.div_ceil(1_000);
+    let name = &name.name;
+    format!("name {name}: {addresses}, asked again in {seconds} s{problem}\n")
 }
 
 async fn vrrp() -> anyhow::Result<VrrpStatus> {

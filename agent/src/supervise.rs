@@ -297,7 +297,7 @@ impl Child {
 }
 
 /// Waits for the end of a child; reaps it when it is ours.
-async fn ended(running: &Running) -> String {
+pub(crate) async fn ended(running: &Running) -> String {
     let pidfd = match running.pidfd.try_clone().and_then(sys::readable) {
         Ok(pidfd) => pidfd,
         Err(error) => return format!("cannot be watched: {error}"),

@@ -572,6 +572,7 @@ fn member(row: &member::Model) -> Built<Member> {
             .map(|port| ranged("monitor_port", port, Port::new))
             .transpose()?,
         connection_limit: None,
+        down: None,
     })
 }
 

@@ -184,7 +184,7 @@ impl Applier {
         let mut routes =
             views(table, &old, &places, &self.shared.access_logs).map_err(Refused::Invalid)?;
         // From here on nothing can be refused.
-        settle_health(&routes);
+        settle_health(&old, &routes);
         let (kept, fresh) = self.open_sockets(&mut routes);
         let routes = Arc::new(routes);
         let closing = closing(&old, &routes);
@@ -437,10 +437,23 @@ fn pool_view(
     })
 }
 
-/// Health survives a snapshot unless the pool got or lost its monitor.
-fn settle_health(routes: &Routes) {
-    for pool in routes.pools.values() {
+/// Health survives a snapshot unless the pool got or lost its monitor, or the member is probed elsewhere.
+fn settle_health(old: &Routes, routes: &Routes) {
+    let probed_at = |pool: &PoolView| {
+        let members = pool.members.iter();
+        let at = |m: &MemberView| (m.conf.id, m.conf.monitor_address);
+        members.map(at).collect::<HashMap<_, _>>()
+    };
+    for (id, pool) in &routes.pools {
+        let before = match old.pools.get(id) {
+            Some(before) if !Arc::ptr_eq(before, pool) => probed_at(before),
+            _ => HashMap::new(),
+        };
         for member in &pool.members {
+            let was_at = before.get(&member.conf.id);
+            if was_at.is_some_and(|at| *at != member.conf.monitor_address) {
+                member.state.moved();
+            }
             match (pool.conf.monitor.is_some(), member.state.probed()) {
                 (true, Probed::NoMonitor) => member.state.set_probed(Probed::Checking),
                 (false, _) => member.state.set_probed(Probed::NoMonitor),

@@ -21,6 +21,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("agent_toml", model::agent_toml),
     ("amphora_toml", model::amphora_toml),
     ("progress", model::progress),
+    ("dns_answer", model::dns_answer),
+    ("resolv_conf", model::resolv_conf),
     ("http1_request", http::request),
     ("http1_response", http::response),
     ("http1_chunked", http::chunked),

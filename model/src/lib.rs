@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod id;
+pub mod names;
 pub mod net;
 pub mod seal;
 pub mod secret;

@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// Debian packages that tests and benchmarks use, and the program that each must bring, below the tree or
 /// on the host (a package that the host has is not downloaded).
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("keepalived", "usr/sbin/keepalived"),
     ("curl", "usr/bin/curl"),
     ("python3-venv", "usr/bin/python3"),
@@ -22,6 +22,7 @@ const PACKAGES: [(&str, &str); 11] = [
     ("apache2-utils", "usr/bin/ab"),
     ("openssl", "usr/bin/openssl"),
     ("tshark", "usr/bin/tshark"),
+    ("dnsmasq-base", "usr/sbin/dnsmasq"),
     ("postgresql-15", "usr/lib/postgresql/15/bin/postgres"),
     ("mariadb-server-core", "usr/sbin/mariadbd"),
 ];

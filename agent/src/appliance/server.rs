@@ -1,12 +1,13 @@
-//! The appliance's control socket, for `amphora ctl reload`.
+//! The appliance's control socket: `POST /reload`, `POST /drain`, `GET /names`.
 
 use super::Running;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use krater_model::control::Refusal;
 use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +21,10 @@ use tokio::sync::Semaphore;
 pub(crate) const SOCKET: &str = "appliance.sock";
 /// Patience of who asks for a reload: both children take the largest document.
 pub(crate) const RELOAD: Duration = Duration::from_secs(40);
+/// A drain may take a day, as in the file.
+const MAX_DRAIN_MS: u64 = 86_400_000;
+/// A drain's body has less.
+const MAX_BODY: usize = 1_024;
 /// An operator has one connection, or a few.
 const CONNECTIONS: usize = 8;
 
@@ -37,6 +42,14 @@ pub(super) fn listen() -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Body of `POST /drain`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Drain {
+    /// None: as the file says.
+    pub(crate) deadline_ms: Option<u64>,
 }
 
 pub(super) async fn serve(running: Arc<Running>, listener: UnixListener) {
@@ -61,7 +74,7 @@ pub(super) async fn serve(running: Arc<Running>, listener: UnixListener) {
             let _place = place;
             let service = hyper::service::service_fn(move |request| {
                 let running = Arc::clone(&running);
-                async move { Ok::<_, Infallible>(answer(&running, &request).await) }
+                async move { Ok::<_, Infallible>(answer(&running, request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service);
@@ -84,8 +97,16 @@ fn may_use(stream: &UnixStream) -> bool {
     may
 }
 
-async fn answer(running: &Arc<Running>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(running: &Arc<Running>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, refusal) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/names") => {
+            let names = serde_json::to_vec(&running.names.status());
+            return Response::new(Full::from(names.unwrap_or_default()));
+        }
+        (&Method::POST, "/drain") => match drain(running, request).await {
+            Ok(()) => (StatusCode::NO_CONTENT, None),
+            Err(message) => (StatusCode::BAD_REQUEST, Some(("deadline_ms", message))),
+        },
         (&Method::POST, "/reload") => match running.reload().await {
             Ok(()) => (StatusCode::NO_CONTENT, None),
             Err(error) => {
@@ -105,4 +126,16 @@ async fn answer(running: &Arc<Running>, request: &Request<Incoming>) -> Response
     let mut answer = Response::new(Full::from(body.unwrap_or_default()));
     *answer.status_mut() = status;
     answer
+}
+
+/// Begins the end, as SIGTERM does.
+async fn drain(running: &Running, request: Request<Incoming>) -> Result<(), String> {
+    let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    let Drain { deadline_ms } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    if let Some(ms) = deadline_ms.filter(|ms| *ms > MAX_DRAIN_MS) {
+        return Err(format!("{ms} is out of range: use 0 to {MAX_DRAIN_MS}"));
+    }
+    let ending = running.end.try_send(deadline_ms.map(Duration::from_millis));
+    ending.map_err(|_| "the end has begun already".to_owned())
 }

@@ -87,6 +87,16 @@ impl MemberState {
         }
     }
 
+    /// It serves at another address from now on, of which nothing is known: what was found out at the old one goes,
+    /// what is counted stays.
+    pub fn moved(&self) {
+        if self.probed() != Probed::NoMonitor {
+            self.set_probed(Probed::Checking);
+        }
+        self.failures.store(0, Relaxed);
+        self.back.store(0, Relaxed);
+    }
+
     /// Called by the health machine's owner, and by [`Self::observe_failure`].
     pub fn set_probed(&self, probed: Probed) {
         self.probed.store(probed as u8, Relaxed);
@@ -213,7 +223,8 @@ impl MemberState {
 
     /// Whether connections that belong to the member by persistence may go on to it.
     pub fn serves(&self, conf: &MemberConf) -> bool {
-        conf.enabled && self.wish() != Wish::Maint && self.probed() != Probed::Down
+        let here = conf.enabled && conf.down.is_none();
+        here && self.wish() != Wish::Maint && self.probed() != Probed::Down
     }
 
     /// Whether new clients may be balanced to it.
@@ -226,6 +237,7 @@ impl MemberState {
         match self.probed() {
             _ if !conf.enabled || self.wish() == Wish::Maint => MemberHealth::Maint,
             Probed::Down => MemberHealth::Down,
+            _ if conf.down.is_some() => MemberHealth::Down,
             _ if self.weight(conf) == 0 || self.wish() == Wish::Drain => MemberHealth::Drain,
             Probed::NoMonitor => MemberHealth::NoCheck,
             Probed::Checking => MemberHealth::Checking,

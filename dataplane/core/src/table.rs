@@ -151,6 +151,8 @@ pub struct MemberConf {
     pub monitor_address: SocketAddr,
     /// Concurrent connections or requests; none is unlimited.
     pub connection_limit: Option<u32>,
+    /// Why it can serve nobody; then it is not probed either.
+    pub down: Option<String>,
     /// How logs of requests call it.
     pub label: String,
 }
@@ -329,6 +331,7 @@ fn compile_member(member: &Member) -> MemberConf {
             monitor_port.value(),
         ),
         connection_limit: member.connection_limit,
+        down: member.down.clone(),
         label: label(&member.name, member.id),
     }
 }

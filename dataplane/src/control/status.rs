@@ -61,6 +61,7 @@ pub(super) fn status(control: &Control, applier: &Applier) -> DataplaneStatus {
             id: member.conf.id,
             health: member.state.health(&member.conf),
             reason: match member.state.probed() {
+                _ if member.conf.down.is_some() => member.conf.down.clone().unwrap_or_default(),
                 _ if member.state.is_set() => "set by amphora ctl".into(),
                 Probed::NoMonitor => "no monitor".into(),
                 _ => control.probes.reason(member.conf.id),

@@ -8,7 +8,7 @@ mod http;
 mod ping;
 
 use crate::io::{ConnectError, is_own};
-use crate::runtime::{Shared, uptime};
+use crate::runtime::{MemberView, Shared, uptime};
 use crate::tls::Connector;
 use krater_dataplane_core::health::Health;
 use krater_dataplane_core::member::{MemberState, Probed};
@@ -143,11 +143,9 @@ impl Prober {
             let Some(monitor) = &pool.conf.monitor else {
                 continue;
             };
-            for member in pool
-                .members
-                .iter()
-                .filter(|m| m.conf.enabled && pool.conf.enabled && !pool.is_down())
-            {
+            let is_probed = |m: &&MemberView| m.conf.enabled && m.conf.down.is_none();
+            let serves = pool.conf.enabled && !pool.is_down();
+            for member in pool.members.iter().filter(is_probed).filter(|_| serves) {
                 let plan = Plan {
                     pool: pool.conf.id,
                     address: member.conf.monitor_address,
@@ -161,6 +159,12 @@ impl Prober {
                 let target = match previous {
                     Some(target) if *target.plan == plan => target,
                     previous => {
+                        // What is known of one address says nothing about another.
+                        let same = |t: &Target| t.plan.address == plan.address;
+                        if previous.as_ref().is_some_and(|t| !same(t)) {
+                            member.state.moved(); // the old one's last probe may have said something
+                        }
+                        let previous = previous.filter(same);
                         let record = previous.map(|t| Rc::clone(&t.record)).unwrap_or_default();
                         let spacing = SPACING.min(plan.monitor.delay.duration() / 64);
                         fresh += 1;

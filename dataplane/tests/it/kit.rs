@@ -291,6 +291,7 @@ pub(crate) fn member(address: SocketAddr) -> Member {
         monitor_address: None,
         monitor_port: None,
         connection_limit: None,
+        down: None,
     }
 }
 

@@ -3,11 +3,14 @@
 use krater_controller::config::Config;
 use krater_controller::tokens::Tokens;
 use krater_model::config::AgentConfig;
-use krater_model::config::appliance::Appliance;
+use krater_model::config::appliance::{Appliance, Book, MAX_ADDRESSES};
 use krater_model::control::{Progress, Snapshot};
+use krater_model::names::{AllFound, Found};
 use krater_model::secret::Secret;
+use krater_model::wire::dns::{self, Answer, AnswerError, Family, Name, Question};
 use krater_model::wire::heartbeat::Beat;
 use krater_model::{DesiredState, Revision};
+use std::net::IpAddr;
 
 /// A datagram as it arrives, and the same bytes as the body of a datagram that is authentic: what a
 /// stolen key could send.
@@ -58,13 +61,78 @@ pub(super) fn amphora_toml(data: &[u8]) {
         return;
     };
     if let Ok(file) = Appliance::parse(text, |path| Ok(format!("content of {path}"))) {
-        let snapshot = file.snapshot(Revision::default());
-        let json = serde_json::to_vec(&snapshot).unwrap_or_default();
+        // Before names are resolved, and with as many addresses as they have places, and one more.
+        let mut book = Book::default();
+        for number in 0..=u8::try_from(MAX_ADDRESSES).unwrap_or(u8::MAX) {
+            let snapshot = file.snapshot(Revision::default(), &book);
+            let json = serde_json::to_vec(&snapshot).unwrap_or_default();
+            assert_eq!(
+                Snapshot::parse(&json),
+                Ok(snapshot),
+                "a file is what a controller would send"
+            );
+            let addresses: Vec<IpAddr> = (0..=number).map(|n| [192, 0, 2, n].into()).collect();
+            let found = |name: Name| {
+                let addresses = addresses.clone();
+                let problem = None;
+                (name, Found { addresses, problem })
+            };
+            let all: AllFound = file.hosts.names().into_iter().map(found).collect();
+            if !book.follow(&file.hosts, &all) {
+                break;
+            }
+        }
+    }
+}
+
+/// What a name server sends, as the answer to a question for either family. The first two bytes are the question's id, which
+/// a blind attacker does not know, but who is on the path does.
+pub(super) fn dns_answer(data: &[u8]) {
+    let Some((id, _)) = data.split_first_chunk::<2>() else {
+        return;
+    };
+    let Ok(name) = "app.example".parse::<Name>() else {
+        return;
+    };
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let question = Question {
+            id: u16::from_be_bytes(*id),
+            name: name.clone(),
+            family,
+        };
+        match question.read(data) {
+            Ok(Answer::Addresses { addresses, ttl }) => {
+                assert!((1..=dns::MAX_ADDRESSES).contains(&addresses.len()));
+                assert!(
+                    ttl.as_secs() <= u64::from(i32::MAX.unsigned_abs()),
+                    "RFC 2181 section 8"
+                );
+                let fits = |ip: &IpAddr| ip.is_ipv4() == (family == Family::Ipv4);
+                assert!(
+                    addresses.iter().all(fits),
+                    "of the family that was asked for"
+                );
+            }
+            Ok(_) | Err(_) => {}
+        }
         assert_eq!(
-            Snapshot::parse(&json),
-            Ok(snapshot),
-            "a file is what a controller would send"
+            question.read(&question.encode()),
+            Err(AnswerError::Foreign),
+            "a question is no answer"
         );
+    }
+    // A name that is accepted is one that goes on the wire and comes back.
+    if let Ok(name) = String::from_utf8_lossy(data).parse::<Name>() {
+        assert_eq!(name.to_string().parse(), Ok(name));
+    }
+}
+
+/// A host's resolv.conf.
+pub(super) fn resolv_conf(data: &[u8]) {
+    let servers = krater_model::names::resolv_conf(&String::from_utf8_lossy(data));
+    assert!((1..=krater_model::names::MAX_SERVERS).contains(&servers.len()));
+    for server in servers {
+        assert_eq!(server.to_string().parse(), Ok(server));
     }
 }
 

@@ -9,9 +9,10 @@ use crate::SCHEMA;
 use crate::control::{Snapshot, VrrpConfig};
 use crate::error::FieldError;
 use crate::id::CertificateId;
+use crate::names::Resolver;
 use crate::secret::Secret;
 use crate::state::{Certificate, LoadBalancer, Timeouts, VirtualRouter, check};
-use crate::units::Revision;
+use crate::units::{Millis, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -21,6 +22,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+mod hosts;
+
+pub use hosts::{Book, Hosts, MAX_ADDRESSES};
 
 /// Largest file that is read, in bytes: thousands of members.
 pub const MAX_FILE: usize = 4 * 1024 * 1024;
@@ -38,6 +43,8 @@ pub struct Appliance {
     pub certificates: Vec<Certificate>,
     /// Virtual routers.
     pub vrrp: Vec<VirtualRouter>,
+    /// Members that are given by name, which stand in `load_balancers` without an address.
+    pub hosts: Hosts,
     places: Places,
 }
 
@@ -66,6 +73,19 @@ pub struct Settings {
     /// JSON lines instead of text.
     #[serde(default)]
     pub log_json: bool,
+    /// At the end, open connections have so long to end by themselves; 0: none. At most a day.
+    #[serde(default = "drain_timeout")]
+    pub drain_timeout: Millis,
+    /// How names of members are resolved.
+    #[serde(default)]
+    pub resolver: Resolver,
+}
+
+/// A drain may take a day at most, as the data plane says too.
+const MAX_DRAIN: u32 = 86_400_000;
+
+fn drain_timeout() -> Millis {
+    Millis::literal(5_000)
 }
 
 fn run_dir() -> PathBuf {
@@ -120,14 +140,17 @@ impl Appliance {
             read,
             known: HashMap::new(),
             certificates: BTreeMap::new(),
+            hosts: Hosts::default(),
         };
         complete(&mut load_balancers, &mut reader)?;
-        let certificates: Vec<_> = reader.certificates.into_values().collect();
+        let certificates = std::mem::take(&mut reader.certificates);
+        let certificates: Vec<_> = certificates.into_values().collect();
         let this = Self {
             settings: typed(Value::Object(root)).map_err(unroot)?,
             load_balancers: typed(load_balancers).map_err(|e| e.within("load_balancers"))?,
             vrrp: typed(vrrp).map_err(|e| e.within("vrrp"))?,
             certificates,
+            hosts: reader.hosts,
             places,
         };
         this.check()?;
@@ -154,16 +177,22 @@ impl Appliance {
             );
             return Err(FieldError::new("log_level", why));
         }
+        if settings.drain_timeout.value() > MAX_DRAIN {
+            let drain = settings.drain_timeout.value();
+            let why = format!("{drain} ms is out of range: use 0 to {MAX_DRAIN}");
+            return Err(FieldError::new("drain_timeout", why));
+        }
+        hosts::check(&settings.resolver).map_err(|e| e.within("resolver"))?;
         check::appliance(&self.load_balancers, &self.certificates, &self.vrrp)
     }
 
-    /// The data plane's part.
-    pub fn snapshot(&self, revision: Revision) -> Snapshot {
+    /// The data plane's part, with the addresses of names that `book` has.
+    pub fn snapshot(&self, revision: Revision, book: &Book) -> Snapshot {
         Snapshot {
             schema: SCHEMA,
             revision,
             request_id: format!("file-{revision}"),
-            load_balancers: self.load_balancers.clone(),
+            load_balancers: self.hosts.expand(&self.load_balancers, book),
             certificates: self.certificates.clone(),
         }
     }
@@ -309,6 +338,7 @@ struct Reader<F> {
     /// What each path was replaced by.
     known: HashMap<String, String>,
     certificates: BTreeMap<String, Certificate>,
+    hosts: Hosts,
 }
 
 impl<F: FnMut(&str) -> Result<String, String>> Reader<F> {
@@ -437,9 +467,9 @@ fn complete<F: FnMut(&str) -> Result<String, String>>(
         let own = name(lb, at, format!("load-balancer-{}", i + 1), &mut taken)?;
         identify(lb, at, "load balancer", &[&own])?;
         let mut pools = HashMap::new();
-        for (i, (pool, at)) in tables(lb, "pools", at).into_iter().enumerate() {
-            let name = name(pool, &at, format!("pool-{}", i + 1), &mut pools)?;
-            self::pool(pool, &at, [&own, &name], reader)?;
+        for (p, (pool, at)) in tables(lb, "pools", at).into_iter().enumerate() {
+            let name = name(pool, &at, format!("pool-{}", p + 1), &mut pools)?;
+            self::pool(pool, &at, [&own, &name], [i, p], reader)?;
         }
         let mut listeners = HashMap::new();
         for (listener, at) in tables(lb, "listeners", at) {
@@ -463,6 +493,7 @@ fn pool<F: FnMut(&str) -> Result<String, String>>(
     pool: &mut Map<String, Value>,
     at: &str,
     names: [&str; 2],
+    place: [usize; 2],
     reader: &mut Reader<F>,
 ) -> Result<(), FieldError> {
     identify(pool, at, "pool", &names)?;
@@ -494,8 +525,12 @@ fn pool<F: FnMut(&str) -> Result<String, String>>(
         }
     }
     let mut taken = HashMap::new();
-    for (member, at) in tables(pool, "members", at) {
-        let address = text(member, "address").unwrap_or_default();
+    for (m, (member, at)) in tables(pool, "members", at).into_iter().enumerate() {
+        let host = hosts::of_table(member, &at)?;
+        let address = match &host {
+            Some(host) => host.name().to_owned(),
+            None => text(member, "address").unwrap_or_default().to_owned(),
+        };
         let port = member.get("port").map(Value::to_string).unwrap_or_default();
         let words = match address.contains(':') {
             true => format!("[{address}]:{port}"),
@@ -503,6 +538,12 @@ fn pool<F: FnMut(&str) -> Result<String, String>>(
         };
         let name = name(member, &at, words, &mut taken)?;
         identify(member, &at, "member", &[lb, own, &name])?;
+        if let Some(host) = host {
+            let [b, p] = place;
+            reader
+                .hosts
+                .add(host, member, &at, ([b, p, m], [lb, own, &name]), &mut taken)?;
+        }
         default(member, "weight", 1.into());
     }
     Ok(())

@@ -314,9 +314,19 @@ fn pool(pool: &Pool, certificates: &HashSet<&CertificateId>) -> Checked {
     Ok(())
 }
 
-/// Limits of members, and what those who wait for them may.
+/// Limits of members, why they are down, and what those who wait for them may.
 fn queue(pool: &Pool) -> Checked {
     for (m, member) in pool.members.iter().enumerate() {
+        if let Some(down) = &member.down
+            && !(1..=Member::MAX_DOWN).contains(&down.len())
+        {
+            let why = format!(
+                "{} bytes: give a reason of 1 to {} bytes, or leave it out",
+                down.len(),
+                Member::MAX_DOWN
+            );
+            return Err(FieldError::new(format!("members[{m}].down"), why));
+        }
         if member.connection_limit == Some(0) {
             let why = "use at least 1, or leave it out; weight 0 drains a member";
             let field = format!("members[{m}].connection_limit");

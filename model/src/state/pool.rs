@@ -184,6 +184,15 @@ pub struct Member {
     /// [`PoolOptions::queue_limit`]. None is unlimited. Probes do not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_limit: Option<u32>,
+    /// Why it can serve nobody for now, 1 to [`Self::MAX_DOWN`] bytes: it is down with this reason, and not probed.
+    /// An appliance says so of a name without an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
+}
+
+impl Member {
+    /// The longest reason of `down`: a line of a status.
+    pub const MAX_DOWN: usize = 500;
 }
 
 /// Active health checks of a pool's members.

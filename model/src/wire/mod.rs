@@ -1,4 +1,5 @@
 //! Contracts between controller and amphora. The public REST types live in the controller.
 pub mod agent;
+pub mod dns;
 pub mod heartbeat;
 pub mod liveness;

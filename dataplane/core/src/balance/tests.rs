@@ -31,6 +31,7 @@ fn member(n: u128, weight: u16) -> Fake {
             backup: false,
             monitor_address: address,
             connection_limit: None,
+            down: None,
             label: String::new(),
         },
         state: MemberState::new(id, Probed::NoMonitor),

@@ -20,6 +20,7 @@ fn member() -> Member {
         monitor_address: None,
         monitor_port: Some(Port::new(81).unwrap()),
         connection_limit: None,
+        down: None,
     }
 }
 

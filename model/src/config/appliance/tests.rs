@@ -1,5 +1,6 @@
 use super::*;
-use crate::state::{Algorithm, L7Action};
+use crate::names::{AllFound, Found};
+use crate::state::{Algorithm, L7Action, Member};
 use crate::units::{Epoch, Generation};
 
 const GOOD: &str = r#"
@@ -87,7 +88,7 @@ fn a_file_is_what_a_controller_would_send() {
     assert_eq!(web.members[1].weight.value(), 3);
     assert_eq!(api.members[0].name, "[2001:db8:1::1]:80");
     // The same door as for a controller's document.
-    let snapshot = appliance.snapshot(revision());
+    let snapshot = appliance.snapshot(revision(), &Book::default());
     let json = serde_json::to_vec(&snapshot).unwrap();
     assert_eq!(Snapshot::parse(&json), Ok(snapshot));
     assert_eq!(appliance.vrrp_config(revision()).routers.len(), 1);
@@ -201,6 +202,204 @@ fn errors_name_line_field_value_and_fix() {
     }
 }
 
+/// Two members by address, one by name with three places.
+fn by_name() -> String {
+    GOOD.replace(
+        "{ address = \"10.0.0.1\", port = 80 }",
+        "{ address = \"10.0.0.1\", port = 80 }, { name = \"app\", host = \"App.example\", addresses = 3, port = 81 }",
+    )
+}
+
+fn found(addresses: &[&str], problem: Option<&str>) -> AllFound {
+    let found = Found {
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        problem: problem.map(str::to_owned),
+    };
+    AllFound::from_iter([("app.example".parse().unwrap(), found)])
+}
+
+#[test]
+fn a_name_has_places_for_addresses() {
+    let appliance = parse(&by_name()).unwrap();
+    assert_eq!(appliance.hosts.names().len(), 1);
+    let mut book = Book::default();
+    let members = |book: &Book| {
+        let snapshot = appliance.snapshot(revision(), book);
+        let json = serde_json::to_vec(&snapshot).unwrap();
+        assert_eq!(Snapshot::parse(&json), Ok(snapshot.clone()));
+        let members = &snapshot.load_balancers[0].pools[0].members;
+        let line = |m: &Member| {
+            let down = m
+                .down
+                .as_ref()
+                .map_or_else(String::new, |why| format!(" {why}"));
+            format!("{} {}{down}", m.name, m.address)
+        };
+        (
+            members.iter().map(line).collect::<Vec<_>>(),
+            members.iter().map(|m| m.id).collect::<Vec<_>>(),
+        )
+    };
+    let (lines, first) = members(&book);
+    let [one, two] = ["10.0.0.1:80 10.0.0.1", "10.0.0.2:80 10.0.0.2"];
+    assert_eq!(
+        lines,
+        [one, "app 0.0.0.0 app.example: not resolved yet", two]
+    );
+    assert!(book.follow(&appliance.hosts, &found(&[], Some("IPv4: no answer"))));
+    assert_eq!(
+        members(&book).0[1],
+        "app 0.0.0.0 app.example: IPv4: no answer"
+    );
+    assert!(book.follow(&appliance.hosts, &found(&["192.0.2.1", "192.0.2.2"], None)));
+    let (lines, two_places) = members(&book);
+    assert_eq!(lines, [one, "app 192.0.2.1", "app-2 192.0.2.2", two]);
+    assert_eq!(two_places[1], first[1], "the first place is the member");
+    // A name that lost its first address: the others stay where they are.
+    assert!(book.follow(
+        &appliance.hosts,
+        &found(&["192.0.2.2"], Some("IPv6: no answer"))
+    ));
+    let (lines, ids) = members(&book);
+    assert_eq!(
+        (lines[1].as_str(), ids[1]),
+        ("app-2 192.0.2.2", two_places[2])
+    );
+    assert!(
+        !book.follow(&appliance.hosts, &found(&["192.0.2.2"], None)),
+        "no member changed"
+    );
+    let many = ["192.0.2.7", "192.0.2.2", "192.0.2.8", "192.0.2.9"];
+    assert!(book.follow(&appliance.hosts, &found(&many, None)));
+    let lines = members(&book).0;
+    assert_eq!(
+        lines[1..4],
+        ["app 192.0.2.7", "app-2 192.0.2.2", "app-3 192.0.2.8"]
+    );
+}
+
+#[test]
+fn names_of_members_are_refused_by_place() {
+    let good = by_name();
+    for (from, to, expected) in [
+        (
+            "App.example",
+            "192.0.2.1",
+            "members[1].host: \"192.0.2.1\": this is an address: use the key address",
+        ),
+        (
+            "App.example",
+            "a b",
+            "members[1].host: \"a b\": use the whole name of a host",
+        ),
+        (
+            "addresses = 3",
+            "addresses = 0",
+            "members[1].addresses: 0 is out of range: use 1 to 32",
+        ),
+        (
+            "addresses = 3",
+            "addresses = 33",
+            "members[1].addresses: 33 is out of range: use 1 to 32",
+        ),
+        (
+            "addresses = 3",
+            "addresses = \"3\"",
+            "members[1].addresses: \"3\" is out of range",
+        ),
+        (
+            "host = \"App.example\"",
+            "host = 7",
+            "members[1].host: 7: use a text",
+        ),
+        (
+            "addresses = 3",
+            "address = \"192.0.2.1\"",
+            "members[1].address: leave it out",
+        ),
+        (
+            "host = \"App.example\"",
+            "address = \"192.0.2.1\"",
+            "members[1].addresses: needs host",
+        ),
+        ("{ address = \"10.0.0.2\"", "{ host = \"app.example.\"", ""),
+        (
+            "{ address = \"10.0.0.2\", port = 80",
+            "{ host = \"app.example.\", port = 81",
+            "members[2].host: app.example with this port stands twice: use addresses = 2",
+        ),
+        (
+            "{ address = \"10.0.0.2\"",
+            "{ name = \"app-3\", address = \"10.0.0.2\"",
+            "members[2].name: \"app-3\" stands twice",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nresolver = { servers = [] }",
+            "line 3: resolver.servers: 0: use 1 to 3, or leave it out",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nresolver = { servers = [\"dns\"] }",
+            "line 3: resolver.servers[0]: \"dns\": use an address",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nresolver = { families = [\"ipv4\", \"ipv4\"] }",
+            "line 3: resolver.families: use one or both",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nresolver = { attempts = 0 }",
+            "line 3: resolver.attempts: 0 is out of range: use 1 to 10",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nresolver = { min_ttl = 99 }",
+            "line 3: resolver.min_ttl: 99 ms is out of range: use 100 to 86400000",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nresolver = { max_ttl = 4999 }",
+            "line 3: resolver.max_ttl: must not be below min_ttl",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nresolver = { ttl = 1 }",
+            "line 3: resolver.ttl: unknown field",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\ndrain_timeout = 86400001",
+            "line 3: drain_timeout: 86400001 ms is out of range: use 0 to 86400000",
+        ),
+        ("workers = 2", "workers = 2\ndrain_timeout = 86400000", ""),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let result = parse(&good.replacen(from, to, 1));
+        match expected {
+            "" => assert!(result.is_ok(), "{result:?}"),
+            _ => {
+                let error = result.unwrap_err();
+                assert!(error.contains(expected), "{error}\nis not\n{expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reason_takes_a_member_down() {
+    let line = "{ address = \"10.0.0.1\", port = 80";
+    let with = |down: &str| parse(&GOOD.replace(line, &format!("{line}, down = \"{down}\"")));
+    assert!(with("moves house").is_ok());
+    let error = with("").unwrap_err();
+    assert!(
+        error.contains("members[0].down: 0 bytes: give a reason of 1 to 500 bytes"),
+        "{error}"
+    );
+    assert!(with(&"x".repeat(501)).is_err() && with(&"x".repeat(500)).is_ok());
+}
+
 #[test]
 fn what_is_deep_or_large_is_refused() {
     let deep = format!("a = {}1{}", "[".repeat(60), "]".repeat(60));
@@ -228,6 +427,8 @@ fn the_documentation_has_every_key() {
     let document = include_str!("../../../../docs/appliance.md");
     let known = [
         keys::<Settings>(),
+        keys::<Resolver>(),
+        vec!["host".to_owned(), "addresses".to_owned()],
         keys::<LoadBalancer>(),
         keys::<Listener>(),
         keys::<ListenerOptions>(),
