@@ -10,6 +10,7 @@ mod kit;
 mod access_log;
 mod balance;
 mod control;
+mod flood;
 mod front;
 mod health;
 mod http1;
