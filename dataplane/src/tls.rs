@@ -112,6 +112,8 @@ impl Terminator {
                 .map_err(|e| FieldError::new("tickets", e.to_string()))?,
         };
         config.ticketer = Arc::clone(&tickets);
+        // The operator's order counts, as with HAProxy without `prefer-client-ciphers`.
+        config.ignore_client_order = true;
         // Tickets are enough, and hold no memory of ours.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.alpn_protocols = offered(&tls.alpn);

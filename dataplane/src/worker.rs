@@ -8,7 +8,7 @@ use crate::access_log::Lines;
 use crate::io::{BufferPool, Conn, ConnectError};
 use crate::listen::{Bound, WorkerSocket};
 use crate::proxy;
-use crate::proxy::http1::IdleClients;
+use crate::proxy::http1::Timers;
 use crate::runtime::{ClientPlace, ListenerView, Place, Shared};
 use crate::upstream::pool::Pool;
 use futures_util::FutureExt;
@@ -34,6 +34,8 @@ const STACK: usize = 512 * 1024;
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 /// Buffers that nobody needed for a second begin to go.
 const TICKS_PER_TRIM: u32 = 100;
+/// Between two looks at the deadlines of HTTP clients: a tenth of a second.
+const TICKS_PER_SWEEP: u32 = 10;
 /// Connections accepted in a row before other tasks get their turn.
 const ACCEPT_BATCH: usize = 64;
 /// Pause of accepting when descriptors or memory have run out: others end meanwhile.
@@ -50,8 +52,8 @@ pub struct WorkerShared {
     pub buffers: Rc<BufferPool>,
     /// Idle keep-alive connections to members.
     pub members: Pool,
-    /// Idle keep-alive connections of clients.
-    pub idle: IdleClients,
+    /// Deadlines of HTTP clients.
+    pub timers: Timers,
     /// Lines of access logs that are not handed over yet.
     pub lines: Lines,
     /// Since the worker began.
@@ -78,7 +80,7 @@ impl WorkerShared {
             index,
             buffers: Rc::default(),
             members: Pool::default(),
-            idle: IdleClients::default(),
+            timers: Timers::default(),
             lines: Lines::default(),
             ticks: Cell::default(),
             load: Cell::new((u32::MAX, 0)),
@@ -92,6 +94,9 @@ impl WorkerShared {
         let ticks = self.ticks.get().wrapping_add(1);
         self.ticks.set(ticks);
         self.lines.flush(&self.shared);
+        if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+            self.timers.sweep();
+        }
         if ticks.is_multiple_of(TICKS_PER_TRIM) {
             self.buffers.trim();
         }
@@ -101,7 +106,7 @@ impl WorkerShared {
             reused: self.members.reused(),
         });
         if self.shared.is_draining() {
-            self.idle.wake_all();
+            self.timers.wake_all();
         }
     }
 
@@ -421,7 +426,7 @@ fn may_enter(
     worker: &WorkerShared,
     view: &ListenerView,
     client: SocketAddr,
-) -> Option<Option<ClientPlace>> {
+) -> Option<Option<Box<ClientPlace>>> {
     if !view.conf.allows(client.ip()) {
         worker.shared.count_refused_client();
         tracing::debug!(listener.id = %view.conf.id, client.addr = %client, "not in allowed_cidrs");
@@ -435,7 +440,8 @@ fn may_enter(
         worker.shared.count_limited_client();
         tracing::debug!(listener.id = %view.conf.id, client.addr = %client, "too many connections of its client");
     }
-    place.map(Some)
+    // Boxed: few listeners count, and all connections carry it.
+    place.map(|place| Some(Box::new(place)))
 }
 
 /// Serves a connection that a front end hands on: its header says for whom.
@@ -468,7 +474,7 @@ async fn serve_front(
 )]
 fn guard(
     worker: Rc<WorkerShared>,
-    (place, client): (Place, Option<ClientPlace>),
+    (place, client): (Place, Option<Box<ClientPlace>>),
     peer: SocketAddr,
     mut connection: Pin<Box<dyn Future<Output = ()>>>,
 ) -> impl Future<Output = ()> {

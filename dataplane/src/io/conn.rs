@@ -234,6 +234,13 @@ impl Conn {
         poll_fn(|cx| self.poll_read(cx, buf)).await
     }
 
+    /// The next write, when it is taken whole, is the last one: TLS's close_notify goes with it.
+    pub fn say_last(&mut self) {
+        if let Stream::Tls(tls) = &mut self.stream {
+            tls.0.say_last();
+        }
+    }
+
     /// Writes some of `parts`.
     pub fn poll_write_vectored(
         &mut self,
@@ -296,6 +303,14 @@ impl Conn {
     /// Ends the write direction; the read direction lives on.
     pub async fn shutdown(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Says what must be said before the connection is closed: TLS's close_notify.
+    pub fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(tls) => tls.0.poll_farewell(cx),
+        }
     }
 
     /// Whether nothing is there to be read, not even the end of the stream. Asks the kernel: what has

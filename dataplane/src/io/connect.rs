@@ -12,7 +12,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 /// A connect that did not succeed. Nothing was sent, so another member may be tried.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +88,7 @@ async fn open(
     source: Option<IpAddr>,
 ) -> Result<TcpStream, ConnectError> {
     let failed = |source| ConnectError::new(address, source);
-    let socket = socket(address, source).map_err(failed)?;
-    let connecting = socket.connect(address);
+    let connecting = begin(address, source);
     if timeout.is_zero() {
         return connecting.await.map_err(failed);
     }
@@ -132,15 +132,31 @@ impl Sources {
     }
 }
 
-fn socket(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
+/// tokio's own way asks each socket for its error; here the kernel's report is enough, which has none as a rule.
+async fn begin(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = socket(address, source)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    if (ready.is_error() || ready.is_write_closed())
+        && let Some(error) = socket2::SockRef::from(&stream).take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
+}
+
+fn socket(address: SocketAddr, from: Option<IpAddr>) -> io::Result<Socket> {
+    // Both flags with the one call.
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     if let Some(from) = from {
         // The port is chosen at connect, when the destination is known: many more are usable.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        match socket.bind(SocketAddr::new(from, 0)) {
+        match socket.bind(&SocketAddr::new(from, 0).into()) {
             // The address went away since it was remembered: the kernel knows better.
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
             other => other?,

@@ -19,6 +19,8 @@ pub(crate) struct TlsStream {
     /// What ends a server's handshake of TLS 1.3, its tickets, is still to be sent. It goes out with the answer to a
     /// request that is there already, else before one is waited for: a call less for each connection.
     tickets_wait: bool,
+    /// What is written next ends our direction.
+    is_last: bool,
 }
 
 impl TlsStream {
@@ -45,6 +47,7 @@ impl TlsStream {
             session,
             eof: false,
             tickets_wait: false,
+            is_last: false,
         };
         while stream.session.is_handshaking() {
             std::future::poll_fn(|cx| stream.poll_records(cx)).await?;
@@ -105,10 +108,18 @@ impl TlsStream {
             ready!(self.poll_flush(cx))?;
         }
         let taken = self.session.writer().write_vectored(parts)?;
+        if self.is_last && taken == parts.iter().map(|part| part.len()).sum::<usize>() {
+            self.session.send_close_notify();
+        }
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             return Poll::Ready(Err(error));
         }
         Poll::Ready(Ok(taken))
+    }
+
+    /// The next write, when it is taken whole, is the last one.
+    pub(crate) fn say_last(&mut self) {
+        self.is_last = true;
     }
 
     /// Ready when all records are in the socket.
@@ -132,6 +143,12 @@ impl TlsStream {
         self.session.send_close_notify();
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    /// Sends close_notify. Both directions stay open.
+    pub(crate) fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session.send_close_notify();
+        self.poll_flush(cx)
     }
 
     /// Whether nothing decrypted is left to be read, and the peer has not ended.

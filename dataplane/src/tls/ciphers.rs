@@ -44,7 +44,7 @@ const NAMES: [(&str, CipherSuite); 9] = [
     ),
 ];
 
-/// What of `wanted` exists in `available`, in the order of `wanted`; all when nothing is wanted. As
+/// What of `wanted` exists in `available`, in the order of `wanted`; all, the cheapest first, when nothing is wanted. As
 /// with OpenSSL's `ciphers`, a list without TLS 1.3 names leaves the TLS 1.3 suites alone. Refused
 /// when nothing would be left of the list, or of a version that is the only one.
 pub(super) fn choose(
@@ -53,7 +53,10 @@ pub(super) fn choose(
     available: &[SupportedCipherSuite],
 ) -> Result<Vec<SupportedCipherSuite>, FieldError> {
     if wanted.is_empty() {
-        return Ok(available.to_vec());
+        let mut all = available.to_vec();
+        // AES-128 is no less safe in TLS, and SHA-256 has instructions of its own where SHA-384 has none.
+        all.sort_by_key(|suite| !format!("{:?}", suite.suite()).contains("AES_128"));
+        return Ok(all);
     }
     let named = |name: &String| {
         let (_, suite) = NAMES.iter().find(|(known, _)| known == name)?;

@@ -223,6 +223,66 @@ fn certificates_by_name_versions_and_alpn() {
     );
 }
 
+/// The operator's order counts, not the client's, as with HAProxy; without one the cheapest comes first.
+#[test]
+fn the_order_of_ciphers_is_the_operators() {
+    use rustls::CipherSuite::*;
+    let dataplane = Dataplane::start(1);
+    let ca = Ca::new();
+    let default = bundle(&ca.issue("d.example").2);
+    let mut setup = terminated(&default);
+    // A client that wants AES-256 most, and one that wants ChaCha20 most.
+    let wants = |suite: rustls::CipherSuite| {
+        let mut provider = krater_dataplane::tls::provider();
+        provider.cipher_suites.sort_by_key(|s| s.suite() != suite);
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(ca.roots())
+            .with_no_client_auth();
+        Arc::new(config)
+    };
+    for (ciphers, version, expected) in [
+        (&[][..], TlsVersion::Tls13, TLS13_AES_128_GCM_SHA256),
+        (
+            &[],
+            TlsVersion::Tls12,
+            TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ),
+        (
+            &["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"],
+            TlsVersion::Tls13,
+            TLS13_AES_256_GCM_SHA384,
+        ),
+        (
+            &["TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"],
+            TlsVersion::Tls13,
+            TLS13_CHACHA20_POLY1305_SHA256,
+        ),
+        (
+            &[
+                "ECDHE-ECDSA-AES256-GCM-SHA384",
+                "ECDHE-ECDSA-AES128-GCM-SHA256",
+            ],
+            TlsVersion::Tls12,
+            TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        ),
+    ] {
+        let tls = setup.listener().tls.as_mut().unwrap();
+        tls.versions = vec![version];
+        tls.ciphers = ciphers.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(
+            put(&dataplane, &setup, std::slice::from_ref(&default)).0,
+            200
+        );
+        for wanted in [TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256] {
+            let (_, stream) = get(&setup, &wants(wanted), "d.example").unwrap();
+            let suite = stream.conn.negotiated_cipher_suite().unwrap().suite();
+            assert_eq!(suite, expected, "{ciphers:?} for a client of {wanted:?}");
+        }
+    }
+}
+
 #[test]
 fn client_certificates() {
     let dataplane = Dataplane::start(2);

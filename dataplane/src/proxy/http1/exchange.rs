@@ -220,6 +220,7 @@ async fn relay(
     }
     let after = respond(session, scratch, asked, &mut upstream, &mut up).await;
     scratch.up = up.into_head();
+    session.said_last = after.request && !scratch.request.keep_alive;
     let response = &scratch.response;
     let whole = matches!(
         after,
@@ -369,7 +370,7 @@ async fn next_head(
                 false => asked.member_data,
             });
         }
-        session.clock.poll(cx).map(|()| {
+        session.clock.poll(&session.worker.timers, cx).map(|()| {
             Err(Unheard::Refuse(match client_late {
                 true => Refusal::RequestTimeout,
                 false => Refusal::MemberTimeout,
@@ -456,7 +457,8 @@ async fn respond(
     upstream.judge(response.status);
     upstream.inbox.consume(usize::from(response.end));
     let head = std::mem::take(down);
-    let mut transfer = Transfer::new(head, response.framing, Side::Member, unchunk);
+    let transfer = Transfer::new(head, response.framing, Side::Member, unchunk);
+    let mut transfer = transfer.last(close);
     let relayed = pump(session, asked, upstream, up, &mut transfer).await;
     let sent = transfer.sent();
     record.sent(sent);
@@ -597,7 +599,7 @@ async fn pump(
                 false => asked.member_data,
             });
         }
-        let late = session.clock.poll(cx);
+        let late = session.clock.poll(&session.worker.timers, cx);
         late.map(|()| match (down.is_done(), client_late) {
             (true, _) => Ok(()), // the answer is out; the rest of the request never came
             (false, true) => Err(Ended::Late(Late::Client)),

@@ -11,7 +11,6 @@ mod answer;
 mod certificate;
 mod clock;
 mod exchange;
-mod idle;
 mod inbox;
 mod log;
 mod member;
@@ -20,9 +19,9 @@ mod transfer;
 mod websocket;
 
 use crate::io::Conn;
-use crate::runtime::{ListenerRuntime, uptime};
+use crate::runtime::ListenerRuntime;
 use crate::worker::WorkerShared;
-use clock::Clock;
+use clock::{Clock, now};
 use inbox::Inbox;
 use krater_dataplane_core::exchange::{ClientCertificate, ClientInfo};
 use krater_dataplane_core::http1::{Fault, Refusal, Scan, Scanner, Version};
@@ -35,7 +34,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-pub use idle::IdleClients;
+pub use clock::Timers;
 
 /// A head must be complete after this long when the listener sets no client time-out.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
@@ -56,6 +55,14 @@ struct Session {
     certificate: Option<Box<ClientCertificate>>,
     /// Requests that were answered.
     served: u32,
+    /// The client said that it sends no more requests, and its last one was read to its end.
+    said_last: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.clock.leave(&self.worker.timers);
+    }
 }
 
 /// How a request ended.
@@ -87,6 +94,7 @@ pub fn serve(
         worker,
         certificate,
         served: 0,
+        said_last: false,
     };
     async move {
         loop {
@@ -102,12 +110,6 @@ pub fn serve(
             }
         }
     }
-}
-
-/// Milliseconds of the process's clock. It wraps after 49 days, which no head takes.
-#[allow(clippy::cast_possible_truncation, reason = "it shall wrap")]
-fn now() -> u32 {
-    uptime().as_millis() as u32
 }
 
 /// Where a whole head begins and ends, or why there is none; `Err(None)`: the client is gone.
@@ -170,16 +172,15 @@ impl Session {
             return false;
         };
         self.clock.set(timeout);
-        let worker = Rc::clone(&self.worker);
-        let mut place = idle::IdlePlace::new(&worker.idle);
         poll_fn(|cx| {
+            let worker = &self.worker;
             match self.inbox.poll_fill(cx, &mut self.conn, &worker.buffers) {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(true),
                 Poll::Ready(_) => return Poll::Ready(false),
                 Poll::Pending if worker.shared.is_draining() => return Poll::Ready(false),
-                Poll::Pending => place.wait(cx),
+                Poll::Pending => {}
             }
-            self.clock.poll(cx).map(|()| false)
+            self.clock.poll(&worker.timers, cx).map(|()| false)
         })
         .await
     }
@@ -211,7 +212,10 @@ impl Session {
                     .inbox
                     .poll_fill(cx, &mut self.conn, &self.worker.buffers)
                 {
-                    Poll::Pending => self.clock.poll(cx).map(|()| Err(Refusal::RequestTimeout)),
+                    Poll::Pending => {
+                        let late = self.clock.poll(&self.worker.timers, cx);
+                        late.map(|()| Err(Refusal::RequestTimeout))
+                    }
                     ready => ready.map(Ok),
                 }
             });
@@ -259,12 +263,12 @@ impl Session {
     async fn write(&mut self, out: &[u8], close: bool) -> After {
         let timeout = self.client_timeout().map_or(LINGER, |(timeout, _)| timeout);
         self.clock.set(timeout);
-        let clock = &mut self.clock;
+        let (clock, timers) = (&mut self.clock, &self.worker.timers);
         let write = self.conn.write_all(out);
         let mut write = std::pin::pin!(write);
         let written = poll_fn(|cx| match write.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result.is_ok()),
-            Poll::Pending => clock.poll(cx).map(|()| false),
+            Poll::Pending => clock.poll(timers, cx).map(|()| false),
         });
         match (written.await, close) {
             (true, false) => After::KeepAlive,
@@ -275,6 +279,14 @@ impl Session {
 
     /// Closes so that the last answer arrives.
     async fn linger(&mut self) {
+        // What a client sends into a closed connection is answered by a reset, which may overtake the answer. One that
+        // said `close` must send nothing more (RFC 9112 section 9.6): there is nothing to wait for.
+        if self.said_last && self.inbox.is_empty() && self.conn.was_quiet() {
+            let once = poll_fn(|cx| Poll::Ready(self.conn.poll_farewell(cx).is_ready()));
+            if once.await {
+                return;
+            }
+        }
         self.inbox.clear();
         if self.conn.shutdown().await.is_err() {
             return;
@@ -289,7 +301,7 @@ impl Session {
                 {
                     Poll::Ready(Ok(n @ 1..)) if n < left => left -= n,
                     Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => return self.clock.poll(cx),
+                    Poll::Pending => return self.clock.poll(&self.worker.timers, cx),
                 }
                 self.inbox.clear();
             }

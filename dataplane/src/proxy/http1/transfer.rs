@@ -49,6 +49,8 @@ pub(super) struct Transfer {
     body_sent: bool,
     waits: Waits,
     flushed: bool,
+    /// Nothing follows it.
+    is_last: bool,
 }
 
 impl Transfer {
@@ -66,7 +68,14 @@ impl Transfer {
             body_sent: false,
             waits: Waits::Write,
             flushed: false,
+            is_last: false,
         }
+    }
+
+    /// Nothing follows this message: what says so goes out with its last bytes.
+    pub(super) fn last(mut self, is_last: bool) -> Self {
+        self.is_last = is_last;
+        self
     }
 
     /// Whether everything is in the receiver's socket.
@@ -192,6 +201,9 @@ impl Transfer {
     ) -> Poll<io::Result<()>> {
         let head = self.head.get(self.head_sent..).unwrap_or_default();
         let body = inbox.bytes().get(..self.admitted).unwrap_or_default();
+        if self.is_last && self.body.is_done() {
+            to.say_last();
+        }
         let n = match (head.is_empty(), body.is_empty()) {
             (false, true) => ready!(to.poll_write_vectored(cx, &[IoSlice::new(head)])),
             (true, _) => ready!(to.poll_write_vectored(cx, &[IoSlice::new(body)])),
