@@ -366,6 +366,13 @@ impl<L: LinkControl, N: AsFd + Send + Sync, F: Family> Applier<L, N, F> {
             let sealed =
                 |r: &VirtualRouter| r.password.as_ref().is_some_and(|p| p.expose().is_empty());
             config.routers.retain(|router| !sealed(router));
+            // One whose liveness key is sealed away goes without the session.
+            for router in &mut config.routers {
+                router.liveness = router
+                    .liveness
+                    .take()
+                    .filter(|liveness| !liveness.key.expose().is_empty());
+            }
             let generation = &mut config.revision.generation;
             generation.0 = generation.0.saturating_sub(1);
         }

@@ -221,6 +221,13 @@ pub(crate) enum VrrpCommand {
         #[arg(long, default_value_t = 60)]
         hold: u32,
     },
+    /// Report what came out of a check of yours; virtual routers that track it go by it.
+    Check {
+        /// Its name in `track_checks`.
+        name: String,
+        /// What came out.
+        result: CheckResult,
+    },
     /// What happened: one line, or with --json one object, for each event.
     Events {
         /// Events after the one with this number.
@@ -230,6 +237,12 @@ pub(crate) enum VrrpCommand {
         #[arg(long)]
         follow: bool,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckResult {
+    Up,
+    Down,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -2,15 +2,17 @@
 #![allow(clippy::print_stdout, reason = "the answer of a command")]
 
 use crate::appliance::{self, NameStatus};
-use crate::cli::{CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting, VrrpCommand};
+use crate::cli::{
+    CheckResult, CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting, VrrpCommand,
+};
 use crate::control;
 use crate::server::logs;
 use crate::supervise::Kind;
 use anyhow::Context;
 use http::Method;
 use krater_model::control::{
-    DataplaneStatus, Handover, HandoverResult, ListenerState, RouterState, VrrpEvent, VrrpEvents,
-    VrrpStatus,
+    CheckReport, DataplaneStatus, Granted, Handover, HandoverResult, ListenerState, RouterState,
+    VrrpEvent, VrrpEvents, VrrpStatus,
 };
 use krater_model::{Millis, Vrid};
 use std::io::Write;
@@ -86,6 +88,16 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                     hold: Some(hold.map_err(anyhow::Error::msg)?),
                 };
                 hand_over(&handover, args.json).await?
+            }
+            Some(VrrpCommand::Check { name, result }) => {
+                let report = CheckReport {
+                    up: *result == CheckResult::Up,
+                };
+                let (socket, path) = (Kind::Vrrp.socket(), format!("/checks/{name}"));
+                control::request(socket, Method::PUT, &path, Some(&report), PATIENCE)
+                    .await
+                    .with_context(|| format!("report check {name}"))?;
+                String::new()
             }
             Some(VrrpCommand::Events { since, follow }) => {
                 events(*since, *follow, args.json).await?;
@@ -310,6 +322,22 @@ fn routers(vrrp: &VrrpStatus) -> String {
         vrrp.version,
         revision(vrrp.revision)
     );
+    for (what, granted) in [
+        ("memory is not locked", &vrrp.memory_locked),
+        ("no real-time scheduling", &vrrp.real_time),
+    ] {
+        if let Some(Granted::No(why)) = granted {
+            out += &format!("  {what}: {why}\n");
+        }
+    }
+    for check in &vrrp.checks {
+        let state = match (check.up, check.fresh_ms) {
+            (true, _) => "up",
+            (false, Some(_)) => "down",
+            (false, None) => "down: nobody reports it",
+        };
+        out += &format!("  check {} {state}\n", check.name);
+    }
     for router in &vrrp.routers {
         let addresses: Vec<String> = router.addresses.iter().map(ToString::to_string).collect();
         out += &format!(
@@ -322,6 +350,9 @@ fn routers(vrrp: &VrrpStatus) -> String {
             router.reason,
             addresses.join(" ")
         );
+        for peer in &router.liveness {
+            out += &format!("    liveness of {}: {}\n", peer.peer, peer.meaning());
+        }
     }
     out
 }

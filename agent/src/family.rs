@@ -2,6 +2,7 @@
 
 use crate::apply::{Family, PushError};
 use crate::control::{self, ControlError};
+use crate::second_path::SecondPath;
 use crate::supervise::{Child, Event, Kind, Plan};
 use crate::track;
 use http::{Method, StatusCode};
@@ -24,6 +25,7 @@ const LEVEL: Duration = Duration::from_secs(2);
 pub(crate) struct Children {
     pub(crate) dataplane: Child,
     pub(crate) vrrp: Child,
+    second_path: SecondPath,
     log: LogControl,
 }
 
@@ -32,6 +34,7 @@ impl Children {
         Self {
             dataplane: Child::new(Kind::Dataplane, plan.clone()),
             vrrp: Child::new(Kind::Vrrp, plan),
+            second_path: SecondPath::default(),
             log,
         }
     }
@@ -70,18 +73,23 @@ impl Children {
         }
     }
 
+    /// Waits for a child that is being started.
+    async fn is_up(&self, kind: Kind) -> Result<(), PushError> {
+        let mut running = self.child(kind).running();
+        let up = running.wait_for(Option::is_some);
+        match tokio::time::timeout(UP, up).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(PushError::Failed("does not run: see its log".into())),
+        }
+    }
+
     async fn put(
         &self,
         kind: Kind,
         path: &str,
         document: &(impl Serialize + Sync),
     ) -> Result<Applied, PushError> {
-        let mut running = self.child(kind).running();
-        let up = running.wait_for(Option::is_some);
-        match tokio::time::timeout(UP, up).await {
-            Ok(Ok(_)) => {}
-            _ => return Err(PushError::Failed("does not run: see its log".into())),
-        }
+        self.is_up(kind).await?;
         let body = Some(document);
         match control::json(kind.socket(), Method::PUT, path, body, PUSH).await {
             Ok(applied) => Ok(applied),
@@ -103,6 +111,8 @@ impl Family for Arc<Children> {
     }
 
     async fn vrrp(&self, config: &VrrpConfig) -> Result<Applied, PushError> {
+        self.is_up(Kind::Vrrp).await?;
+        self.second_path.supply(config);
         self.put(Kind::Vrrp, "/config", config).await
     }
 

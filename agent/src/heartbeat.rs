@@ -184,6 +184,9 @@ mod tests {
             version: String::new(),
             pid: 2,
             revision: None,
+            memory_locked: None,
+            real_time: None,
+            checks: Vec::new(),
             routers: vec![RouterStatus {
                 vrid: Vrid::MIN,
                 interface: "eth1".into(),
@@ -192,6 +195,7 @@ mod tests {
                 transitions: 1,
                 since_ms: 5,
                 addresses: vec![IpAddr::from([192, 0, 2, 1])],
+                liveness: Vec::new(),
             }],
         }
     }

@@ -69,6 +69,9 @@ struct Secrets {
     /// Of the virtual routers that have one, in their order.
     #[serde(default)]
     vrrp_passwords: Vec<Secret>,
+    /// Of virtual routers with a liveness session, in their order.
+    #[serde(default)]
+    liveness_keys: Vec<Secret>,
 }
 
 /// SHA-256 of a document in its canonical form, hex.
@@ -136,7 +139,12 @@ impl Ledger {
             certificates: certificates.into_iter().map(|c| (c.id, c.pem)).collect(),
             heartbeat_key: None,
             vrrp_passwords: Vec::new(),
+            liveness_keys: Vec::new(),
         };
+        for liveness in bare.vrrp.iter_mut().filter_map(|r| r.liveness.as_mut()) {
+            let key = std::mem::replace(&mut liveness.key, Secret::new(""));
+            secrets.liveness_keys.push(key);
+        }
         for password in bare.vrrp.iter_mut().filter_map(|r| r.password.as_mut()) {
             let password = std::mem::replace(password, Secret::new(""));
             secrets.vrrp_passwords.push(password);
@@ -203,6 +211,11 @@ impl Ledger {
         let places = places.filter_map(|router| router.password.as_mut());
         for (place, password) in places.zip(secrets.vrrp_passwords) {
             *place = password;
+        }
+        let places = restored.state.vrrp.iter_mut();
+        let places = places.filter_map(|router| router.liveness.as_mut());
+        for (place, key) in places.zip(secrets.liveness_keys) {
+            place.key = key;
         }
         restored.complete = true;
         Ok(restored)

@@ -20,6 +20,7 @@ mod heartbeat;
 mod ledger;
 mod memory;
 mod metrics;
+mod second_path;
 mod server;
 mod supervise;
 mod sys;

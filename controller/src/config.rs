@@ -161,6 +161,8 @@ pub struct Vrrp {
     pub version: VrrpVersion,
     /// Whether version 2 carries a password (`auth_type PASS`), one for each load balancer.
     pub auth: VrrpAuth,
+    /// Between the heartbeats of the liveness session of a pair, 10 to 50; 0: no session.
+    pub liveness_ms: Millis,
 }
 
 /// `[vrrp] auth`
@@ -179,6 +181,7 @@ impl Default for Vrrp {
             advert_centiseconds: Centiseconds::new(10).unwrap_or(Centiseconds::MIN),
             version: VrrpVersion::V3,
             auth: VrrpAuth::None,
+            liveness_ms: Millis::literal(30),
         }
     }
 }
@@ -321,6 +324,11 @@ impl Config {
         }
         if !v2 && vrrp.auth != VrrpAuth::None {
             return refuse("vrrp.auth", "version 3 has none: use version = 2".into());
+        }
+        let liveness = vrrp.liveness_ms.value();
+        if liveness != 0 && !(10..=50).contains(&liveness) {
+            let why = format!("{liveness}: use 10 to 50, or 0 for no sessions");
+            return refuse("vrrp.liveness_ms", why);
         }
         let days = &self.certificates;
         if days.validity_days == 0 || days.rotate_before_days >= days.validity_days {
@@ -467,6 +475,8 @@ mod tests {
             ("[vrrp]\nauth = \"pass\"", "vrrp.auth"),
             ("[vrrp]\nauth = \"ah\"", "unknown variant"),
             ("[vrrp]\nversion = 4", "out of range"),
+            ("[vrrp]\nliveness_ms = 9", "vrrp.liveness_ms"),
+            ("[vrrp]\nliveness_ms = 51", "vrrp.liveness_ms"),
             ("[logging]\nlevel = \"loud\"", "logging.level"),
             ("[database]\nurl = \"oracle://x\"", "database.url"),
             ("[controller]\nworkers = 0", "controller.workers"),

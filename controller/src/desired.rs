@@ -15,9 +15,9 @@ use ipnet::IpNet;
 use krater_model::state::{
     Algorithm, Announce, Certificate, HealthCheck, HealthMonitor, Heartbeat, HttpCheck,
     HttpVersion, InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule,
-    L7Subject, Listener, ListenerOptions, ListenerProtocol, LoadBalancer, Logging, Member,
-    Persistence, Pool, PoolOptions, PoolProtocol, Route, Rule, Timeouts, VirtualRouter,
-    VrrpChecksum,
+    L7Subject, Listener, ListenerOptions, ListenerProtocol, Liveness, LoadBalancer, Logging,
+    Member, Persistence, Pool, PoolOptions, PoolProtocol, Route, Rule, SecondPath, Timeouts,
+    VirtualRouter, VrrpChecksum,
 };
 use krater_model::{
     AmphoraId, CertificateId, DesiredState, Epoch, FieldError, Generation, HopLimit, Millis, Port,
@@ -280,6 +280,7 @@ fn router(
         multicast: false,
         min_hop_limit: HopLimit::MAX,
         accept: true,
+        virtual_mac: false,
         priority: ranged("amphora.vrrp_priority", priority, Priority::new)?,
         advert_interval: common.vrrp.advert_centiseconds,
         preempt: false,
@@ -291,11 +292,42 @@ fn router(
         routes: Vec::new(),
         rules: Vec::new(),
         track_interfaces: Vec::new(),
+        track_checks: Vec::new(),
         sync_group: None,
-        liveness: None,
+        liveness: liveness(graph, amphora, peers, common)?,
         track_dataplane: true,
         announce: Announce::default(),
     })
+}
+
+/// A session with each peer, over the VIP's network and, where all have an address there, the management network. Its
+/// key is the load balancer's own, the same at each call, and in no table.
+fn liveness(
+    graph: &Graph,
+    amphora: &amphora::Model,
+    peers: &[&amphora::Model],
+    common: &Common,
+) -> Built<Option<Liveness>> {
+    let interval = common.vrrp.liveness_ms;
+    if interval == Millis::default() || peers.is_empty() {
+        return Ok(None);
+    }
+    let management = |row: &amphora::Model| -> Built<Option<IpAddr>> {
+        let text = row.lb_network_ip.as_deref();
+        text.map(|text| parse("amphora.lb_network_ip", text))
+            .transpose()
+    };
+    let others = peers.iter().map(|peer| management(peer));
+    let others: Option<Vec<IpAddr>> = others.collect::<Built<_>>()?;
+    let second_path = management(amphora)?
+        .zip(others)
+        .map(|(source, peers)| SecondPath { source, peers });
+    let purpose = format!("vrrp liveness of {}", graph.load_balancer.id);
+    Ok(Some(Liveness {
+        interval,
+        key: common.vault.derive(&purpose),
+        second_path,
+    }))
 }
 
 /// Seven characters, as Octavia has them, the same at each call and other ones for each load balancer.

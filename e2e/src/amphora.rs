@@ -105,6 +105,24 @@ impl Amphora {
         }
     }
 
+    /// What its vrrp says of its router; none while it does not answer.
+    pub fn router(&self, system: &System) -> Option<serde_json::Value> {
+        use std::io::{Read as _, Write as _};
+        let run = system
+            .state_dir()
+            .join("amphorae")
+            .join(&self.id)
+            .join("run");
+        let mut stream = std::os::unix::net::UnixStream::connect(run.join("vrrp.sock")).ok()?;
+        let request = b"GET /status HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        let mut status: serde_json::Value = serde_json::from_str(body).ok()?;
+        Some(status["routers"][0].take())
+    }
+
     /// Addresses in the VIP namespace.
     pub fn addresses(&self) -> Vec<std::net::IpAddr> {
         let socket = NetlinkSocket::open_in(&self.vip).expect("netlink");

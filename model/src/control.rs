@@ -14,9 +14,11 @@
 //! | `vrrp.sock` | `PUT /config` | [`VrrpConfig`] → [`Applied`], or 400/409 with [`Refusal`] |
 //! | | `GET /status` | → [`VrrpStatus`] |
 //! | | `POST /handover` | [`Handover`] → list of [`HandoverResult`], or 409 with [`Refusal`] |
+//! | | `PUT /checks/NAME` | [`CheckReport`] → 204, or 404 with [`Refusal`] |
 //! | | `GET /events?since=N&wait_ms=M` | → [`VrrpEvents`] after N, waiting for one at most M ms |
 //! | | `GET /metrics` `/healthz` `/readyz`, `PUT /log-level` | as above |
-//! | `vrrp-track.sock` | one SOCK_SEQPACKET frame | [`TrackDataplane`] + 2 descriptors by SCM_RIGHTS |
+//! | `vrrp-track.sock` | SOCK_SEQPACKET frames | [`TrackDataplane`] + 2 descriptors by SCM_RIGHTS |
+//! | | | [`HandSecondPath`] + 1 descriptor |
 
 use crate::SCHEMA;
 use crate::error::FieldError;
@@ -236,6 +238,15 @@ pub struct VrrpStatus {
     pub pid: u32,
     /// Configuration in force; none before the first.
     pub revision: Option<Revision>,
+    /// Its memory cannot be paged out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_locked: Option<Granted>,
+    /// Its thread runs before those of normal priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real_time: Option<Granted>,
+    /// Checks that are reported by others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
     /// Virtual routers.
     pub routers: Vec<RouterStatus>,
 }
@@ -257,6 +268,9 @@ pub struct RouterStatus {
     pub since_ms: u64,
     /// VIPs it moves.
     pub addresses: Vec<IpAddr>,
+    /// Its liveness sessions, one for each peer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub liveness: Vec<PeerLiveness>,
 }
 
 /// States of RFC 9568 section 6.3; `Fault` is Initialize with a reason.

@@ -1,12 +1,16 @@
 //! Sealing of secrets at rest: AES-256-GCM under a key that its owner keeps apart from what it seals.
 
-use crate::FieldError;
+use crate::{FieldError, Secret};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use std::fmt;
 use zeroize::Zeroizing;
 
 /// A key that seals. Nonces are random; far fewer than 2^32 texts are ever sealed under one key.
-pub struct SealKey(RandomizedNonceKey);
+pub struct SealKey {
+    seal: RandomizedNonceKey,
+    derive: hmac::Key,
+}
 
 impl SealKey {
     /// Reads 64 hex digits.
@@ -21,8 +25,10 @@ impl SealKey {
             let pair = text.get(at..at + 2).ok_or_else(wrong)?;
             bytes.push(u8::from_str_radix(pair, 16).map_err(|_| wrong())?);
         }
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| wrong())?;
-        Ok(Self(key))
+        Ok(Self {
+            seal: RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| wrong())?,
+            derive: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
+        })
     }
 
     /// Seals `plain`; the result can be opened only together with the same `context`. None when the
@@ -30,7 +36,7 @@ impl SealKey {
     pub fn seal(&self, plain: &[u8], context: &[u8]) -> Option<Vec<u8>> {
         let mut text = plain.to_vec();
         let nonce = self
-            .0
+            .seal
             .seal_in_place_append_tag(Aad::from(context), &mut text)
             .ok()?;
         let mut out = nonce.as_ref().to_vec();
@@ -43,8 +49,21 @@ impl SealKey {
         let mut bytes = Zeroizing::new(sealed.to_vec());
         let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let plain = self.0.open_in_place(nonce, Aad::from(context), text).ok()?;
+        let plain = self
+            .seal
+            .open_in_place(nonce, Aad::from(context), text)
+            .ok()?;
         Some(Zeroizing::new(plain.to_vec()))
+    }
+}
+
+impl SealKey {
+    /// 64 hex digits that only the holder of the key can make: the same for the same purpose, and for another one
+    /// as good as random.
+    pub fn derive(&self, purpose: &str) -> Secret {
+        let tag = hmac::sign(&self.derive, format!("krater derive {purpose}").as_bytes());
+        let digits = tag.as_ref().iter().map(|byte| format!("{byte:02x}"));
+        Secret::new(digits.collect::<String>())
     }
 }
 
@@ -77,6 +96,15 @@ mod tests {
             key.seal(b"secret", b"here").unwrap(),
             "nonces differ"
         );
+    }
+
+    #[test]
+    fn derived_secrets_differ_by_key_and_purpose() {
+        let [one, two] = ["0f", "0e"].map(|digits| SealKey::parse(&digits.repeat(32)).unwrap());
+        assert_eq!(one.derive("a"), one.derive("a"));
+        assert_ne!(one.derive("a"), one.derive("b"));
+        assert_ne!(one.derive("a"), two.derive("a"));
+        assert_eq!(one.derive("a").expose().len(), 64);
     }
 
     #[test]

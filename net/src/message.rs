@@ -10,7 +10,8 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
@@ -128,6 +129,19 @@ pub(crate) fn create_bridge(name: &str, mac: Option<MacAddr>, mtu: Option<u32>) 
         LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
     ]));
     let what = format!("create bridge {name}");
+    Request::new(RouteNetlinkMessage::NewLink(message), CREATE, what)
+}
+
+pub(crate) fn create_macvlan(name: &str, parent: u32, mac: MacAddr) -> Request {
+    let mut message = end(name, Some(mac), None, false);
+    message.attributes.push(LinkAttribute::Link(parent));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::MacVlan),
+        LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(
+            MacVlanMode::Bridge,
+        )])),
+    ]));
+    let what = format!("create macvlan {name} on link {parent}");
     Request::new(RouteNetlinkMessage::NewLink(message), CREATE, what)
 }
 

@@ -19,6 +19,11 @@ pub fn release_startup_pages() -> io::Result<u64> {
     Ok(released)
 }
 
+/// Gives the free pages of the heap back.
+pub fn trim_heap() {
+    sys::trim_heap();
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping {
     addresses: Range<usize>,

@@ -89,6 +89,11 @@ impl NetlinkSocket {
         self.request(&message::create_bridge(name, mac, mtu))
     }
 
+    /// Makes a macvlan of mode bridge on link `parent`, down. A name that exists is an error.
+    pub fn create_macvlan(&self, name: &str, parent: u32, mac: MacAddr) -> Result<()> {
+        self.request(&message::create_macvlan(name, parent, mac))
+    }
+
     /// Changes a link.
     pub fn set_link(&self, index: u32, change: &LinkChange<'_>) -> Result<()> {
         self.request(&message::set_link(index, change))

@@ -106,3 +106,9 @@ pub(crate) fn forget_clean_pages(addresses: std::ops::Range<usize>) -> io::Resul
     }
     Ok(())
 }
+
+/// Gives free heap pages back to the kernel.
+pub(crate) fn trim_heap() {
+    // SAFETY: malloc_trim touches only the allocator's own state, under its lock.
+    let _ = unsafe { libc::malloc_trim(0) };
+}

@@ -59,6 +59,9 @@ enum Command {
     /// Answers on a node of `vrrp`
     #[command(hide = true)]
     VrrpEcho(vrrp::EchoArgs),
+    /// Asks the answering machine; keepalived's script in the bench.
+    #[command(hide = true)]
+    VrrpCheck(vrrp::CheckArgs),
     /// Shows that the method finds no difference where there is none, and ten per cent where there are
     SelfTest(bench::compare::SelfTest),
     /// Burns a share of another process's CPU time
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => bench::compare::run(&args),
         Command::Vrrp(args) => vrrp::run(&args),
         Command::VrrpEcho(args) => vrrp::echo(&args).map(|()| true),
+        Command::VrrpCheck(args) => vrrp::check(&args).map(|()| true),
         Command::SelfTest(args) => bench::compare::self_test(&args),
         Command::Burn(args) => burn::run(&args).map(|()| true),
         Command::Quote(args) => quote::run(&args)

@@ -1,5 +1,6 @@
 //! Whether a new configuration may replace the one in force. Pure.
 
+use crate::checks;
 use krater_model::control::VrrpConfig;
 use krater_model::state::{Liveness, VirtualRouter};
 use krater_model::{FieldError, SCHEMA};
@@ -75,6 +76,11 @@ fn routers(new: &VrrpConfig) -> Result<Vec<Arc<Router>>, FieldError> {
         }
         routers.push(Arc::new(router));
     }
+    let routers_checks = new.routers.iter().enumerate().flat_map(|(i, router)| {
+        let checks = router.track_checks.iter().enumerate();
+        checks.map(move |(at, check)| (i, at, check))
+    });
+    checks::agree(routers_checks)?;
     groups(new)?;
     sessions(new)?;
     Ok(routers)
@@ -93,6 +99,35 @@ fn sessions(new: &VrrpConfig) -> Result<(), FieldError> {
         if liveness != other {
             let why = format!("another one than that of routers[{at}], which has the same source");
             return Err(FieldError::new(format!("routers[{i}].liveness"), why));
+        }
+        // Its addresses are in the order of the router's peers.
+        let same = new.routers.get(at).is_some_and(|r| r.peers == router.peers);
+        if liveness.second_path.is_some() && !same {
+            let why =
+                format!("other ones than those of routers[{at}], which has the same second_path");
+            return Err(FieldError::new(format!("routers[{i}].peers"), why));
+        }
+    }
+    // One socket, one key for each address there.
+    let mut taken: HashMap<IpAddr, usize> = HashMap::new();
+    let mut source: Option<IpAddr> = None;
+    let distinct = first.values().map(|(at, liveness)| (*at, *liveness));
+    let mut distinct: Vec<(usize, &Liveness)> = distinct.collect();
+    distinct.sort_by_key(|(at, _)| *at);
+    for (i, liveness) in distinct {
+        let Some(path) = &liveness.second_path else {
+            continue;
+        };
+        let field = |name: &str| format!("routers[{i}].liveness.second_path.{name}");
+        if *source.get_or_insert(path.source) != path.source {
+            let why = format!("{}: all have the same, which is one socket", path.source);
+            return Err(FieldError::new(field("source"), why));
+        }
+        for peer in &path.peers {
+            if let Some(other) = taken.insert(*peer, i) {
+                let why = format!("{peer} is that of routers[{other}] with another source");
+                return Err(FieldError::new(field("peers"), why));
+            }
         }
     }
     Ok(())
@@ -114,6 +149,8 @@ fn groups(new: &VrrpConfig) -> Result<(), FieldError> {
             "preempt_delay"
         } else if router.track_interfaces != other.track_interfaces {
             "track_interfaces"
+        } else if router.track_checks != other.track_checks {
+            "track_checks"
         } else {
             continue;
         };
@@ -211,6 +248,20 @@ mod tests {
         assert_eq!(grouped(|r| r.peers.clear()), "routers[1].sync_group");
         let empty = |router: &mut VirtualRouter| router.sync_group = Some(String::new());
         assert_eq!(grouped(empty), "routers[1].sync_group");
+        let checked = |change: &dyn Fn(&mut VirtualRouter)| {
+            let mut config = config(1, &["192.0.2.100/32", "192.0.2.101/32"]);
+            for router in &mut config.routers {
+                let checks = serde_json::json!([{"name": "a", "fall": 2}]);
+                router.track_checks = serde_json::from_value(checks).unwrap();
+            }
+            assert!(judge(None, &config).is_ok());
+            change(&mut config.routers[1]);
+            field(&config)
+        };
+        let rise = |router: &mut VirtualRouter| {
+            router.track_checks[0].rise = krater_model::ProbeCount::MAX;
+        };
+        assert_eq!(checked(&rise), "routers[1].track_checks[0]");
         let lively = |change: &dyn Fn(&mut VirtualRouter)| {
             let mut config = config(1, &["192.0.2.100/32", "192.0.2.101/32"]);
             for router in &mut config.routers {
@@ -233,6 +284,64 @@ mod tests {
             router.liveness.as_mut().unwrap().key = krater_model::Secret::new("short");
         };
         assert_eq!(lively(&short), "routers[1].liveness.key");
+        let second = |change: &dyn Fn(&mut VirtualRouter, &mut VirtualRouter)| {
+            let mut config = config(1, &["192.0.2.100/32", "192.0.2.101/32"]);
+            for router in &mut config.routers {
+                let path = serde_json::json!({"source": "198.51.100.1", "peers": ["198.51.100.2"]});
+                let liveness = serde_json::json!({"key": "0123456789abcdef", "second_path": path});
+                router.liveness = serde_json::from_value(liveness).unwrap();
+            }
+            assert!(judge(None, &config).is_ok());
+            let [a, b] = &mut config.routers[..] else {
+                panic!("two");
+            };
+            change(a, b);
+            field(&config)
+        };
+        fn path(router: &mut VirtualRouter) -> &mut krater_model::state::SecondPath {
+            let liveness = router.liveness.as_mut().unwrap();
+            liveness.second_path.as_mut().unwrap()
+        }
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        for (peers, named) in [
+            (vec![], "routers[0].liveness.second_path.peers"),
+            (
+                vec!["198.51.100.1"],
+                "routers[0].liveness.second_path.peers[0]",
+            ),
+            (
+                vec!["2001:db8::1"],
+                "routers[0].liveness.second_path.peers[0]",
+            ),
+            (
+                vec!["224.0.0.18"],
+                "routers[0].liveness.second_path.peers[0]",
+            ),
+        ] {
+            let peers: Vec<IpAddr> = peers.into_iter().map(ip).collect();
+            assert_eq!(second(&|a, _| path(a).peers = peers.clone()), named);
+        }
+        for source in ["192.0.2.1", "fe80::1", "0.0.0.0", "127.0.0.1"] {
+            let named = "routers[0].liveness.second_path.source";
+            assert_eq!(second(&|a, _| path(a).source = ip(source)), named);
+        }
+        let another_source =
+            |_: &mut VirtualRouter, b: &mut VirtualRouter| b.source = ip("192.0.2.7");
+        assert_eq!(
+            second(&another_source),
+            "routers[1].liveness.second_path.peers"
+        );
+        assert_eq!(
+            second(&|a, b| {
+                another_source(a, b);
+                path(b).source = ip("198.51.100.9");
+            }),
+            "routers[1].liveness.second_path.source"
+        );
+        assert_eq!(
+            second(&|_, b| b.peers = vec![ip("192.0.2.3")]),
+            "routers[1].peers"
+        );
         assert_eq!(
             field(&config(1, &["2001:db8::1/128"])),
             "routers[0].addresses[0]"

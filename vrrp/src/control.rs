@@ -5,6 +5,7 @@
 
 use crate::config::Refused;
 use crate::events::Journal;
+use crate::memory::Memory;
 use crate::track::{Canary, allowed};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,7 +13,9 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use krater_model::FieldError;
-use krater_model::control::{Applied, Handover, HandoverResult, Refusal, VrrpConfig, VrrpStatus};
+use krater_model::control::{
+    Applied, CheckReport, Handover, HandoverResult, Refusal, VrrpConfig, VrrpStatus,
+};
 use nix::sys::eventfd::EventFd;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -37,6 +40,8 @@ const LONGEST_POLL: Duration = Duration::from_secs(30);
 const HEALTHY_WITHIN: Duration = Duration::from_secs(1);
 /// Beats of the canary (2 s) after a change until memory is given back: the election is over then.
 const BEATS_TO_TRIM: u32 = 100;
+/// What is behind it is a check's name.
+const CHECKS: &str = "/checks/";
 /// Commands in flight to the driver; it works them off between two wake-ups.
 pub(crate) const QUEUE: usize = 16;
 
@@ -48,6 +53,8 @@ pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 pub(crate) enum Command {
     Configure(Box<VrrpConfig>, oneshot::Sender<Result<Applied, Refused>>),
     Status(oneshot::Sender<VrrpStatus>),
+    /// A check's name, and whether it is up.
+    Report(String, bool, oneshot::Sender<Result<(), FieldError>>),
     HandOver(
         Handover,
         oneshot::Sender<Result<Vec<HandoverResult>, Refused>>,
@@ -79,6 +86,7 @@ pub(crate) fn serve(
     registry: Registry,
     set_log_level: SetLogLevel,
     canary: Canary,
+    memory: Memory,
     journal: Journal,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -95,7 +103,7 @@ pub(crate) fn serve(
         newest: watch::Sender::new(0),
     });
     runtime.block_on(async move {
-        tokio::spawn(beat(canary, Arc::clone(&context)));
+        tokio::spawn(beat(canary, memory, Arc::clone(&context)));
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -143,7 +151,7 @@ pub(crate) fn serve(
 }
 
 /// Shows that threads of normal priority run, and gives memory back once changes have settled.
-async fn beat(canary: Canary, context: Arc<Context>) {
+async fn beat(canary: Canary, memory: Memory, context: Arc<Context>) {
     let mut beats_to_trim = 0_u32;
     loop {
         tokio::time::sleep(Canary::INTERVAL).await;
@@ -154,10 +162,8 @@ async fn beat(canary: Canary, context: Arc<Context>) {
         }
         if beats_to_trim > 0 {
             beats_to_trim -= 1;
-            if beats_to_trim == 0
-                && let Err(error) = krater_net::resident::release_startup_pages()
-            {
-                debug!(%error, "memory stays");
+            if beats_to_trim == 0 {
+                memory.rest();
             }
         }
     }
@@ -187,6 +193,12 @@ impl Context {
             (&Method::PUT, "/log-level") => self.put_log_level(request).await,
             (&Method::POST, "/handover") => self.hand_over(request).await,
             (&Method::GET, "/events") => self.events(request.uri().query()).await,
+            (&Method::PUT, check) if check.starts_with(CHECKS) => {
+                self.put_check(request, &path).await
+            }
+            (_, check) if check.starts_with(CHECKS) => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+            }
             (_, "/handover" | "/events") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
             }
@@ -244,6 +256,31 @@ impl Context {
             Ok(Ok(Err(Refused::Conflict(error) | Refused::Invalid(error)))) => {
                 refusal(StatusCode::CONFLICT, error)
             }
+            Ok(Err(_)) | Err(_) => unavailable("the driver does not answer"),
+        }
+    }
+
+    /// A check's result, from whoever makes it.
+    async fn put_check(&self, request: Request<Incoming>, path: &str) -> Answer {
+        let parsed = match body(request).await {
+            Ok(bytes) => parse::<CheckReport>(&bytes),
+            Err(refused) => return refused,
+        };
+        let report = match parsed {
+            Ok(report) => report,
+            Err(error) => return refusal(StatusCode::BAD_REQUEST, error),
+        };
+        let name = path.strip_prefix(CHECKS).unwrap_or_default().to_owned();
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Command::Report(name, report.up, sender)) {
+            return unavailable("the driver is busy");
+        }
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(Ok(Ok(()))) => Response::builder()
+                .status(StatusCode::NO_CONTENT)
+                .body(Full::default())
+                .unwrap_or_default(),
+            Ok(Ok(Err(error))) => refusal(StatusCode::NOT_FOUND, error),
             Ok(Err(_)) | Err(_) => unavailable("the driver does not answer"),
         }
     }

@@ -6,6 +6,7 @@
 //! in before timers fire, so that silence is judged only with an empty queue.
 
 use crate::accept::Refusals;
+use crate::checks::Checks;
 use crate::clock;
 use crate::config::{self, Refused, Verdict};
 use crate::control::Command;
@@ -15,14 +16,16 @@ use crate::flood::Flood;
 use crate::guard::Guard;
 use crate::instance::{Instance, RouterKey};
 use crate::liveness::Sessions;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::port::{Port, PortKey};
 use crate::socket::ReceiveBuffer;
 use crate::track::Track;
 use crate::vip;
+use crate::vmac;
 use krater_model::FieldError;
 use krater_model::control::{
-    Applied, Handover, HandoverResult, RouterState, VrrpConfig, VrrpEventKind, VrrpStatus,
+    Applied, Granted, Handover, HandoverResult, RouterState, VrrpConfig, VrrpEventKind, VrrpStatus,
 };
 use krater_net::PROTO_VRRP;
 use krater_net::sync::NetlinkSocket;
@@ -66,6 +69,9 @@ pub(crate) struct Driver {
     pub(crate) tell: Events,
     pub(crate) metrics: Metrics,
     pub(crate) version: String,
+    /// What of the process was granted.
+    pub(crate) memory: Memory,
+    pub(crate) real_time: Granted,
 }
 
 /// Who waits for routers to let go.
@@ -90,6 +96,7 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         links_up: HashSet::new(),
         refusals: Refusals::default(),
         sessions: Sessions::default(),
+        checks: Checks::default(),
         config: None,
         resync: None,
         guard_retry: None,
@@ -125,6 +132,7 @@ struct State {
     links_up: HashSet<String>,
     refusals: Refusals,
     sessions: Sessions,
+    checks: Checks,
     config: Option<VrrpConfig>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
@@ -144,6 +152,7 @@ impl State {
             .chain(self.guard_retry)
             .chain(self.flood.rest())
             .chain(self.sessions.deadline())
+            .chain(self.checks.deadline())
             .min()
     }
 
@@ -153,6 +162,12 @@ impl State {
         self.flood.refused(now, refused);
         self.network_events(now);
         self.driver.track.work(now);
+        if let Some((bound, socket)) = self.driver.track.take_second() {
+            self.sessions.set_second(bound, socket);
+        }
+        if self.checks.work(now) {
+            self.weigh(now);
+        }
         self.set_faults(now);
         self.commands(now);
         self.judge_peers(now);
@@ -198,8 +213,10 @@ impl State {
         for changed in self.sessions.take_changes() {
             let concerned = |i: &Instance| changed.concerns(i.machine.router());
             if let Some(instance) = self.instances.iter().find(|i| concerned(i)) {
-                info!(peer = %changed.peer, change = ?changed.change, "liveness session");
-                self.driver.tell.tell(&instance.key, changed.news());
+                for told in changed.told() {
+                    info!(?told, "liveness session");
+                    self.driver.tell.tell(&instance.key, told);
+                }
             }
             let Some(event) = changed.event() else {
                 continue;
@@ -359,7 +376,7 @@ impl State {
                 info!(
                     vrid = instance.key.vrid.value(),
                     priority = router.priority().value(),
-                    "tracked interfaces change the priority"
+                    "what is tracked changes the priority"
                 );
                 instance
                     .metrics
@@ -371,7 +388,8 @@ impl State {
     }
 
     fn weighed(&self, configured: &Arc<Router>) -> Arc<Router> {
-        let priority = configured.weighed_priority(|name| self.links_up.contains(name));
+        let is_up = |name: &str| self.links_up.contains(name);
+        let priority = configured.weighed_priority(is_up, |name| self.checks.is_up(name));
         if priority == configured.priority() {
             Arc::clone(configured)
         } else {
@@ -393,7 +411,7 @@ impl State {
         let own = |state: &Self, instance: &Instance| {
             let router = instance.machine.router();
             let port = state.ports.get(&instance.port);
-            faults_of(router, dataplane, port, &state.links_up)
+            state.faults_of(router, dataplane, port)
         };
         for at in 0..self.groups.len() {
             let members = self.instances.iter().filter(|i| i.group == Some(at));
@@ -437,6 +455,14 @@ impl State {
                     Ok(keys) => self.pending.push(Pending::HandedOver(keys, answer)),
                     Err(refused) => drop(answer.send(Err(refused))),
                 },
+                Command::Report(name, up, answer) => {
+                    let reported = self.checks.report(&name, up, now);
+                    if reported == Ok(true) {
+                        self.weigh(now);
+                        self.set_faults(now);
+                    }
+                    let _ = answer.send(reported.map(drop));
+                }
                 Command::Status(answer) => {
                     let _ = answer.send(self.status(now));
                 }
@@ -485,6 +511,7 @@ impl State {
             if self.instances.get(at).is_some_and(done) {
                 let gone = self.instances.swap_remove(at);
                 self.driver.metrics.forget(&gone.key.labels());
+                self.without_virtual_mac(&gone);
             }
         }
         if self.instances.len() < before {
@@ -537,6 +564,7 @@ impl State {
             let why = format!("false needs nftables: {error}: {}", error.source);
             Refused::Invalid(FieldError::new("accept", why))
         })?;
+        self.virtual_macs(&routers)?;
         let wanted: Vec<RouterKey> = routers.iter().map(|r| RouterKey::of(r)).collect();
         for at in 0..self.instances.len() {
             let gone = |i: &&Instance| !i.removed && !wanted.contains(&i.key);
@@ -557,6 +585,7 @@ impl State {
             }
         }
         let count = routers.len();
+        self.checks.set(&routers);
         for router in &routers {
             for link in &router.plain().track_interfaces {
                 self.look_at(&link.name);
@@ -580,6 +609,41 @@ impl State {
             revision,
             changed: true,
         })
+    }
+
+    /// Makes the macvlans that these routers need, while nothing has changed yet. Those of interfaces that are not there
+    /// are made with them.
+    fn virtual_macs(&self, routers: &[Arc<Router>]) -> Result<(), Refused> {
+        for (i, router) in routers.iter().enumerate() {
+            let plain = router.plain();
+            if !plain.virtual_mac {
+                continue;
+            }
+            let link = self.driver.netlink.link_by_name(&plain.interface);
+            let made = link.and_then(|link| {
+                let parent = link.map(|link| link.index);
+                parent.map_or(Ok(0), |parent| {
+                    vmac::prepare(&self.driver.netlink, parent, router)
+                })
+            });
+            made.map_err(|error| {
+                let why = format!("true needs a macvlan on {}: {error}", plain.interface);
+                Refused::Invalid(FieldError::new(format!("routers[{i}].virtual_mac"), why))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A router that had a virtual MAC address has none any more.
+    fn without_virtual_mac(&self, gone: &Instance) {
+        let router = gone.machine.router();
+        let open = self
+            .ports
+            .get(&gone.port)
+            .and_then(|port| port.open.as_ref());
+        if let Some(open) = open.filter(|_| router.plain().virtual_mac) {
+            vmac::delete(&self.driver.netlink, open.index, router);
+        }
     }
 
     /// Has the liveness sessions that routers ask for.
@@ -622,10 +686,22 @@ impl State {
         }
         let weighed = self.weighed(&router);
         if let Some(at) = self.instances.iter().position(|i| i.key == key) {
-            let removed = self.instances.get(at).is_some_and(|i| i.removed);
+            // Its addresses cannot be at two places.
+            let moved =
+                |i: &Instance| i.machine.router().plain().virtual_mac != router.plain().virtual_mac;
+            let removed = self
+                .instances
+                .get(at)
+                .is_some_and(|i| i.removed || moved(i));
             if removed {
                 // It comes back before it has gone.
                 self.step(at, now, Event::Shutdown);
+            }
+            if self.instances.get(at).is_some_and(moved) {
+                self.step(at, now, Event::Shutdown);
+                if let Some(instance) = self.instances.get(at) {
+                    self.without_virtual_mac(instance);
+                }
             }
             if let Some(instance) = self.instances.get_mut(at) {
                 instance.port = port;
@@ -642,12 +718,7 @@ impl State {
             }
             return;
         }
-        let faults = faults_of(
-            &router,
-            self.driver.track.fault(),
-            self.ports.get(&port),
-            &self.links_up,
-        );
+        let faults = self.faults_of(&router, self.driver.track.fault(), self.ports.get(&port));
         let metrics = self.driver.metrics.router(&key.labels());
         metrics.priority.set(weighed.priority().value().into());
         let mut instance = Instance::new(key, port, router, weighed, metrics, now);
@@ -657,16 +728,38 @@ impl State {
         self.step(self.instances.len() - 1, now, Event::Startup);
     }
 
+    /// What is wrong with a router's surroundings, without those of its sync group.
+    fn faults_of(&self, router: &Router, dataplane: Option<Fault>, port: Option<&Port>) -> Faults {
+        let dataplane = dataplane.filter(|_| router.plain().track_dataplane);
+        let link = (!port.is_some_and(Port::works)).then_some(Fault::Link);
+        let misses = router.misses_a_link(|name| self.links_up.contains(name));
+        let fails = router.misses_a_check(|name| self.checks.is_up(name));
+        let tracked = misses.then_some(Fault::TrackedLink);
+        let check = fails.then_some(Fault::Check);
+        let all = dataplane
+            .into_iter()
+            .chain(link)
+            .chain(tracked)
+            .chain(check);
+        all.fold(Faults::NONE, Faults::with)
+    }
+
     fn status(&self, now: Time) -> VrrpStatus {
         VrrpStatus {
             version: self.driver.version.clone(),
             pid: std::process::id(),
             revision: self.config.as_ref().map(|config| config.revision),
+            memory_locked: Some(self.driver.memory.locked()),
+            real_time: Some(self.driver.real_time.clone()),
+            checks: self.checks.status(now),
             routers: self
                 .instances
                 .iter()
                 .filter(|instance| !instance.removed)
-                .map(|instance| instance.status(now))
+                .map(|instance| {
+                    let liveness = self.sessions.of(instance.machine.router());
+                    instance.status(now, liveness)
+                })
                 .collect(),
         }
     }
@@ -704,17 +797,25 @@ impl State {
                 continue;
             };
             let belongings = instance.machine.router().belongings();
+            let place = match instance.place(&self.driver, index) {
+                Ok(place) => place,
+                Err(error) => {
+                    warn!(%error, "no virtual MAC address");
+                    failed = true;
+                    continue;
+                }
+            };
             let mut missing = 0_u64;
-            for address in vip::addresses(index, &belongings) {
+            for address in vip::addresses(place, &belongings) {
                 if !listed
                     .iter()
-                    .any(|l| l.link == index && l.net.addr() == address.net.addr())
+                    .any(|l| l.link == address.link && l.net.addr() == address.net.addr())
                 {
                     missing += 1;
                 }
-                wanted.push((index, address.net.addr()));
+                wanted.push((address.link, address.net.addr()));
             }
-            if missing > 0 || instance.incomplete {
+            if missing > 0 || instance.incomplete.get() {
                 warn!(
                     vrid = instance.key.vrid.value(),
                     missing, "addresses, routes or rules were missing: adding them"
@@ -724,8 +825,8 @@ impl State {
                     let event = VrrpEventKind::AddressesRestored { count: missing };
                     self.driver.tell.tell(&instance.key, event);
                 }
-                let added = vip::add(&self.driver.netlink, index, &belongings);
-                instance.incomplete = added.is_err();
+                let added = vip::add(&self.driver.netlink, place, &belongings);
+                instance.incomplete.set(added.is_err());
                 if let Err(error) = added {
                     warn!(%error, "cannot be added");
                     failed = true;
@@ -768,24 +869,6 @@ impl State {
             Err(error) => error!(%error, "the guard died and cannot be started again"),
         }
     }
-}
-
-fn faults_of(
-    router: &Router,
-    dataplane: Option<Fault>,
-    port: Option<&Port>,
-    links_up: &HashSet<String>,
-) -> Faults {
-    let tracked = router.plain().track_dataplane;
-    let link = (!port.is_some_and(Port::works)).then_some(Fault::Link);
-    let misses = router.misses_a_link(|name| links_up.contains(name));
-    let tracked_link = misses.then_some(Fault::TrackedLink);
-    dataplane
-        .filter(|_| tracked)
-        .into_iter()
-        .chain(link)
-        .chain(tracked_link)
-        .fold(Faults::NONE, Faults::with)
 }
 
 fn arm(timer: &TimerFd, deadline: Option<Time>) -> nix::Result<()> {

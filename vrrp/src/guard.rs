@@ -41,6 +41,8 @@ const LOCK_WITHIN: Duration = Duration::from_secs(3);
 const LOCK_RETRY: Duration = Duration::from_millis(2);
 /// A will is one router's configuration; 255 IPv6 addresses and 1,024 routes are some 150 KB.
 const MAX_WILL: usize = 200 * 1024;
+/// After so many milliseconds without a will it gives memory back.
+const REST: u16 = 2_000;
 /// Removing is repeated when the kernel refuses: a table may be busy.
 const ATTEMPTS: usize = 5;
 
@@ -168,10 +170,6 @@ impl Guard {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), VrrpError> {
     let descriptors = Descriptors::parse(arguments)?;
     let netlink = NetlinkSocket::open()?;
-    // It waits all its life: it should not cost anything meanwhile.
-    if let Err(error) = krater_net::resident::release_startup_pages() {
-        warn!(%error, "start-up's memory stays");
-    }
     let wills = wait(&descriptors)?;
     resign(&netlink, &wills);
     let mut last = Ok(vip::Purged::default());
@@ -193,6 +191,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), VrrpErro
     }
     drop(descriptors);
     Ok(())
+}
+
+/// Gives back what only starting, or a change, needed.
+fn rest() {
+    if let Err(error) = krater_net::resident::release_startup_pages() {
+        warn!(%error, "start-up's memory stays");
+    }
+    krater_net::resident::trim_heap();
 }
 
 struct Descriptors {
@@ -242,15 +248,27 @@ fn wait(descriptors: &Descriptors) -> Result<Vec<Resignation>, VrrpError> {
     let mut active: HashMap<(String, u8, bool), (VirtualRouter, Vec<IpAddr>)> = HashMap::new();
     let mut buffer = vec![0; MAX_WILL];
     let mut will_open = true;
+    // It waits all its life: it should not cost anything meanwhile.
+    let mut at_rest = false;
     loop {
         let mut fds = vec![PollFd::new(descriptors.pidfd.as_fd(), PollFlags::POLLIN)];
         if will_open {
             fds.push(PollFd::new(descriptors.will.as_fd(), PollFlags::POLLIN));
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience = match at_rest {
+            true => PollTimeout::NONE,
+            false => PollTimeout::from(REST),
+        };
+        match poll(&mut fds, patience) {
             Err(nix::Error::EINTR) => continue,
+            Ok(0) => {
+                rest();
+                at_rest = true;
+                continue;
+            }
             result => result.map_err(during("poll"))?,
         };
+        at_rest = false;
         let ended = fds.first().is_some_and(|fd| fd.any() == Some(true));
         // Also when vrrp has ended: its last words may still be queued.
         while will_open {

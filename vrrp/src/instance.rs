@@ -4,14 +4,17 @@ use crate::driver::Driver;
 use crate::metrics::{RouterLabels, RouterMetrics, number};
 use crate::older::OlderPeers;
 use crate::port::{Open, Port, PortKey};
-use crate::vip;
+use crate::vip::{self, Place};
+use crate::vmac;
 use krater_model::Vrid;
-use krater_model::control::{HandoverResult, RouterState, RouterStatus, VrrpEventKind};
-use krater_vrrp_proto::packet::MAX_MESSAGE;
+use krater_model::control::{
+    HandoverResult, PeerLiveness, RouterState, RouterStatus, VrrpEventKind,
+};
 use krater_vrrp_proto::{
     Belongings, Datagram, DropReason, Event, Faults, Heard, Machine, Notice, Output, Reason,
-    Router, Span, Time,
+    Router, Span, Time, frame,
 };
+use std::cell::Cell;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use tracing::{debug, info, warn};
@@ -63,8 +66,10 @@ pub(crate) struct Instance {
     /// Not configured any more; it goes once it has let go.
     pub(crate) removed: bool,
     /// The kernel refused some of what we hold.
-    pub(crate) incomplete: bool,
+    pub(crate) incomplete: Cell<bool>,
     message: Vec<u8>,
+    /// Around it, to the group from a virtual MAC address.
+    frame: Vec<u8>,
     quiet_until: Time,
     older: OlderPeers,
     /// The configuration that the guard knows; none when it must be told (again).
@@ -80,6 +85,9 @@ impl Instance {
         metrics: RouterMetrics,
         now: Time,
     ) -> Self {
+        // The header, an address each, and the authentication of version 2. 255 routers with room for the longest message
+        // would touch a megabyte.
+        let longest = 16 + 16 * router.advertised().len();
         Self {
             key,
             port,
@@ -89,8 +97,9 @@ impl Instance {
             faults: Faults::NONE,
             group: None,
             removed: false,
-            incomplete: false,
-            message: Vec::with_capacity(MAX_MESSAGE),
+            incomplete: Cell::new(false),
+            message: Vec::with_capacity(longest),
+            frame: Vec::new(),
             quiet_until: now,
             older: OlderPeers::default(),
             willed: None,
@@ -120,12 +129,15 @@ impl Instance {
             match output {
                 Output::SendAdvert { priority } => self.send(driver, port, priority),
                 Output::Add(belongings) => {
-                    let added = self.change(driver, port, &belongings, vip::add);
+                    let place = |index| self.place(driver, index);
+                    let added = self.change(driver, port, &belongings, place, vip::add);
                     result = result.and(added);
                 }
                 Output::Remove(belongings) => {
-                    let removed = self.change(driver, port, &belongings, vip::remove);
+                    let place = |index| self.left_place(driver, index);
+                    let removed = self.change(driver, port, &belongings, place, vip::remove);
                     result = result.and(removed);
+                    self.lower(driver, port);
                 }
                 Output::Announce => self.announce(driver, port),
                 Output::StateChanged { old, new, reason } => {
@@ -183,7 +195,7 @@ impl Instance {
     }
 
     /// For the control socket.
-    pub(crate) fn status(&self, now: Time) -> RouterStatus {
+    pub(crate) fn status(&self, now: Time, liveness: Vec<PeerLiveness>) -> RouterStatus {
         let since = now - self.machine.since();
         RouterStatus {
             vrid: self.key.vrid,
@@ -200,6 +212,7 @@ impl Instance {
                 .iter()
                 .map(ipnet::IpNet::addr)
                 .collect(),
+            liveness,
         }
     }
 
@@ -241,7 +254,19 @@ impl Instance {
         for peer in router.destinations() {
             let form = self.older.form(router, *peer);
             advert.emit(router.source(), *peer, form, &mut self.message);
-            match open.adverts.send(*peer, &self.message) {
+            let plain = router.plain();
+            let sent = if plain.virtual_mac && plain.multicast {
+                frame::to_group(
+                    router.vrid(),
+                    router.source(),
+                    &self.message,
+                    &mut self.frame,
+                );
+                open.announcer.send(&self.frame)
+            } else {
+                open.adverts.send(*peer, &self.message)
+            };
+            match sent {
                 Ok(()) => drop(self.metrics.sent.inc()),
                 Err(error) => {
                     driver.metrics.send_errors.inc();
@@ -251,14 +276,54 @@ impl Instance {
         }
     }
 
+    /// Where its addresses are to be.
+    pub(crate) fn place(&self, driver: &Driver, index: u32) -> krater_net::Result<Place> {
+        let router = self.machine.router();
+        Ok(Place {
+            routes: index,
+            addresses: match router.plain().virtual_mac {
+                true => vmac::raise(&driver.netlink, index, router)?,
+                false => index,
+            },
+        })
+    }
+
+    /// Where they are, if anywhere.
+    pub(crate) fn left_place(&self, driver: &Driver, index: u32) -> krater_net::Result<Place> {
+        let router = self.machine.router();
+        let own = match router.plain().virtual_mac {
+            true => vmac::find(&driver.netlink, index, router)?.map(|link| link.index),
+            false => None,
+        };
+        Ok(Place {
+            routes: index,
+            addresses: own.unwrap_or(index),
+        })
+    }
+
+    /// What is not Active has no virtual MAC address.
+    fn lower(&self, driver: &Driver, port: &Port) {
+        let router = self.machine.router();
+        let Some(Open { index, .. }) = &port.open else {
+            return;
+        };
+        if router.plain().virtual_mac
+            && self.machine.state() != RouterState::Active
+            && let Err(error) = vmac::lower(&driver.netlink, *index, router)
+        {
+            warn!(vrid = self.key.vrid.value(), %error, "a virtual MAC address stays up");
+        }
+    }
+
     fn change(
-        &mut self,
+        &self,
         driver: &Driver,
         port: &Port,
         belongings: &Belongings,
+        place: impl Fn(u32) -> krater_net::Result<Place>,
         change: impl Fn(
             &krater_net::sync::NetlinkSocket,
-            u32,
+            Place,
             &Belongings,
         ) -> Result<(), krater_net::Error>,
     ) -> Result<(), krater_net::Error> {
@@ -266,10 +331,11 @@ impl Instance {
         let Some(Open { index, .. }) = &port.open else {
             return Ok(());
         };
-        let result = change(&driver.netlink, *index, belongings);
+        let changed = |place| change(&driver.netlink, place, belongings);
+        let result = place(*index).and_then(changed);
         if let Err(error) = &result {
             driver.metrics.netlink_errors.inc();
-            self.incomplete = true;
+            self.incomplete.set(true);
             warn!(vrid = self.key.vrid.value(), %error, "the kernel refused a change");
         }
         result
@@ -284,7 +350,12 @@ impl Instance {
         else {
             return;
         };
-        let plain = self.machine.router().plain();
+        let router = self.machine.router();
+        let plain = router.plain();
+        let mac = match plain.virtual_mac {
+            true => &frame::virtual_mac(router.vrid(), router.source().is_ipv4()),
+            false => mac,
+        };
         for net in plain.addresses.iter().chain(&plain.excluded_addresses) {
             match announcer.announce(*mac, net.addr()) {
                 Ok(()) => drop(self.metrics.announced.inc()),

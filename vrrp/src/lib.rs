@@ -13,6 +13,7 @@
 //! sockets, and is then a fixed uid with CAP_NET_ADMIN and CAP_NET_RAW only, before the first thread.
 
 mod accept;
+mod checks;
 mod clock;
 mod config;
 mod control;
@@ -24,6 +25,7 @@ mod flood;
 pub mod guard;
 mod instance;
 mod liveness;
+mod memory;
 mod metrics;
 mod older;
 mod port;
@@ -31,14 +33,17 @@ mod socket;
 mod sys;
 mod track;
 mod vip;
+mod vmac;
 
 pub use control::SetLogLevel;
 pub use error::VrrpError;
 
 use error::during;
 use guard::Guard;
+use krater_model::control::Granted;
 use krater_net::netns::NetNs;
 use krater_net::sync::NetlinkSocket;
+use memory::Memory;
 use metrics::Metrics;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
@@ -120,9 +125,14 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
     // Its lock is the guard's now, and ends with it.
     drop(guard_lock);
 
-    if let Err(error) = sys::prefer_this_thread() {
-        debug!(%error, "no real-time scheduling");
-    }
+    let real_time = match sys::prefer_this_thread() {
+        Ok(()) => Granted::Yes,
+        Err(error) => {
+            debug!(%error, "no real-time scheduling");
+            Granted::No(format!("SCHED_FIFO: {error}"))
+        }
+    };
+    let memory = Memory::lock();
     if let Some(uid) = settings.uid {
         let capabilities = [sys::CAP_NET_ADMIN, sys::CAP_NET_RAW];
         sys::drop_privileges(uid, &capabilities).map_err(during("drop privileges"))?;
@@ -155,12 +165,14 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
     let canary = Canary::default();
     let beating = canary.clone();
     let (events_to_tell, journal) = events::stream();
+    let resting = memory.clone();
     std::thread::Builder::new()
         .name("control".into())
         .stack_size(512 * 1024)
         .spawn(move || {
-            if let Err(error) = control::serve(control, to_driver, registry, log, beating, journal)
-            {
+            let served =
+                control::serve(control, to_driver, registry, log, beating, resting, journal);
+            if let Err(error) = served {
                 tracing::error!(%error, "the control socket is not served any more");
             }
         })
@@ -179,6 +191,8 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
         tell: events_to_tell,
         metrics,
         version: settings.version,
+        memory,
+        real_time,
     });
     info!("vrrp ends");
     ended

@@ -1,16 +1,17 @@
 //! Liveness sessions with peers: their sockets, their clock, and what the driver is told of them.
 //!
-//! One UDP socket for each interface and source address of routers that ask for it, one session for each peer
-//! behind it, whatever number of routers they have in common.
+//! One UDP socket for each interface and source address of routers that ask for it, and one more, made elsewhere and
+//! handed over ([`crate::track`]), for the second network. Behind them one [`Peer`] for each peer, whatever number
+//! of routers they have in common.
 
 use crate::metrics::{Metrics, PeerLabels};
 use crate::port::{Port, PortKey};
-use krater_model::control::VrrpEventKind;
-use krater_model::state::Liveness;
+use krater_model::control::{LivenessPath, PathState, PeerLiveness, VrrpEventKind};
+use krater_model::state::{Liveness, SecondPath};
 use krater_model::wire::liveness::{Heartbeat, LENGTH, PORT};
-use krater_vrrp_proto::liveness::{Change, Session, State};
+use krater_vrrp_proto::liveness::{Change, News, Peer, Session, Verdict};
 use krater_vrrp_proto::{Event, Router, Span, Time};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -21,11 +22,14 @@ use tracing::{info, warn};
 const PER_ROUND: usize = 256;
 /// DSCP CS6, network control, as adverts have it.
 const TOS: u32 = 0xc0;
+const PATHS: [LivenessPath; 2] = [LivenessPath::Vip, LivenessPath::Second];
 
 /// All sessions of this process.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     ends: Vec<End>,
+    /// Of the second network, and to what it is bound.
+    second: Option<(IpAddr, UdpSocket)>,
     changes: Vec<Changed>,
 }
 
@@ -33,9 +37,12 @@ pub(crate) struct Sessions {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Changed {
     /// Of whose routers.
-    pub(crate) source: IpAddr,
-    pub(crate) peer: IpAddr,
-    pub(crate) change: Change,
+    source: IpAddr,
+    peer: IpAddr,
+    path: LivenessPath,
+    news: News,
+    /// There is another network, so that silence on this one is no death.
+    of_two: bool,
 }
 
 impl Changed {
@@ -47,34 +54,49 @@ impl Changed {
 
     /// What its routers are told.
     pub(crate) fn event(&self) -> Option<Event> {
-        match self.change {
-            Change::Dead {
+        let peer = self.peer;
+        Some(match self.news.verdict? {
+            Verdict::Alive => Event::PeerAlive(peer),
+            Verdict::Cut => Event::PeerCut(peer),
+            Verdict::Dead {
                 spoke,
                 silence,
                 beat,
-            } => Some(Event::PeerDead {
-                peer: self.peer,
+                sure,
+            } => Event::PeerDead {
+                peer,
                 spoke,
                 silence,
                 beat,
-            }),
-            Change::Alive => Some(Event::PeerAlive(self.peer)),
-            Change::OneWay | Change::Left => None,
-        }
+                sure,
+            },
+        })
     }
 
-    /// What readers of the event stream are told.
-    pub(crate) fn news(&self) -> VrrpEventKind {
-        let peer = self.peer;
-        match self.change {
-            Change::Alive => VrrpEventKind::PeerAlive { peer },
-            Change::OneWay => VrrpEventKind::PeerDeaf { peer },
-            Change::Dead { silence, .. } => VrrpEventKind::PeerDead {
+    /// What readers of the event stream are told, in order.
+    pub(crate) fn told(&self) -> impl Iterator<Item = VrrpEventKind> {
+        let (peer, path) = (self.peer, self.path);
+        let ms = |span: Span| span.micros() / 1_000;
+        let change = self.news.change.and_then(|change| match change {
+            Change::Alive => Some(VrrpEventKind::PeerAlive { peer, path }),
+            Change::OneWay => Some(VrrpEventKind::PeerDeaf { peer, path }),
+            Change::Left => Some(VrrpEventKind::PeerLeft { peer }),
+            Change::Dead { silence, .. } if self.of_two => Some(VrrpEventKind::PeerSilent {
                 peer,
-                silence_ms: silence.micros() / 1_000,
-            },
-            Change::Left => VrrpEventKind::PeerLeft { peer },
-        }
+                path,
+                silence_ms: ms(silence),
+            }),
+            Change::Dead { .. } => None,
+        });
+        let verdict = self.news.verdict.and_then(|verdict| match verdict {
+            Verdict::Alive => None,
+            Verdict::Cut => Some(VrrpEventKind::PeerCut { peer }),
+            Verdict::Dead { silence, .. } => Some(VrrpEventKind::PeerDead {
+                peer,
+                silence_ms: ms(silence),
+            }),
+        });
+        change.into_iter().chain(verdict)
     }
 }
 
@@ -86,8 +108,82 @@ struct End {
     settings: Liveness,
     /// With the index of the interface that it is bound to.
     socket: Option<(u32, UdpSocket)>,
-    peers: Vec<(IpAddr, Session)>,
+    peers: Vec<Met>,
 }
+
+/// A peer, and where it is.
+#[derive(Debug)]
+struct Met {
+    address: IpAddr,
+    /// On the second network.
+    second: Option<IpAddr>,
+    peer: Peer,
+}
+
+impl Met {
+    /// Its address and ours on the network of a path.
+    fn addresses(&self, end: &Local<'_>, path: LivenessPath) -> Option<(IpAddr, IpAddr)> {
+        match path {
+            LivenessPath::Vip => Some((self.address, end.source)),
+            LivenessPath::Second => Some((self.second?, end.second?.source)),
+        }
+    }
+}
+
+/// What of an end its peers need, beside them.
+#[derive(Clone, Copy)]
+struct Local<'a> {
+    interface: &'a str,
+    source: IpAddr,
+    settings: &'a Liveness,
+    second: Option<&'a SecondPath>,
+    first_socket: Option<(u32, &'a UdpSocket)>,
+    second_socket: Option<&'a UdpSocket>,
+}
+
+impl Local<'_> {
+    fn send(&self, met: &Met, path: LivenessPath, beat: &Heartbeat) {
+        let (socket, index) = match (path, self.first_socket, self.second_socket) {
+            (LivenessPath::Vip, Some((index, socket)), _) => (socket, index),
+            (LivenessPath::Second, _, Some(socket)) => (socket, 0),
+            _ => return,
+        };
+        let Some((there, here)) = met.addresses(self, path) else {
+            return;
+        };
+        let bytes = beat.encode(&self.settings.key, here, there);
+        // What does not get out is silence to the peer, and told by it.
+        if let Some(to) = address(there, index).as_socket() {
+            let _lost = socket.send_to(&bytes, to);
+        }
+    }
+
+    fn changed(&self, met: &Met, path: LivenessPath, news: News, metrics: &Metrics) -> Changed {
+        if let Some(state) = met.peer.state(path) {
+            let labels = PeerLabels::of(self.interface, met.address, path);
+            metrics.peer(&labels).set(number(state));
+        }
+        Changed {
+            source: self.source,
+            peer: met.address,
+            path,
+            news,
+            of_two: met.second.is_some(),
+        }
+    }
+
+    fn farewell(&self, mut met: Met, metrics: &Metrics) {
+        for path in PATHS {
+            if let Some(beat) = met.peer.leave(path) {
+                self.send(&met, path, &beat);
+            }
+            metrics.forget_peer(&PeerLabels::of(self.interface, met.address, path));
+        }
+    }
+}
+
+/// A peer and its address on the second network.
+type Wanted = (IpAddr, Option<IpAddr>);
 
 impl Sessions {
     /// Makes them those that these routers ask for. Sessions that go say farewell.
@@ -98,29 +194,35 @@ impl Sessions {
         metrics: &Metrics,
         now: Time,
     ) {
-        let mut wanted: Vec<(&str, IpAddr, &Liveness, Vec<IpAddr>)> = Vec::new();
+        let mut wanted: Vec<(&str, IpAddr, &Liveness, Vec<Wanted>)> = Vec::new();
         for router in routers {
             let plain = router.plain();
             let Some(settings) = &plain.liveness else {
                 continue;
             };
+            let second = settings.second_path.as_ref();
+            let second = |at: usize| second.and_then(|path| path.peers.get(at).copied());
+            let peers = plain.peers.iter().enumerate();
+            let peers: Vec<Wanted> = peers.map(|(at, peer)| (*peer, second(at))).collect();
             let known = wanted.iter_mut().find(|(interface, source, ..)| {
                 *interface == plain.interface && *source == plain.source
             });
             match known {
-                Some((.., peers)) => peers.extend(&plain.peers),
-                None => {
-                    let peers = plain.peers.clone();
-                    wanted.push((&plain.interface, plain.source, settings, peers));
-                }
+                Some((.., all)) => all.extend(peers),
+                None => wanted.push((&plain.interface, plain.source, settings, peers)),
             }
         }
+        let unused = |(.., settings, _): &(_, _, &Liveness, _)| settings.second_path.is_none();
+        if wanted.iter().all(unused) {
+            self.second = None;
+        }
+        let second = self.second.as_ref();
         self.ends.retain_mut(|end| {
             let kept = wanted.iter().find(|(interface, source, settings, _)| {
                 *interface == end.interface && *source == end.source && **settings == end.settings
             });
             let peers = kept.map(|(.., peers)| peers.as_slice()).unwrap_or_default();
-            end.keep(peers, metrics);
+            end.keep(peers, second, metrics);
             kept.is_some()
         });
         for (interface, source, settings, peers) in wanted {
@@ -136,10 +238,25 @@ impl Sessions {
                 self.ends.len() - 1
             });
             if let Some(end) = self.ends.get_mut(at) {
-                end.meet(&peers, now);
+                end.meet(&peers, metrics, now);
             }
         }
         self.open(ports);
+    }
+
+    /// The socket of the second network, from now on.
+    pub(crate) fn set_second(&mut self, bound: IpAddr, socket: UdpSocket) {
+        let socket_ref = SockRef::from(&socket);
+        let class = match bound {
+            IpAddr::V4(_) => socket_ref.set_tos_v4(TOS),
+            IpAddr::V6(_) => socket_ref.set_tclass_v6(TOS),
+        };
+        if let Err(error) = class.and_then(|()| socket.set_nonblocking(true)) {
+            warn!(%bound, %error, "no second path of liveness sessions");
+            return;
+        }
+        info!(%bound, "second path of liveness sessions");
+        self.second = Some((bound, socket));
     }
 
     /// Opens sockets on interfaces that came (back).
@@ -160,77 +277,84 @@ impl Sessions {
     /// The sockets to poll.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let sockets = self.ends.iter().filter_map(|end| end.socket.as_ref());
-        sockets.map(|(_, socket)| socket.as_fd())
+        let first = sockets.map(|(_, socket)| socket.as_fd());
+        first.chain(self.second.iter().map(|(_, socket)| socket.as_fd()))
     }
 
     /// When [`Sessions::work`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let sessions = self.ends.iter().flat_map(|end| &end.peers);
-        sessions.map(|(_, session)| session.poll_timeout()).min()
+        let peers = self.ends.iter().flat_map(|end| &end.peers);
+        peers.map(|met| met.peer.poll_timeout()).min()
+    }
+
+    /// What is known of a router's peers.
+    pub(crate) fn of(&self, router: &Router) -> Vec<PeerLiveness> {
+        let plain = router.plain();
+        if plain.liveness.is_none() {
+            return Vec::new();
+        }
+        let ours = |end: &&End| end.interface == plain.interface && end.source == plain.source;
+        let mets = self.ends.iter().filter(ours).flat_map(|end| &end.peers);
+        let mets = mets.filter(|met| plain.peers.contains(&met.address));
+        let known = mets.map(|met| PeerLiveness {
+            peer: met.address,
+            vip: met
+                .peer
+                .state(LivenessPath::Vip)
+                .unwrap_or(PathState::Never),
+            second: met.peer.state(LivenessPath::Second),
+        });
+        known.collect()
     }
 
     /// Reads what has come. Answers how many datagrams were refused.
     pub(crate) fn receive(&mut self, metrics: &Metrics, now: Time) -> u64 {
+        let Self {
+            ends,
+            second,
+            changes,
+        } = self;
         let mut refused = 0;
-        for end in &mut self.ends {
-            let Some((_, socket)) = &end.socket else {
+        for end in ends.iter_mut() {
+            let (peers, end) = end.split(None);
+            let Some((_, socket)) = end.first_socket else {
                 continue;
             };
-            // One byte more than a heartbeat has: a longer datagram is none.
-            let mut buffer = [0; LENGTH + 1];
-            for _ in 0..PER_ROUND {
-                let Ok((length, from)) = socket.recv_from(&mut buffer) else {
-                    break;
-                };
-                let datagram = buffer.get(..length).unwrap_or_default();
-                let from = from.ip();
-                let session = end.peers.iter_mut().find(|(peer, _)| *peer == from);
-                let beat = Heartbeat::decode(datagram, &end.settings.key, from, end.source);
-                let (Some((peer, session)), Ok(beat)) = (session, beat) else {
-                    metrics.heartbeats_dropped.inc();
-                    refused += 1;
-                    continue;
-                };
-                metrics.heartbeats_received.inc();
-                let before = session.state();
-                let change = session.heard(&beat, now);
-                if session.state() != before {
-                    let labels = PeerLabels::of(&end.interface, *peer);
-                    metrics.peer(&labels).set(number(session.state()));
-                }
-                self.changes.extend(change.map(|change| Changed {
-                    source: end.source,
-                    peer: *peer,
-                    change,
-                }));
-            }
+            let take = |from, datagram: &[u8]| {
+                let met = peers.iter_mut().find(|met| met.address == from)?;
+                end.hear(met, LivenessPath::Vip, datagram, metrics, now)
+            };
+            refused += read(socket, metrics, take, changes);
+        }
+        if let Some((bound, socket)) = second {
+            let take = |from: IpAddr, datagram: &[u8]| {
+                let end = ends.iter_mut().find(|end| {
+                    let path = end.settings.second_path.as_ref();
+                    path.is_some_and(|path| path.source == *bound && path.peers.contains(&from))
+                })?;
+                let (peers, end) = end.split(None);
+                let met = peers.iter_mut().find(|met| met.second == Some(from))?;
+                end.hear(met, LivenessPath::Second, datagram, metrics, now)
+            };
+            refused += read(socket, metrics, take, changes);
         }
         refused
     }
 
     /// Sends what is due, and judges silence. Call it when nothing is left to read.
     pub(crate) fn work(&mut self, metrics: &Metrics, now: Time) {
+        let second = self.second.as_ref();
         for end in &mut self.ends {
-            for at in 0..end.peers.len() {
-                let Some((peer, session)) = end.peers.get_mut(at) else {
-                    continue;
-                };
-                if session.poll_timeout() > now {
-                    continue;
-                }
-                let peer = *peer;
-                let (beat, change) = session.timeout(now);
-                if change.is_some() {
-                    let labels = PeerLabels::of(&end.interface, peer);
-                    metrics.peer(&labels).set(number(session.state()));
-                }
-                self.changes.extend(change.map(|change| Changed {
-                    source: end.source,
-                    peer,
-                    change,
-                }));
-                if let Some(beat) = beat {
-                    end.send(peer, &beat);
+            let (peers, end) = end.split(second);
+            for met in peers {
+                for path in PATHS {
+                    let (beat, news) = met.peer.timeout(path, now);
+                    if news != News::default() {
+                        self.changes.push(end.changed(met, path, news, metrics));
+                    }
+                    if let Some(beat) = beat {
+                        end.send(met, path, &beat);
+                    }
                 }
             }
         }
@@ -243,40 +367,124 @@ impl Sessions {
 
     /// Says farewell to all: this process ends.
     pub(crate) fn leave(&mut self, metrics: &Metrics) {
+        let second = self.second.as_ref();
         for end in &mut self.ends {
-            end.keep(&[], metrics);
+            end.keep(&[], second, metrics);
         }
     }
 }
 
+/// Reads datagrams; `take` answers none for one that is refused. Answers how many were.
+fn read(
+    socket: &UdpSocket,
+    metrics: &Metrics,
+    mut take: impl FnMut(IpAddr, &[u8]) -> Option<Option<Changed>>,
+    changes: &mut Vec<Changed>,
+) -> u64 {
+    let mut refused = 0;
+    // One byte more than a heartbeat has: a longer datagram is none.
+    let mut buffer = [0; LENGTH + 1];
+    for _ in 0..PER_ROUND {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+            break;
+        };
+        let datagram = buffer.get(..length).unwrap_or_default();
+        match take(from.ip(), datagram) {
+            Some(changed) => {
+                metrics.heartbeats_received.inc();
+                changes.extend(changed);
+            }
+            None => {
+                metrics.heartbeats_dropped.inc();
+                refused += 1;
+            }
+        }
+    }
+    refused
+}
+
+impl Local<'_> {
+    /// None: refused.
+    fn hear(
+        &self,
+        met: &mut Met,
+        path: LivenessPath,
+        datagram: &[u8],
+        metrics: &Metrics,
+        now: Time,
+    ) -> Option<Option<Changed>> {
+        let (there, here) = met.addresses(self, path)?;
+        let beat = Heartbeat::decode(datagram, &self.settings.key, there, here).ok()?;
+        let before = met.peer.state(path);
+        let news = met.peer.heard(path, &beat, now);
+        let changed = news != News::default() || met.peer.state(path) != before;
+        Some(changed.then(|| self.changed(met, path, news, metrics)))
+    }
+}
+
 impl End {
+    /// The peers, and what they need.
+    fn split<'a>(
+        &'a mut self,
+        second: Option<&'a (IpAddr, UdpSocket)>,
+    ) -> (&'a mut Vec<Met>, Local<'a>) {
+        let path = self.settings.second_path.as_ref();
+        // One that is bound to another address would send what the peer refuses.
+        let fits = |(bound, _): &&(IpAddr, UdpSocket)| path.is_some_and(|p| p.source == *bound);
+        let local = Local {
+            interface: &self.interface,
+            source: self.source,
+            settings: &self.settings,
+            second: path,
+            first_socket: self.socket.as_ref().map(|(index, socket)| (*index, socket)),
+            second_socket: second.filter(fits).map(|(_, socket)| socket),
+        };
+        (&mut self.peers, local)
+    }
+
     /// Says farewell to peers that are not among these.
-    fn keep(&mut self, peers: &[IpAddr], metrics: &Metrics) {
-        let (kept, gone) = std::mem::take(&mut self.peers)
+    fn keep(&mut self, peers: &[Wanted], second: Option<&(IpAddr, UdpSocket)>, metrics: &Metrics) {
+        let (mets, end) = self.split(second);
+        let (kept, gone): (Vec<Met>, Vec<Met>) = std::mem::take(mets)
             .into_iter()
-            .partition(|(peer, _)| peers.contains(peer));
-        self.peers = kept;
-        let gone: Vec<(IpAddr, Session)> = gone;
-        for (peer, mut session) in gone {
-            self.send(peer, &session.leave());
-            metrics.forget_peer(&PeerLabels::of(&self.interface, peer));
+            .partition(|met| peers.contains(&(met.address, met.second)));
+        *mets = kept;
+        for met in gone {
+            end.farewell(met, metrics);
         }
     }
 
     /// Begins sessions with those of these peers that have none.
-    fn meet(&mut self, peers: &[IpAddr], now: Time) {
-        for peer in peers {
-            if self.peers.iter().any(|(known, _)| known == peer) {
+    fn meet(&mut self, peers: &[Wanted], metrics: &Metrics, now: Time) {
+        let interval = Span::from(self.settings.interval.duration());
+        for (address, second) in peers {
+            if self.peers.iter().any(|met| met.address == *address) {
                 continue;
             }
-            match boot() {
-                Ok(boot) => {
-                    let interval = Span::from(self.settings.interval.duration());
-                    self.peers.push((*peer, Session::new(interval, boot, now)));
-                }
+            let (first, other) = match (boot(), boot()) {
+                (Ok(first), Ok(other)) => (first, other),
                 // Without it the protocol's own time counts.
-                Err(error) => warn!(%peer, %error, "no liveness session: no random numbers"),
+                (Err(error), _) | (_, Err(error)) => {
+                    warn!(peer = %address, %error, "no liveness session: no random numbers");
+                    continue;
+                }
+            };
+            let peer = Peer::new(Session::new(interval, first, now));
+            let peer = match second {
+                Some(_) => peer.with_second(Session::new(interval, other, now)),
+                None => peer,
+            };
+            for path in PATHS {
+                if peer.state(path).is_some() {
+                    let labels = PeerLabels::of(&self.interface, *address, path);
+                    metrics.peer(&labels).set(0);
+                }
             }
+            self.peers.push(Met {
+                address: *address,
+                second: *second,
+                peer,
+            });
         }
     }
 
@@ -310,17 +518,6 @@ impl End {
         socket.bind(&address(self.source, index))?;
         Ok(socket.into())
     }
-
-    fn send(&self, peer: IpAddr, beat: &Heartbeat) {
-        let Some((index, socket)) = &self.socket else {
-            return;
-        };
-        let bytes = beat.encode(&self.settings.key, self.source, peer);
-        // What does not get out is silence to the peer, and told by it.
-        if let Some(to) = address(peer, *index).as_socket() {
-            let _lost = socket.send_to(&bytes, to);
-        }
-    }
 }
 
 fn address(ip: IpAddr, index: u32) -> SockAddr {
@@ -339,10 +536,10 @@ fn boot() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes).max(1))
 }
 
-const fn number(state: State) -> i64 {
+const fn number(state: PathState) -> i64 {
     match state {
-        State::Unknown => 0,
-        State::OneWay => 1,
-        State::Alive => 2,
+        PathState::Never | PathState::Silent => 0,
+        PathState::OneWay => 1,
+        PathState::Alive => 2,
     }
 }

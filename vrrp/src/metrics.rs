@@ -1,6 +1,6 @@
 //! All metrics of vrrp, declared and registered once; handles go to the code that counts.
 
-use krater_model::control::RouterState;
+use krater_model::control::{LivenessPath, RouterState};
 use krater_vrrp_proto::{DropReason, Span};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -28,13 +28,15 @@ pub(crate) struct RouterLabels {
 pub(crate) struct PeerLabels {
     interface: String,
     peer: String,
+    path: &'static str,
 }
 
 impl PeerLabels {
-    pub(crate) fn of(interface: &str, peer: IpAddr) -> Self {
+    pub(crate) fn of(interface: &str, peer: IpAddr, path: LivenessPath) -> Self {
         Self {
             interface: interface.to_owned(),
             peer: peer.to_string(),
+            path: path.name(),
         }
     }
 }

@@ -152,3 +152,22 @@ pub(crate) fn prefer_this_thread() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Locks what is mapped and what will be, each page when it is touched.
+pub(crate) fn lock_memory() -> io::Result<()> {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: takes an integer; no memory changes its content.
+    if unsafe { libc::mlockall(flags) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The opposite.
+pub(crate) fn unlock_memory() -> io::Result<()> {
+    // SAFETY: takes nothing; no memory changes its content.
+    if unsafe { libc::munlockall() } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,21 +1,24 @@
 //! Health of the data plane: its process (pidfd) and its progress counter (memfd), handed over by
 //! the agent on `vrrp-track.sock`.
 //!
-//! The socket takes one [`TrackDataplane`] frame with two descriptors; a later frame replaces an
-//! earlier one, and closing the connection changes nothing. Until the first frame there is no data
-//! plane to trust.
+//! The socket takes [`TrackDataplane`] frames with two descriptors and [`HandSecondPath`] frames with one; a later
+//! frame replaces an earlier one of its kind, and closing the connection changes nothing. Until the first frame there
+//! is no data plane to trust, and liveness sessions have one path.
 
 use crate::{cpu, sys};
 use krater_model::SCHEMA;
-use krater_model::control::{Progress, TrackDataplane};
+use krater_model::control::{HandSecondPath, Progress, TrackDataplane};
+use krater_model::wire::liveness::PORT;
 use krater_vrrp_proto::{Fault, Span, Time};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4,
     bind, getsockopt, listen, recvmsg, socket,
 };
+use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -30,8 +33,6 @@ pub(crate) const SAMPLE: Span = Span::from_millis(20);
 const MAX_CONNECTIONS: usize = 4;
 /// A frame is some 60 bytes of JSON.
 const MAX_FRAME: usize = 1_024;
-/// Descriptors accepted with a frame; exactly this many are right.
-const DESCRIPTORS: usize = 2;
 /// A shorter silence would call every late wake-up of a writer a freeze.
 const MIN_FROZEN_AFTER: Span = Span::from_millis(30);
 
@@ -64,6 +65,34 @@ pub(crate) struct Track {
     watched: Option<Watched>,
     fault: Option<Fault>,
     canary: Canary,
+    second: Option<(IpAddr, UdpSocket)>,
+}
+
+/// What one frame brings.
+enum Handed {
+    Dataplane {
+        track: TrackDataplane,
+        progress: OwnedFd,
+        pidfd: OwnedFd,
+    },
+    SecondPath(IpAddr, UdpSocket),
+}
+
+/// What a frame says.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Frame {
+    Dataplane(TrackDataplane),
+    SecondPath(HandSecondPath),
+}
+
+impl Frame {
+    fn schema(&self) -> u32 {
+        match self {
+            Self::Dataplane(frame) => frame.schema,
+            Self::SecondPath(frame) => frame.schema,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -123,7 +152,13 @@ impl Track {
             watched: None,
             fault: Some(Fault::DataplaneAbsent),
             canary,
+            second: None,
         }
+    }
+
+    /// The socket of the second network, if one came, and to what it is bound.
+    pub(crate) fn take_second(&mut self) -> Option<(IpAddr, UdpSocket)> {
+        self.second.take()
     }
 
     /// What is wrong with the data plane.
@@ -192,10 +227,16 @@ impl Track {
 
     fn receive(&mut self, now: Time) {
         let mut newest = None;
+        let mut second = None;
         self.connections.retain(|connection| {
             loop {
                 match frame(connection) {
-                    Ok(Some(received)) => newest = Some(received),
+                    Ok(Some(Handed::Dataplane {
+                        track,
+                        progress,
+                        pidfd,
+                    })) => newest = Some((track, progress, pidfd)),
+                    Ok(Some(Handed::SecondPath(bound, socket))) => second = Some((bound, socket)),
                     Ok(None) => return false,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                     Err(error) => {
@@ -205,6 +246,9 @@ impl Track {
                 }
             }
         });
+        if second.is_some() {
+            self.second = second;
+        }
         if let Some((track, progress, pidfd)) = newest {
             info!(dataplane.pid = track.pid, "watching the data plane");
             self.watched = Some(Watched {
@@ -232,7 +276,7 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
 }
 
 /// Reads one frame; none at the end of the connection.
-fn frame(connection: &OwnedFd) -> io::Result<Option<(TrackDataplane, OwnedFd, OwnedFd)>> {
+fn frame(connection: &OwnedFd) -> io::Result<Option<Handed>> {
     let mut bytes = [0; MAX_FRAME];
     // Room for more than allowed, so that superfluous descriptors are received and closed.
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; 8]);
@@ -261,17 +305,36 @@ fn frame(connection: &OwnedFd) -> io::Result<Option<(TrackDataplane, OwnedFd, Ow
     if flags.contains(MsgFlags::MSG_TRUNC) {
         return Err(wrong(format!("longer than {MAX_FRAME} bytes")));
     }
-    let count = descriptors.len();
-    let [progress, pidfd] = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors)
-        .map_err(|_| wrong(format!("{count} descriptors instead of memfd and pidfd")))?;
-    let track: TrackDataplane = serde_json::from_slice(bytes.get(..length).unwrap_or_default())?;
-    if track.schema != SCHEMA && track.schema + 1 != SCHEMA {
-        return Err(wrong(format!(
-            "schema {}: {SCHEMA} is understood",
-            track.schema
-        )));
+    let frame: Frame = serde_json::from_slice(bytes.get(..length).unwrap_or_default())?;
+    let schema = frame.schema();
+    if schema != SCHEMA && schema.saturating_add(1) != SCHEMA {
+        return Err(wrong(format!("schema {schema}: {SCHEMA} is understood")));
     }
-    Ok(Some((track, progress, pidfd)))
+    let count = descriptors.len();
+    match frame {
+        Frame::Dataplane(track) => {
+            let [progress, pidfd] = <[OwnedFd; 2]>::try_from(descriptors)
+                .map_err(|_| wrong(format!("{count} descriptors instead of memfd and pidfd")))?;
+            Ok(Some(Handed::Dataplane {
+                track,
+                progress,
+                pidfd,
+            }))
+        }
+        Frame::SecondPath(HandSecondPath { second_path, .. }) => {
+            let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
+                .map_err(|_| wrong(format!("{count} descriptors instead of a socket")))?;
+            let datagrams = getsockopt(&socket, nix::sys::socket::sockopt::SockType);
+            let socket = UdpSocket::from(socket);
+            let bound = socket.local_addr()?;
+            if datagrams != Ok(SockType::Datagram) || bound != SocketAddr::new(second_path, PORT) {
+                return Err(wrong(format!(
+                    "a socket that is bound to {bound}, not to UDP port {PORT} of {second_path}"
+                )));
+            }
+            Ok(Some(Handed::SecondPath(second_path, socket)))
+        }
+    }
 }
 
 /// Decides from samples of the progress counter. Pure.

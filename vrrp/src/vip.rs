@@ -1,38 +1,47 @@
 //! What follows the Active role in the kernel: addresses, routes, rules, all tagged as vrrp's.
 
+use crate::vmac;
 use krater_net::link::{Address, Route, Rule};
 use krater_net::sync::NetlinkSocket;
 use krater_net::{PROTO_VRRP, Result, filter};
 use krater_vrrp_proto::Belongings;
 
-/// Installs on link `index`: addresses, then routes that may use them as source, then rules. Goes on
+/// Where addresses are, and what routes go through: the same link, unless the router has a virtual MAC address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) addresses: u32,
+    pub(crate) routes: u32,
+}
+
+/// Installs: addresses, then routes that may use them as source, then rules. Goes on
 /// after a failure and answers the first.
-pub(crate) fn add(netlink: &NetlinkSocket, index: u32, wanted: &Belongings) -> Result<()> {
-    let addresses = addresses(index, wanted).map(|a| netlink.add_address(&a));
+pub(crate) fn add(netlink: &NetlinkSocket, place: Place, wanted: &Belongings) -> Result<()> {
+    let addresses = addresses(place, wanted).map(|a| netlink.add_address(&a));
     let routes = wanted.routes.iter();
-    let routes = routes.map(|r| netlink.add_route(&Route::of(r, index, PROTO_VRRP)));
+    let routes = routes.map(|r| netlink.add_route(&Route::of(r, place.routes, PROTO_VRRP)));
     let rules = wanted.rules.iter();
     let rules = rules.map(|r| netlink.add_rule(&Rule::of(r, PROTO_VRRP)));
     collect(addresses.chain(routes).chain(rules))
 }
 
-/// Withdraws from link `index`: rules, routes, addresses. Goes on after a failure.
-pub(crate) fn remove(netlink: &NetlinkSocket, index: u32, gone: &Belongings) -> Result<()> {
+/// Withdraws: rules, routes, addresses. Goes on after a failure.
+pub(crate) fn remove(netlink: &NetlinkSocket, place: Place, gone: &Belongings) -> Result<()> {
     let rules = gone.rules.iter();
     let rules = rules.map(|r| netlink.delete_rule(&Rule::of(r, PROTO_VRRP)));
     let routes = gone.routes.iter();
-    let routes = routes.map(|r| netlink.delete_route(&Route::of(r, index, PROTO_VRRP)));
-    let addresses = addresses(index, gone).map(|a| netlink.delete_address(&a));
+    let routes = routes.map(|r| netlink.delete_route(&Route::of(r, place.routes, PROTO_VRRP)));
+    let addresses = addresses(place, gone).map(|a| netlink.delete_address(&a));
     collect(rules.chain(routes).chain(addresses))
 }
 
 /// The addresses as netlink wants them.
-pub(crate) fn addresses(index: u32, of: &Belongings) -> impl Iterator<Item = Address> {
+pub(crate) fn addresses(place: Place, of: &Belongings) -> impl Iterator<Item = Address> {
     of.addresses.iter().map(move |net| Address {
-        link: index,
+        link: place.addresses,
         net: *net,
         protocol: PROTO_VRRP,
-        no_prefix_route: false,
+        // The interface below has it.
+        no_prefix_route: place.addresses != place.routes,
     })
 }
 
@@ -50,6 +59,7 @@ pub(crate) fn purge(netlink: &NetlinkSocket) -> Result<Purged> {
     let mut addresses = netlink.addresses()?;
     addresses.retain(|address| address.protocol == PROTO_VRRP);
     let first = collect(addresses.iter().map(|a| netlink.delete_address(a)));
+    let links_gone = vmac::purge(netlink);
     // Routes whose source address went are gone already.
     let mut routes = netlink.routes()?;
     routes.retain(|route| route.protocol == PROTO_VRRP);
@@ -59,7 +69,7 @@ pub(crate) fn purge(netlink: &NetlinkSocket) -> Result<Purged> {
     let rules_gone = collect(rules.iter().map(|r| netlink.delete_rule(r)));
     // Nobody holds what it protects any more.
     let filter_gone = filter::refuse_packets_to(&[]);
-    let first = first.and(filter_gone);
+    let first = first.and(filter_gone).and(links_gone);
     first.and(routes_gone).and(rules_gone).map(|()| Purged {
         addresses: addresses.len(),
         routes: routes.len(),

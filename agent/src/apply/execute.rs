@@ -255,9 +255,11 @@ impl<L: LinkControl, N: AsFd> Links<L, N> {
     }
 }
 
-/// None for the loopback and what has no Ethernet address.
+/// None for the loopback, what has no Ethernet address, and what is no NIC.
 fn nic(link: link::Link, own: Option<(Vec<IpNet>, Vec<Route>)>) -> Option<Link> {
-    let mac = link.mac.filter(|_| !link.loopback)?;
+    // A macvlan is vrrp's, for a virtual MAC address.
+    let macvlan = link.kind.as_deref() == Some("macvlan");
+    let mac = link.mac.filter(|_| !link.loopback && !macvlan)?;
     let (addresses, routes) = own.unwrap_or_default();
     Some(Link {
         index: link.index,

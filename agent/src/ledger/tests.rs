@@ -17,7 +17,8 @@ fn state(generation: u64) -> DesiredState {
         vrrp: vec![
             serde_json::from_value(serde_json::json!({
                 "vrid": 1, "interface": "eth1", "version": 2, "password": "vrrppw", "priority": 100,
-                "advert_interval": 100, "source": "192.0.2.1", "addresses": ["192.0.2.100/32"],
+                "advert_interval": 100, "source": "192.0.2.1", "addresses": ["192.0.2.100/32"], "peers": ["192.0.2.2"],
+                "liveness": {"key": "livekey-of-16-bytes"},
             }))
             .unwrap(),
         ],
@@ -66,7 +67,7 @@ fn no_secret_is_on_disk_in_clear() {
         let dir = tempfile::tempdir().unwrap();
         put(&ledger(dir.path(), key), &state(1)).unwrap();
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
-        for secret in ["hunter2", "beatkey", "vrrppw"] {
+        for secret in ["hunter2", "beatkey", "vrrppw", "livekey"] {
             assert!(!text.contains(secret), "{secret}");
         }
     }
@@ -82,6 +83,8 @@ fn without_the_key_the_secrets_are_missing_and_it_says_so() {
         assert!(restored.state.certificates.is_empty());
         let password = restored.state.vrrp[0].password.as_ref().unwrap();
         assert!(password.expose().is_empty());
+        let liveness = restored.state.vrrp[0].liveness.as_ref().unwrap();
+        assert!(liveness.key.expose().is_empty());
         assert_eq!(restored.state.revision(), state(1).revision());
         assert_eq!(restored.digest, digest(&state(1)).unwrap());
     }

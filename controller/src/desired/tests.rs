@@ -51,7 +51,7 @@ fn amphora(n: u128, role: &str, priority: i32, vrrp_ip: &str, vrrp_port: u128) -
         compute_id: None,
         status: "ALLOCATED".into(),
         role: Some(role.into()),
-        lb_network_ip: None,
+        lb_network_ip: Some(format!("100.96.0.1{n}")),
         mgmt_port_id: None,
         mgmt_mac: None,
         vrrp_ip: Some(vrrp_ip.into()),
@@ -198,6 +198,7 @@ fn version_2_with_a_password() {
         advert_centiseconds: Centiseconds::new(100).unwrap(),
         version: VrrpVersion::V2,
         auth: VrrpAuth::Pass,
+        ..Vrrp::default()
     };
     let (first, second) = (&graph.amphorae[0], &graph.amphorae[1]);
     let of = |own, peer| build(&graph, own, &[peer], &common).unwrap().vrrp.remove(0);
@@ -212,6 +213,50 @@ fn version_2_with_a_password() {
     );
     // The default has none.
     assert_eq!(built(&graph).vrrp[0].password, None);
+}
+
+/// Both get the same key, another load balancer another one, and each the other's addresses on both networks.
+#[test]
+fn a_pair_has_a_liveness_session_over_both_networks() {
+    let graph = graph();
+    let (first, second) = (&graph.amphorae[0], &graph.amphorae[1]);
+    let of = |graph: &Graph, own, peer, common: &Common| {
+        let router = build(graph, own, &[peer], common).unwrap().vrrp.remove(0);
+        router.liveness
+    };
+    let common = common();
+    let a = of(&graph, first, second, &common).unwrap();
+    let b = of(&graph, second, first, &common).unwrap();
+    assert_eq!((a.interval, &a.key), (Millis::literal(30), &b.key));
+    assert_eq!(a.key.expose().len(), 64);
+    let path = |liveness: &Liveness| {
+        let path = liveness.second_path.clone().unwrap();
+        (path.source.to_string(), path.peers[0].to_string())
+    };
+    let (one, two) = ("100.96.0.11".to_owned(), "100.96.0.12".to_owned());
+    assert_eq!(path(&a), (one.clone(), two.clone()));
+    assert_eq!(path(&b), (two, one));
+    // Another load balancer, and another controller.
+    let mut other = graph.clone();
+    other.load_balancer.id = text(8);
+    assert_ne!(of(&other, first, second, &common).unwrap().key, a.key);
+    let stranger = Common {
+        vault: Vault::parse(&"0e".repeat(32)).unwrap(),
+        ..common.clone()
+    };
+    assert_ne!(of(&graph, first, second, &stranger).unwrap().key, a.key);
+    // Without an address on the management network: one path.
+    let mut unknown = graph.clone();
+    unknown.amphorae[1].lb_network_ip = None;
+    let (first, second) = (&unknown.amphorae[0], &unknown.amphorae[1]);
+    let a = of(&unknown, first, second, &common).unwrap();
+    assert_eq!(a.second_path, None);
+    // Switched off, and alone.
+    let mut off = common.clone();
+    off.vrrp.liveness_ms = Millis::default();
+    assert_eq!(of(&graph, first, second, &off), None);
+    let alone = build(&graph, first, &[], &common).unwrap();
+    assert_eq!(alone.vrrp[0].liveness, None);
 }
 
 #[test]

@@ -217,6 +217,7 @@ impl AgentApi for Noop {
                     transitions: 0,
                     since_ms: 0,
                     addresses: Vec::new(),
+                    liveness: Vec::new(),
                 });
             Ok(Status {
                 revision,
@@ -233,6 +234,9 @@ impl AgentApi for Noop {
                     version: String::new(),
                     pid: 0,
                     revision,
+                    memory_locked: None,
+                    real_time: None,
+                    checks: Vec::new(),
                     routers: router.into_iter().collect(),
                 }),
             })

@@ -177,6 +177,7 @@ impl AgentApi for FakeAgents {
                 transitions: 0,
                 since_ms: 0,
                 addresses: Vec::new(),
+                liveness: Vec::new(),
             };
             let state = self.state_of(to.amphora);
             let routers = state.iter().flat_map(|s| &s.vrrp).map(|r| router(r.vrid));
@@ -195,6 +196,9 @@ impl AgentApi for FakeAgents {
                     version: String::new(),
                     pid: 1,
                     revision,
+                    memory_locked: None,
+                    real_time: None,
+                    checks: Vec::new(),
                     routers: routers.collect(),
                 }),
             })

@@ -7,6 +7,7 @@ use crate::files;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use krater_model::Secret;
 use krater_model::seal::SealKey;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -80,6 +81,11 @@ impl Vault {
     pub fn seal(&self, plain: &[u8], owner: &str) -> Option<String> {
         let sealed = self.0.seal(plain, owner.as_bytes())?;
         Some(STANDARD.encode(sealed))
+    }
+
+    /// A secret for a purpose, which is in no table: only who holds the key can make it.
+    pub fn derive(&self, purpose: &str) -> Secret {
+        self.0.derive(purpose)
     }
 
     /// What [`Self::seal`] sealed for the same owner.

@@ -202,3 +202,45 @@ fn what_cannot_be_started_again_is_removed_before_its_replacement_works() {
     story.answers();
     assert_eq!(story.spread("/", 9).len(), 3);
 }
+
+/// Three intervals of adverts are nine seconds.
+const RARE: &str = "[heartbeat]\nstale_after_ms = 600000\n[vrrp]\nadvert_centiseconds = 300\n";
+
+/// Why the standby took over when the active amphora's host died.
+fn takeover_reason(config: &str, session: fn(&serde_json::Value) -> bool) -> String {
+    let story = Story::on(System::with(config, &[]));
+    story.answers();
+    let (active, standby) = roles(&story);
+    let of = |amphora: &Amphora| amphora.router(&story.system);
+    wait::for_condition("the session is as configured", || {
+        of(&standby).is_some_and(|router| session(&router["liveness"][0]))
+    });
+    active.kill_and_cut();
+    let reason = wait::until("the standby takes over", || {
+        let router = of(&standby)?;
+        let reason = router["reason"].as_str()?.to_owned();
+        (router["state"] == "active").then_some(reason)
+    });
+    story.answers();
+    reason
+}
+
+/// The controller gives a pair a session over both networks, and the death of a host shows there first.
+#[test]
+fn a_dead_host_shows_in_the_liveness_session() {
+    let _alone = alone();
+    let both =
+        |session: &serde_json::Value| session["vip"] == "alive" && session["second"] == "alive";
+    let reason = takeover_reason(RARE, both);
+    assert!(reason.contains("is dead: no heartbeat"), "{reason}");
+}
+
+/// The negative control.
+#[test]
+fn without_a_liveness_session_it_shows_in_missing_adverts() {
+    let _alone = alone();
+    let config = format!("{RARE}liveness_ms = 0\n");
+    let reason = takeover_reason(&config, serde_json::Value::is_null);
+    assert!(reason.contains("no advertisement for"), "{reason}");
+    assert!(!reason.contains("dead"), "{reason}");
+}

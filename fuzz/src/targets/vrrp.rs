@@ -1,9 +1,10 @@
 //! Parsers of krater-vrrp-proto, and of its liveness sessions.
 
+use krater_model::control::LivenessPath;
 use krater_model::secret::Secret;
 use krater_model::state::VirtualRouter;
 use krater_model::wire::liveness::Heartbeat;
-use krater_vrrp_proto::liveness::Session;
+use krater_vrrp_proto::liveness::{News, Peer, Session, Verdict};
 use krater_vrrp_proto::receive::{Datagram, check};
 use krater_vrrp_proto::{Packet, Router, Span, Time};
 use std::net::{IpAddr, Ipv4Addr};
@@ -89,7 +90,10 @@ pub(super) fn heartbeat(data: &[u8]) {
     if let Ok(beat) = read {
         assert_eq!(beat.encode(&key, PEER, OURS), *data, "one form only");
     }
-    let mut session = Session::new(Span::from_millis(30), 7, Time::from_micros(1_000_000));
+    let begin = || Session::new(Span::from_millis(30), 7, Time::from_micros(1_000_000));
+    let mut session = begin();
+    let mut peer = Peer::new(begin()).with_second(begin());
+    let paths = [LivenessPath::Vip, LivenessPath::Second];
     let mut now = 1_000_000;
     for chunk in data.chunks_exact(8).take(64) {
         let [kind, interval, boot, low, high, echo, heard, after] = *chunk else {
@@ -114,7 +118,25 @@ pub(super) fn heartbeat(data: &[u8]) {
             assert_eq!(session.heard(&read, at), None, "a replay is no news");
             let after = (session.state(), session.poll_timeout());
             assert_eq!(before, after, "a replay changes nothing");
+            let path = paths[usize::from(kind >> 2 & 1)];
+            peer.heard(path, &read, at);
+            let before = paths.map(|path| peer.state(path));
+            assert_eq!(
+                peer.heard(path, &read, at),
+                News::default(),
+                "a replay is no news"
+            );
+            assert_eq!(before, paths.map(|path| peer.state(path)));
         }
+        for path in paths {
+            let (_, news) = peer.timeout(path, at);
+            if let Some(Verdict::Dead { spoke, .. }) = news.verdict {
+                assert!(spoke < at, "who is dead spoke before");
+                let heard = paths.map(|path| peer.session(path).and_then(Session::heard_at));
+                assert_eq!(heard, [None, None], "who is heard is not dead");
+            }
+        }
+        assert!(peer.poll_timeout() > at, "no peer is due for ever");
         session.timeout(at);
         assert!(session.poll_timeout() > at, "no session is due for ever");
     }

@@ -79,13 +79,32 @@ pub enum VrrpEventKind {
     PeerAlive {
         /// Who.
         peer: IpAddr,
+        /// Over which network.
+        path: LivenessPath,
     },
     /// We hear a peer's heartbeats, and they say that it does not hear ours: one direction is lost.
     PeerDeaf {
         /// Who.
         peer: IpAddr,
+        /// Over which network.
+        path: LivenessPath,
     },
-    /// A peer's liveness session ended in silence.
+    /// A peer is silent on one of two networks; whether it is dead the other one tells.
+    PeerSilent {
+        /// Who.
+        peer: IpAddr,
+        /// Over which network.
+        path: LivenessPath,
+        /// For how long.
+        silence_ms: u64,
+    },
+    /// A peer is silent where the virtual routers are, and lives, as the second network tells: the first one is
+    /// split, or does not let its heartbeats pass any more. Adverts alone decide.
+    PeerCut {
+        /// Who.
+        peer: IpAddr,
+    },
+    /// A peer is silent on every network on which it was heard.
     PeerDead {
         /// Who.
         peer: IpAddr,
@@ -109,6 +128,115 @@ pub enum VrrpEventKind {
         /// How many.
         count: u64,
     },
+}
+
+/// One of the networks of a liveness session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LivenessPath {
+    /// Where the virtual routers are.
+    Vip,
+    /// `second_path`.
+    Second,
+}
+
+impl LivenessPath {
+    /// As in JSON and in labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vip => "vip",
+            Self::Second => "second",
+        }
+    }
+}
+
+/// What a liveness session knows of a peer, over each network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerLiveness {
+    /// Who.
+    pub peer: IpAddr,
+    /// Where the virtual routers are.
+    pub vip: PathState,
+    /// Over the second network, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<PathState>,
+}
+
+impl PeerLiveness {
+    /// What follows from it, in words.
+    pub fn meaning(&self) -> &'static str {
+        use PathState::{Alive, Never, OneWay, Silent};
+        match (self.vip, self.second) {
+            (Never, None | Some(Never)) => {
+                "off, adverts alone decide: the peer has none, or UDP 5556 does not pass"
+            }
+            (Never, Some(Alive | OneWay)) => {
+                "over the second path only: UDP 5556 does not pass where the virtual routers are"
+            }
+            (Silent | Never, None | Some(Silent | Never)) => "silent, adverts alone decide",
+            (Silent, Some(Alive | OneWay)) => {
+                "cut off: it lives, adverts alone decide whether it is Active for us"
+            }
+            (OneWay, _) => "it does not hear us",
+            (Alive, None | Some(Alive)) => "alive",
+            (Alive, Some(_)) => "alive, over the first path only",
+        }
+    }
+}
+
+/// What is known of a peer over one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathState {
+    /// It was never heard.
+    Never,
+    /// It was heard, and is silent, or has left.
+    Silent,
+    /// It is heard, and does not hear us.
+    OneWay,
+    /// Both hear each other.
+    Alive,
+}
+
+/// The second kind of frame on `vrrp-track.sock`. With it goes one descriptor: a UDP socket that is bound to port
+/// 5556 of this address, in whatever namespace. A later frame replaces an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandSecondPath {
+    /// [`crate::SCHEMA`] of the writer.
+    pub schema: u32,
+    /// To what the socket is bound.
+    pub second_path: IpAddr,
+}
+
+/// Body of `PUT /checks/NAME`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckReport {
+    /// What came out.
+    pub up: bool,
+}
+
+/// A check that is tracked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub up: bool,
+    /// For how many milliseconds the last report still counts; none: there is none that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh_ms: Option<u64>,
+}
+
+/// Whether something that needs a privilege or a limit is so, and why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granted {
+    /// It is.
+    Yes,
+    /// It is not, for this reason.
+    No(String),
 }
 
 /// Answer of `GET /events`.

@@ -112,6 +112,26 @@ fn every_rule_refuses_and_names_the_field() {
             json!([{"name": "eth2", "weight": 254}]),
             "vrrp[0].track_interfaces[0]",
         ),
+        (
+            "/vrrp/0/track_checks",
+            json!([{"name": "a b"}]),
+            "vrrp[0].track_checks[0]",
+        ),
+        (
+            "/vrrp/0/track_checks",
+            json!([{"name": "a"}, {"name": "a"}]),
+            "vrrp[0].track_checks[1]",
+        ),
+        (
+            "/vrrp/0/track_checks",
+            json!([{"name": "a", "fresh": 99}]),
+            "vrrp[0].track_checks[0]",
+        ),
+        (
+            "/vrrp/0/track_checks",
+            json!([{"name": "a", "rise": 0}]),
+            "vrrp[0].track_checks[0].rise",
+        ),
         ("/vrrp/0/sync_group", json!(""), "vrrp[0].sync_group"),
         (
             "/vrrp/0/liveness",

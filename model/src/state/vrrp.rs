@@ -57,6 +57,10 @@ pub struct VirtualRouter {
     /// always does. With `false` it answers ARP and neighbour solicitations only.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub accept: bool,
+    /// Whether the addresses have the virtual MAC address of RFC 9568 section 7.3, on a macvlan, so that it moves with
+    /// them. Not with Neutron, whose port security drops it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub virtual_mac: bool,
     /// VIPs with prefix length, in the family of `source`; the first is advertised first.
     pub addresses: Vec<IpNet>,
     /// VIPs of the other family, moved but not advertised.
@@ -71,6 +75,9 @@ pub struct VirtualRouter {
     /// Other interfaces whose state counts; `interface` itself always does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub track_interfaces: Vec<TrackInterface>,
+    /// Checks that programs of the operator make and report (`amphora ctl vrrp check NAME up|down`); we run none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub track_checks: Vec<TrackCheck>,
     /// Routers of the same name are Active together or not at all: the same priority, preemption and tracked
     /// interfaces, and the same groups at their peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,7 +96,7 @@ pub struct VirtualRouter {
 }
 
 /// A liveness session with each peer: UDP port 5556, from `source` to the peer. The same for all virtual routers
-/// with the same source.
+/// with the same source, and with a second path their peers are the same too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Liveness {
@@ -98,6 +105,67 @@ pub struct Liveness {
     pub interval: Millis,
     /// Authenticates heartbeats, 16 to 64 bytes, the same at all peers.
     pub key: Secret,
+    /// A second network between the same hosts, so that a split of the first one is told from death.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_path: Option<SecondPath>,
+}
+
+/// Another network between a router and its peers, such as the management network. Its socket is made where the
+/// agent (or `amphora run`) is, not in the namespace of vrrp, and handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecondPath {
+    /// Own address there; UDP port 5556 of it is used.
+    pub source: IpAddr,
+    /// The address there of each of the router's `peers`, in their order.
+    pub peers: Vec<IpAddr>,
+}
+
+impl SecondPath {
+    fn check(&self, router: &VirtualRouter) -> Result<(), FieldError> {
+        let refuse = |field: String, why: String| {
+            Err(FieldError::new(
+                format!("liveness.second_path.{field}"),
+                why,
+            ))
+        };
+        let usable = |ip: &IpAddr| {
+            let scoped = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback() && !scoped
+        };
+        if !usable(&self.source) {
+            let why = format!(
+                "{} is no unicast address that is the same on every link",
+                self.source
+            );
+            return refuse("source".into(), why);
+        }
+        if self.source == router.source {
+            let why = format!("{} is the first path's own", self.source);
+            return refuse("source".into(), why);
+        }
+        let (here, there) = (self.peers.len(), router.peers.len());
+        if here != there {
+            let why = format!("{here} of them: give one for each of the router's {there} peers");
+            return refuse("peers".into(), why);
+        }
+        for (i, peer) in self.peers.iter().enumerate() {
+            let before = self.peers.get(..i).unwrap_or_default();
+            let wrong = if peer.is_ipv4() != self.source.is_ipv4() {
+                "is not of the family of source"
+            } else if !usable(peer) {
+                "is no unicast address that is the same on every link"
+            } else if *peer == self.source {
+                "is our own"
+            } else if before.contains(peer) {
+                "is there twice"
+            } else {
+                continue;
+            };
+            return refuse(format!("peers[{i}]"), format!("{peer} {wrong}"));
+        }
+        Ok(())
+    }
 }
 
 impl Liveness {
@@ -108,7 +176,9 @@ impl Liveness {
 
 /// Bytes of a sync group's name.
 const MAX_GROUP_NAME: usize = 64;
-/// Interfaces that a router tracks: an appliance has a handful.
+/// Bytes of a check's name.
+const MAX_CHECK_NAME: usize = 64;
+/// Interfaces or checks that a router tracks: an appliance has a handful.
 pub const MAX_TRACKED: usize = 16;
 
 /// An interface that a virtual router looks at.
@@ -121,6 +191,37 @@ pub struct TrackInterface {
     /// Negative: taken from the priority while it is down. -253 to 253.
     #[serde(default)]
     pub weight: i16,
+}
+
+/// A check that somebody else makes. The same name at several routers is one check, with the same `rise`, `fall`
+/// and `fresh`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrackCheck {
+    /// Its name: 1 to 64 of a-z 0-9 - _ .
+    pub name: String,
+    /// 0: a fault while it is down. Positive: added to the priority while it is up. Negative: taken from the priority
+    /// while it is down. -253 to 253.
+    #[serde(default)]
+    pub weight: i16,
+    /// Good reports in a row that make it up.
+    #[serde(default = "TrackCheck::once")]
+    pub rise: ProbeCount,
+    /// Bad ones that make it down.
+    #[serde(default = "TrackCheck::once")]
+    pub fall: ProbeCount,
+    /// A report counts for so long; then the check is down. 100 ms to an hour.
+    #[serde(default = "TrackCheck::default_fresh")]
+    pub fresh: Millis,
+}
+
+impl TrackCheck {
+    const fn once() -> ProbeCount {
+        ProbeCount::MIN
+    }
+    const fn default_fresh() -> Millis {
+        Millis::literal(15_000)
+    }
 }
 
 impl VirtualRouter {
@@ -163,6 +264,7 @@ impl VirtualRouter {
         }
         self.check_group()?;
         self.check_tracked()?;
+        self.check_checks()?;
         self.check_liveness()?;
         if !self.accept && self.priority == Priority::OWNER {
             return refuse(
@@ -204,6 +306,38 @@ impl VirtualRouter {
         }
         if !(16..=64).contains(&liveness.key.expose().len()) {
             return refuse(".key", "use 16 to 64 bytes");
+        }
+        match &liveness.second_path {
+            Some(second) => second.check(self),
+            None => Ok(()),
+        }
+    }
+
+    fn check_checks(&self) -> Result<(), FieldError> {
+        let all = &self.track_checks;
+        if all.len() > MAX_TRACKED {
+            let why = format!("{}: use at most {MAX_TRACKED}", all.len());
+            return Err(FieldError::new("track_checks", why));
+        }
+        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
+        for (i, check) in all.iter().enumerate() {
+            let name = &check.name;
+            let before = all.get(..i).unwrap_or_default();
+            let why = if name.is_empty() || name.len() > MAX_CHECK_NAME || !name.bytes().all(plain)
+            {
+                format!("{name:?} is not the name of a check: 1 to 64 of a-z 0-9 - _ .")
+            } else if before.iter().any(|other| other.name == *name) {
+                format!("{name} is there twice")
+            } else if !(-253..=253).contains(&check.weight) {
+                format!("weight {}: use -253 to 253", check.weight)
+            } else if check.weight != 0 && self.priority == Priority::OWNER {
+                "an owner's priority is 255 and does not change: use weight 0".to_owned()
+            } else if !(100..=3_600_000).contains(&check.fresh.value()) {
+                format!("fresh {} ms: use 100 to 3,600,000", check.fresh.value())
+            } else {
+                continue;
+            };
+            return Err(FieldError::new(format!("track_checks[{i}]"), why));
         }
         Ok(())
     }

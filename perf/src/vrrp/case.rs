@@ -29,16 +29,39 @@ pub(super) enum Case {
     Freeze,
     /// The switch drops all frames of the Active, and after the takeover no more
     Partition,
+    /// The Active's data plane gets SIGKILL; keepalived asks it by a script, as Octavia has it
+    DataplaneDeath,
+    /// The same with SIGSTOP
+    DataplaneFreeze,
     /// Death of a node with many routers
     MassFailover,
     /// Many routers and nothing that happens to them
     Steady,
+    /// One router under load, and nothing that happens to it (--long)
+    Loaded,
+    /// The same with many (--long)
+    LoadedMany,
 }
 
 impl Case {
     /// Whether it is about many routers, at 100 ms between adverts.
     pub(super) const fn is_large(self) -> bool {
-        matches!(self, Self::MassFailover | Self::Steady)
+        matches!(self, Self::MassFailover | Self::Steady | Self::LoadedMany)
+    }
+
+    /// Whether it takes minutes under load.
+    pub(super) const fn is_long(self) -> bool {
+        matches!(self, Self::Loaded | Self::LoadedMany)
+    }
+
+    /// Whether nothing happens, and all that moves does so without a cause.
+    const fn is_calm(self) -> bool {
+        matches!(self, Self::Steady) || self.is_long()
+    }
+
+    /// Whether the data plane is watched.
+    pub(super) const fn is_dataplane(self) -> bool {
+        matches!(self, Self::DataplaneDeath | Self::DataplaneFreeze)
     }
 }
 
@@ -122,7 +145,7 @@ impl Plan<'_> {
         let nanos = SystemTime::UNIX_EPOCH.elapsed()?.subsec_nanos();
         let phase = u64::from(nanos / 1_000) % interval;
         std::thread::sleep(Duration::from_micros(3 * interval + phase));
-        if self.case == Case::Steady {
+        if self.case.is_calm() {
             return self.steady(scene);
         }
         if scene.lab.b.held(self.task.routers)? > 0 {
@@ -187,16 +210,20 @@ impl Plan<'_> {
             Case::ProcessCrash => "process-crash",
             Case::Freeze => "freeze",
             Case::Partition => "partition",
+            Case::DataplaneDeath => "dataplane-death",
+            Case::DataplaneFreeze => "dataplane-freeze",
             Case::MassFailover => "mass-failover",
             Case::Steady => "steady",
+            Case::Loaded => "loaded",
+            Case::LoadedMany => "loaded-many",
         }
     }
 
     /// a is Active, b follows, the client is answered and its neighbour cache is warm.
     fn scene(&self) -> anyhow::Result<Scene> {
         let mut lab = Lab::new(self.folder)?;
-        lab.a.answer()?;
-        lab.b.answer()?;
+        lab.a.answer(self.task.watched)?;
+        lab.b.answer(self.task.watched)?;
         let start =
             |product, node, peer| Running::start(product, self.programs, self.task, node, peer);
         let active = start(self.pair.active, &lab.a, lab.b.host)?;
@@ -253,7 +280,9 @@ impl Plan<'_> {
             }
             Case::Freeze => lab.a.signal_all(libc::SIGSTOP)?,
             Case::Partition => lab.connect(Side::A, false)?,
-            Case::Steady => {}
+            Case::DataplaneDeath => lab.a.signal_dataplane(libc::SIGKILL)?,
+            Case::DataplaneFreeze => lab.a.signal_dataplane(libc::SIGSTOP)?,
+            Case::Steady | Case::Loaded | Case::LoadedMany => {}
         }
         Ok(())
     }

@@ -182,11 +182,15 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Starts the answering machine.
-    pub(super) fn answer(&mut self) -> anyhow::Result<()> {
+    /// Starts the answering machine, `watched` as a data plane is.
+    pub(super) fn answer(&mut self, watched: bool) -> anyhow::Result<()> {
         // The file that runs, even if it was replaced meanwhile.
         let mut command = Command::new("/proc/self/exe");
         command.args(["vrrp-echo", self.side.name()]);
+        if watched {
+            command.arg("--track").arg(self.folder.join("track.sock"));
+            command.arg("--checks").arg(self.folder.join("check.sock"));
+        }
         command.stdin(Stdio::null());
         self.echo = Some(self.ns.run(|| command.spawn())??);
         Ok(())
@@ -204,6 +208,12 @@ impl Node {
             process.signal(signal)?;
         }
         Ok(())
+    }
+
+    /// Sends a signal to the answering machine alone.
+    pub(super) fn signal_dataplane(&self, signal: i32) -> anyhow::Result<()> {
+        let echo = self.echo.as_ref().context("nobody answers here")?;
+        Ok(ProcessId::of(echo.id())?.signal(signal)?)
     }
 
     /// How many of the addresses its kernel has.

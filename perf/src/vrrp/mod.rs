@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lab` | namespaces and the switch between them |
 //! | `product` | starting, stopping and killing either product |
+//! | `dataplane` | the answering machine as a data plane that is watched |
 //! | `probe` | the client that asks each millisecond, and what its answers say |
 //! | `wire` | announcements that reach the client, addresses in the kernels |
 //! | `case` | what is done to a node, and one measurement of it |
@@ -11,12 +12,14 @@
 
 mod case;
 mod clock;
+mod dataplane;
 mod lab;
 mod probe;
 mod product;
 mod report;
 mod wire;
 
+pub(crate) use dataplane::{CheckArgs, check};
 pub(crate) use probe::{EchoArgs, echo};
 
 use crate::bench::{installed, places, topology, unpacked};
@@ -37,6 +40,8 @@ const LARGE_INTERVAL: u32 = 100;
 /// The longest interval of VRRP (12 bits of centiseconds), in milliseconds; longer ones than ten seconds would
 /// only make a run last.
 const LONGEST_INTERVAL: u32 = 10_000;
+/// Threads that load the machine in rows under load: more than it has CPUs here.
+const LOAD: u32 = 5;
 /// What burns CPU is at least stopped by the user then.
 const MOST_BURNING: i64 = 64;
 
@@ -62,7 +67,10 @@ pub(crate) struct Args {
     /// Virtual routers of the cases with many
     #[arg(long, default_value_t = 255, value_parser = clap::value_parser!(u8).range(1..))]
     routers: u8,
-    /// Seconds for which `steady` looks
+    /// The rows under load too, which take eleven minutes for each of --who
+    #[arg(long)]
+    long: bool,
+    /// Seconds for which `steady` looks, `loaded-many` too, and `loaded` ten times as long
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Seconds for which `thaw` and `heal` look: what neighbour caches are told late counts
@@ -117,6 +125,7 @@ fn measure(args: &Args) -> anyhow::Result<bool> {
         [] => Case::value_variants(),
         some => some,
     };
+    let wanted = |case: &&Case| args.long || !case.is_long() || !args.cases.is_empty();
     let folder = topology::run_folder()?;
     topology::clean_up_on_signals(ProcessId::of(std::process::id())?)?;
     let mut report = Report {
@@ -133,8 +142,15 @@ fn measure(args: &Args) -> anyhow::Result<bool> {
         rows: Vec::new(),
     };
     let burners = Burners::start(args.burn)?;
-    for case in cases {
-        let intervals = match case.is_large() {
+    for case in cases.iter().filter(wanted) {
+        // Beside those of the whole run.
+        let load = if case.is_long() && args.burn == 0 {
+            LOAD
+        } else {
+            0
+        };
+        let load = Burners::start(load)?;
+        let intervals = match case.is_large() || case.is_long() {
             true => &[LARGE_INTERVAL][..],
             false => &args.interval,
         };
@@ -143,6 +159,7 @@ fn measure(args: &Args) -> anyhow::Result<bool> {
             output::text(&tables(&rows))?;
             report.rows.extend(rows);
         }
+        drop(load);
     }
     drop(burners);
     if let Some(path) = &args.json {
@@ -178,7 +195,8 @@ impl Args {
                 rows.len() - 1
             })
         };
-        for _ in 0..self.runs {
+        let runs = if case.is_long() { 1 } else { self.runs };
+        for _ in 0..runs {
             for pair in pairs {
                 let plan = Plan {
                     case,
@@ -188,10 +206,14 @@ impl Args {
                         routers,
                         mixed: (pair.active == Product::Keepalived)
                             != (pair.backup == Product::Keepalived),
+                        watched: case.is_dataplane(),
                     },
                     programs,
                     folder,
-                    steady: Duration::from_secs(self.seconds),
+                    steady: Duration::from_secs(match case {
+                        Case::Loaded => 10 * self.seconds,
+                        _ => self.seconds,
+                    }),
                     after: Duration::from_secs(self.after),
                     patience: Duration::from_secs(self.patience),
                     no_backup: self.sabotage == Some(Sabotage::NoBackup),

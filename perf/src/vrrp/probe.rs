@@ -3,6 +3,7 @@
 //! began.
 
 use super::clock::{Clock, End};
+use super::dataplane;
 use crate::sys;
 use anyhow::{Context, bail};
 use krater_net::netns::NetNs;
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -185,10 +187,23 @@ fn read(open: &Open, at: usize) -> Option<Side> {
 pub(crate) struct EchoArgs {
     /// What it answers
     name: String,
+    /// Where vrrp takes what it watches
+    #[arg(long)]
+    track: Option<PathBuf>,
+    /// Where a script asks
+    #[arg(long)]
+    checks: Option<PathBuf>,
 }
 
 /// The answering machine of a node: returns what it gets with its name, from the address that was asked.
 pub(crate) fn echo(args: &EchoArgs) -> anyhow::Result<()> {
+    // Before this thread's priority is inherited.
+    if let Some(track) = &args.track {
+        dataplane::progress(track)?;
+    }
+    if let Some(checks) = &args.checks {
+        dataplane::answer_checks(checks)?;
+    }
     let _not_permitted = sys::prefer_this_thread();
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
     setsockopt(&socket, Ipv4PacketInfo, &true)?;

@@ -61,6 +61,8 @@ pub(super) struct Task {
     pub(super) routers: u8,
     /// The two nodes run different products.
     pub(super) mixed: bool,
+    /// The answering machine is watched as a data plane.
+    pub(super) watched: bool,
 }
 
 /// Own priority of a node; both products get the same.
@@ -253,14 +255,14 @@ fn krater(programs: &Programs, node: &Node) -> Command {
     command
 }
 
-/// The document that the controller makes, without a data plane: keepalived has none to watch here either.
+/// The document that the controller makes; with a data plane where keepalived has a script.
 fn document(task: Task, live: bool, node: &Node, peer: Ipv4Addr) -> String {
     let routers: Vec<_> = (1..=task.routers)
         .map(|n| {
             let mut router = serde_json::json!({
                 "vrid": n, "interface": INTERFACE, "priority": priority(node.side),
                 "advert_interval": task.centiseconds, "source": node.host, "peers": [peer],
-                "addresses": [format!("{}/32", vip(n))], "track_dataplane": false,
+                "addresses": [format!("{}/32", vip(n))], "track_dataplane": task.watched,
                 // keepalived refuses the RFC's, which is what we send until we have heard it.
                 "checksum": if task.mixed { "pseudo_header" } else { "learn" },
             });
@@ -285,7 +287,16 @@ fn keepalived(
     peer: Ipv4Addr,
 ) -> anyhow::Result<Command> {
     let path = node.folder.join("keepalived.conf");
-    fs::write(&path, configuration(task, node.side, node.host, peer)?)?;
+    let script = match task.watched {
+        true => format!(
+            "{} vrrp-check {}",
+            std::env::current_exe()?.display(),
+            node.folder.join("check.sock").display()
+        ),
+        false => String::new(),
+    };
+    let text = configuration(task, node.side, node.host, peer, &script)?;
+    fs::write(&path, text)?;
     let mut command = crate::bench::unpacked(programs.need_keepalived()?, &programs.tree);
     let file = |name: &str| node.folder.join(name);
     command.args(["--dont-fork", "--log-console", "--vrrp", "--use-file"]);
@@ -299,8 +310,14 @@ fn configuration(
     side: Side,
     host: Ipv4Addr,
     peer: Ipv4Addr,
+    script: &str,
 ) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
+    if task.watched {
+        writeln!(text, "global_defs {{\n    script_user root\n}}")?;
+        writeln!(text, "vrrp_script check {{\n    script \"{script}\"")?;
+        writeln!(text, "    interval 5\n    fall 2\n    rise 2\n}}")?;
+    }
     for n in 1..=task.routers {
         writeln!(text, "vrrp_instance v{n} {{")?;
         writeln!(text, "    state BACKUP\n    interface {INTERFACE}")?;
@@ -316,6 +333,9 @@ fn configuration(
             text,
             "    garp_master_refresh 5\n    garp_master_refresh_repeat 2"
         )?;
+        if task.watched {
+            writeln!(text, "    track_script {{\n        check\n    }}")?;
+        }
         writeln!(text, "    unicast_src_ip {host}")?;
         writeln!(text, "    unicast_peer {{\n        {peer}\n    }}")?;
         writeln!(
@@ -337,10 +357,11 @@ mod tests {
             centiseconds: 10,
             routers: 2,
             mixed: false,
+            watched: false,
         };
         let host = Ipv4Addr::new(10, 99, 0, 11);
         let peer = Ipv4Addr::new(10, 99, 0, 12);
-        let text = configuration(task, Side::A, host, peer).unwrap();
+        let text = configuration(task, Side::A, host, peer, "").unwrap();
         assert_eq!(text.matches("vrrp_instance").count(), 2);
         for line in [
             "advert_int 0.10",
@@ -355,7 +376,17 @@ mod tests {
             centiseconds: 100,
             ..task
         };
-        let text = configuration(second, Side::B, peer, host).unwrap();
+        let text = configuration(second, Side::B, peer, host, "").unwrap();
         assert!(text.contains("advert_int 1.00") && text.contains("priority 90"));
+        assert!(!text.contains("script"));
+        // What Octavia's template has.
+        let watched = Task {
+            watched: true,
+            ..task
+        };
+        let text = configuration(watched, Side::A, host, peer, "/check x").unwrap();
+        let script = "vrrp_script check {\n    script \"/check x\"\n    interval 5\n    fall 2\n    rise 2\n}";
+        assert!(text.contains(script), "{text}");
+        assert_eq!(text.matches("track_script").count(), 2);
     }
 }

@@ -83,6 +83,49 @@ fn many_routers_move_and_cost_something() {
     }
 }
 
+/// A data plane that dies or stands still moves the address of either product; keepalived's script takes its time.
+#[test]
+fn a_dead_data_plane_moves_the_address() {
+    let cases = "dataplane-death,dataplane-freeze";
+    let (output, report) = bench(&[
+        "--case",
+        cases,
+        "--patience",
+        "60",
+        "--who",
+        "krater,keepalived",
+    ]);
+    assert!(output.status.success(), "{report:#}");
+    for case in cases.split(',') {
+        let lost = |who: &str| {
+            let value = &row(&report, case, who)["values"][0];
+            assert!(value["takeover_ms"].as_f64().unwrap() > 0.0, "{value}");
+            value["lost"].as_u64().unwrap()
+        };
+        // Two rounds of a script each five seconds, and a process that is watched.
+        assert!(lost("krater") < lost("keepalived"), "{report:#}");
+    }
+}
+
+#[test]
+fn rows_under_load_are_made_when_they_are_named() {
+    let more = [
+        "--case",
+        "loaded,loaded-many",
+        "--seconds",
+        "1",
+        "--routers",
+        "3",
+    ];
+    let (output, report) = bench(&[&more[..], &["--who", "krater-live"]].concat());
+    assert!(output.status.success(), "{report:#}");
+    for case in ["loaded", "loaded-many"] {
+        let value = &row(&report, case, "krater-live")["values"][0];
+        assert!(value["false_takeovers"].is_number(), "{value}");
+        assert!(value["cpu_active"].as_f64().unwrap() > 0.0, "{value}");
+    }
+}
+
 /// The negative control: with nobody there to take over, each measurement fails and says so.
 #[test]
 fn without_a_backup_no_takeover_is_seen() {

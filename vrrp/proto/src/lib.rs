@@ -9,6 +9,8 @@
 //! | [`time`] | microseconds as types |
 //! | [`timers`] | Skew_Time and Active_Down_Interval in exact integers |
 //! | [`packet`] | bytes of an advertisement ⇄ meaning |
+//! | [`frame`] | frames to the group from a virtual MAC address |
+//! | [`check`] | a check that somebody else makes |
 //! | [`receive`] | which received packets may reach the machine, in what order they are refused |
 //! | [`router`] | configuration of a virtual router that cannot be built wrong |
 //! | [`group`] | when routers that belong together change state |
@@ -17,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 mod announcer;
+pub mod check;
+pub mod frame;
 pub mod group;
 pub mod liveness;
 pub mod machine;

@@ -11,7 +11,12 @@
 //! How long silence must last follows what is observed: three intervals of the slower side, more when they are short or
 //! heartbeats came late, as on a loaded host ([`Session::patience`]). Time in which this side stood still itself does not count.
 //! Whether silence means death or a network that is split, one path cannot tell; routers ask their adverts too, and
-//! a Backup that takes over from an Active that only it cannot hear is what the protocol does as well, later.
+//! a Backup that takes over from an Active that only it cannot hear is what the protocol does as well, later. Two
+//! paths can ([`Peer`]).
+
+mod peer;
+
+pub use peer::{News, Peer, Verdict};
 
 use crate::time::{Span, Time};
 use krater_model::wire::liveness::Heartbeat;
@@ -65,7 +70,7 @@ pub enum Change {
 }
 
 #[derive(Debug)]
-struct Peer {
+struct Known {
     boot: u64,
     sequence: u64,
     interval: Span,
@@ -83,7 +88,7 @@ pub struct Session {
     sequence: u64,
     next: Time,
     state: State,
-    peer: Option<Peer>,
+    peer: Option<Known>,
     /// The last one of ours that it told of, and when.
     told: (u64, Time),
     /// That it does not hear us was reported.
@@ -119,6 +124,21 @@ impl Session {
     /// How it stands.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// When it was heard last, while it is heard.
+    pub fn heard_at(&self) -> Option<Time> {
+        self.peer.as_ref().map(|peer| peer.heard)
+    }
+
+    /// Whether it was ever heard.
+    pub fn was_heard(&self) -> bool {
+        self.seen.0 != 0
+    }
+
+    /// Whether the last word that was heard of it was its farewell.
+    pub fn left(&self) -> bool {
+        self.left != 0 && self.left == self.seen.0
     }
 
     /// How long it may be silent.
@@ -180,7 +200,7 @@ impl Session {
             }
             None => (received, interval),
         };
-        self.peer = Some(Peer {
+        self.peer = Some(Known {
             boot: beat.boot,
             sequence: beat.sequence,
             interval,

@@ -76,9 +76,13 @@ pub enum Event {
         silence: Span,
         /// Between its heartbeats.
         beat: Span,
+        /// It was heard on this network until then. Without, its adverts must be overdue, however rare they are.
+        sure: bool,
     },
     /// The liveness session with this peer is up (again).
     PeerAlive(IpAddr),
+    /// This peer is silent on this network and lives, as another network tells: the protocol's own time counts.
+    PeerCut(IpAddr),
     /// All of the sync group take over: be Active, if Backup.
     TakeOver,
     /// Another router of the sync group is not Active any more: resign, if Active.
@@ -121,6 +125,8 @@ struct Backup {
     resigned: Option<IpAddr>,
     /// Whose liveness session ended in silence since it was heard.
     dead: Option<IpAddr>,
+    /// Who lives, by another network, and was not heard since.
+    cut: Option<IpAddr>,
     relistens: u8,
     /// The timer fired, and the rest of the sync group is waited for.
     ready: bool,
@@ -197,7 +203,13 @@ impl Backup {
                 peer,
                 silence: now - self.heard,
             },
-            (None, None) => Reason::Silence(now - self.heard),
+            (None, None) => match self.cut.filter(|_| self.cut == self.active) {
+                Some(peer) => Reason::Cut {
+                    peer,
+                    silence: now - self.heard,
+                },
+                None => Reason::Silence(now - self.heard),
+            },
         }
     }
 }
@@ -213,8 +225,8 @@ impl Machine {
             reason: Reason::Created,
             since: now,
             transitions: 0,
-            // One event causes at most a handful of outputs.
-            outputs: VecDeque::with_capacity(16),
+            // One event causes at most a handful of outputs; room for more costs 255 routers a third of a megabyte.
+            outputs: VecDeque::with_capacity(4),
         }
     }
 
@@ -322,8 +334,10 @@ impl Machine {
                 spoke,
                 silence,
                 beat,
-            } => self.peer_dead(now, peer, spoke, silence, beat),
-            Event::PeerAlive(peer) => self.peer_alive(peer),
+                sure,
+            } => self.peer_dead(now, peer, spoke, silence, beat, sure),
+            Event::PeerAlive(peer) => self.peer_lives(peer, None),
+            Event::PeerCut(peer) => self.peer_lives(peer, Some(peer)),
             Event::Configure(router) => self.configure(now, router),
             Event::TakeOver => {
                 if let Phase::Backup(backup) = &mut self.phase {
@@ -388,6 +402,7 @@ impl Machine {
             active: None,
             resigned: None,
             dead: None,
+            cut: None,
             relistens: 0,
             ready: false,
             preempt_at: None,
@@ -560,6 +575,7 @@ impl Machine {
         backup.active = Some(heard.source);
         backup.resigned = None;
         backup.dead = None;
+        backup.cut = None;
         backup.relistens = 0;
         backup.ready = false;
         backup.heard = backup.heard.max(heard.received);
@@ -567,7 +583,15 @@ impl Machine {
     }
 
     /// A second witness of the Active's death beside its adverts: it shortens the wait, and never prolongs it.
-    fn peer_dead(&mut self, now: Time, peer: IpAddr, spoke: Time, silence: Span, beat: Span) {
+    fn peer_dead(
+        &mut self,
+        now: Time,
+        peer: IpAddr,
+        spoke: Time,
+        silence: Span,
+        beat: Span,
+        sure: bool,
+    ) {
         let router = Arc::clone(&self.router);
         let Phase::Backup(backup) = &mut self.phase else {
             return;
@@ -578,7 +602,7 @@ impl Machine {
             return;
         }
         // Adverts that come nearly as often are asked: one must be overdue.
-        let overdue = if backup.learned <= silence.times(2) {
+        let overdue = if !sure || backup.learned <= silence.times(2) {
             backup.heard + backup.learned + beat
         } else {
             now
@@ -593,12 +617,15 @@ impl Machine {
         backup.deadline = backup.deadline.min(overdue.max(now) + rank);
     }
 
-    /// It was late, not dead: the protocol's own time counts again.
-    fn peer_alive(&mut self, peer: IpAddr) {
+    /// It was late, not dead, or it is on the other side of a split network: the protocol's own time counts (again).
+    fn peer_lives(&mut self, peer: IpAddr, cut: Option<IpAddr>) {
         let router = Arc::clone(&self.router);
         let Phase::Backup(backup) = &mut self.phase else {
             return;
         };
+        if cut.is_some() || backup.cut == Some(peer) {
+            backup.cut = cut;
+        }
         if backup.dead == Some(peer) && !backup.ready {
             backup.dead = None;
             if backup.resigned.is_none() {
@@ -751,6 +778,7 @@ impl Machine {
             active: Some(heard.source),
             resigned: None,
             dead: None,
+            cut: None,
             relistens: 0,
             ready: false,
             preempt_at: None,

@@ -85,10 +85,12 @@ pub enum Fault {
     DataplaneNotReady,
     /// Another router of the sync group is at fault.
     SyncGroup,
+    /// A tracked check is down, or nobody reports it.
+    Check,
 }
 
 impl Fault {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Link,
         Self::TrackedLink,
         Self::DataplaneAbsent,
@@ -96,6 +98,7 @@ impl Fault {
         Self::DataplaneFrozen,
         Self::DataplaneNotReady,
         Self::SyncGroup,
+        Self::Check,
     ];
     const fn bit(self) -> u8 {
         match self {
@@ -106,6 +109,7 @@ impl Fault {
             Self::DataplaneNotReady => 16,
             Self::TrackedLink => 32,
             Self::SyncGroup => 64,
+            Self::Check => 128,
         }
     }
     const fn text(self) -> &'static str {
@@ -117,6 +121,7 @@ impl Fault {
             Self::DataplaneFrozen => "data plane makes no progress",
             Self::DataplaneNotReady => "data plane not ready",
             Self::SyncGroup => "another router of the sync group is at fault",
+            Self::Check => "a tracked check is down or not reported",
         }
     }
 }
@@ -176,6 +181,13 @@ pub enum Reason {
         /// Since its last advertisement.
         silence: Span,
     },
+    /// Nothing heard from the Active for so long, which lives, as another network tells.
+    Cut {
+        /// Who.
+        peer: IpAddr,
+        /// Since its last advertisement.
+        silence: Span,
+    },
     /// The Active resigned with priority 0.
     Resigned(IpAddr),
     /// Another Active wins the election.
@@ -221,6 +233,10 @@ impl fmt::Display for Reason {
                     "{peer} is dead: no heartbeat, and no advertisement for {silence}"
                 )
             }
+            Self::Cut { peer, silence } => write!(
+                f,
+                "no advertisement for {silence} of {peer}, which lives: the network between is split"
+            ),
             Self::Resigned(by) => write!(f, "{by} resigned"),
             Self::Outranked { by, priority } => {
                 write!(f, "{by} is Active with priority {priority}")

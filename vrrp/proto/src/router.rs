@@ -110,14 +110,28 @@ impl Router {
         tracked.any(|link| link.weight == 0 && !is_up(&link.name))
     }
 
-    /// The priority that the tracked interfaces leave: 1 to 254, whatever the weights sum to.
-    pub fn weighed_priority(&self, is_up: impl Fn(&str) -> bool) -> Priority {
+    /// Whether a tracked check without weight is down.
+    pub fn misses_a_check(&self, is_up: impl Fn(&str) -> bool) -> bool {
+        let mut tracked = self.plain.track_checks.iter();
+        tracked.any(|check| check.weight == 0 && !is_up(&check.name))
+    }
+
+    /// The priority that tracked interfaces and checks leave: 1 to 254, whatever the weights sum to.
+    pub fn weighed_priority(
+        &self,
+        is_up: impl Fn(&str) -> bool,
+        passes: impl Fn(&str) -> bool,
+    ) -> Priority {
         let own = i64::from(self.plain.priority.value());
-        let weights = self.plain.track_interfaces.iter().map(|link| {
-            let counts = (link.weight > 0) == is_up(&link.name);
-            if counts { i64::from(link.weight) } else { 0 }
-        });
-        let sum = own + weights.sum::<i64>();
+        let counts = |weight: i16, good: bool| {
+            let counts = (weight > 0) == good;
+            if counts { i64::from(weight) } else { 0 }
+        };
+        let links = self.plain.track_interfaces.iter();
+        let links = links.map(|link| counts(link.weight, is_up(&link.name)));
+        let checks = self.plain.track_checks.iter();
+        let checks = checks.map(|check| counts(check.weight, passes(&check.name)));
+        let sum = own + links.chain(checks).sum::<i64>();
         if sum == own {
             return self.plain.priority;
         }
@@ -299,7 +313,8 @@ mod tests {
     #[test]
     fn weights_of_tracked_interfaces() {
         let weighed = |router: &Router, up: &[&str]| {
-            let priority = router.weighed_priority(|name| up.contains(&name));
+            let is_up = |name: &str| up.contains(&name);
+            let priority = router.weighed_priority(is_up, is_up);
             priority.value()
         };
         let both = router(100, &[("eth2", 20), ("eth3", -30), ("eth4", 0)]);
@@ -309,6 +324,17 @@ mod tests {
         assert_eq!(weighed(&both, &[]), 70);
         assert!(both.misses_a_link(|name| name != "eth4"));
         assert!(!both.misses_a_link(|name| name == "eth4"));
+        // Checks weigh as interfaces do.
+        let mut plain = both.plain().clone();
+        plain.track_checks = serde_json::from_value(serde_json::json!([
+            {"name": "dns", "weight": -5}, {"name": "api", "weight": 3}, {"name": "db"},
+        ]))
+        .unwrap();
+        let checked = Router::new(plain).unwrap();
+        assert_eq!(weighed(&checked, &["eth2", "eth3", "dns", "api"]), 123);
+        assert_eq!(weighed(&checked, &["eth2", "eth3"]), 115);
+        assert!(checked.misses_a_check(|name| name != "db"));
+        assert!(!checked.misses_a_check(|name| name == "db"));
         // Never 0, which resigns, and never 255, which owns.
         assert_eq!(weighed(&router(100, &[("eth2", -253)]), &[]), 1);
         assert_eq!(weighed(&router(100, &[("eth2", 253)]), &["eth2"]), 254);

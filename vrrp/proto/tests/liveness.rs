@@ -11,6 +11,9 @@
 //! | one-way loss is told apart, and moves nothing | `OneWay` |
 //! | own silence is not the other's | `Stall` |
 //! | with a foreign peer the protocol's own time counts, exactly | `Foreign` |
+//! | a split network is no death: the protocol's own time counts, and when it heals one Active is left | `Split` |
+//! | the loss of the second network moves nothing | `SecondLost` |
+//! | where heartbeats pass only on the second network, death shows when an advert is overdue, and no sooner | `SecondOnly` |
 //!
 //! `KRATER_SIM_SEEDS` and `KRATER_SIM_SEED` as in `sim.rs`.
 
@@ -19,12 +22,12 @@
     reason = "a test; clippy sees only the functions marked as such"
 )]
 
-use krater_model::control::RouterState;
+use krater_model::control::{LivenessPath, PathState, RouterState};
 use krater_model::secret::Secret;
 use krater_model::wire::liveness::Heartbeat;
-use krater_vrrp_proto::liveness::{Change, Session, State};
+use krater_vrrp_proto::liveness::{Change, News, Peer, Session, Verdict};
 use krater_vrrp_proto::{
-    ChecksumForm, Datagram, Event, Machine, Output, Router, Span, Time, receive,
+    ChecksumForm, Datagram, Event, Machine, Output, Reason, Router, Span, Time, receive,
 };
 use serde_json::json;
 use std::collections::HashSet;
@@ -50,16 +53,25 @@ enum Bug {
     ReplayAccepted,
     /// Verdicts reach no router.
     VerdictLost,
+    /// Silence where the routers are is death, whatever the second network tells.
+    SplitIsDeath,
+    /// Silence on the second network is proof.
+    SecondIsProof,
+    /// Who is silent on the first path and then on the second one is forgotten.
+    WaitsForEver,
 }
 
 impl Bug {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::AdvertsIgnored,
         Self::EchoIgnored,
         Self::StallUnnoticed,
         Self::FarewellIgnored,
         Self::ReplayAccepted,
         Self::VerdictLost,
+        Self::SplitIsDeath,
+        Self::SecondIsProof,
+        Self::WaitsForEver,
     ];
 }
 
@@ -71,6 +83,21 @@ enum Scenario {
     OneWay,
     Stall,
     Foreign,
+    Split,
+    SecondLost,
+    SecondOnly,
+}
+
+/// What is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Advert,
+    Beat(LivenessPath),
+}
+
+impl Kind {
+    const VIP: Self = Self::Beat(LivenessPath::Vip);
+    const SECOND: Self = Self::Beat(LivenessPath::Second);
 }
 
 /// SplitMix64.
@@ -91,7 +118,7 @@ struct Packet {
     at: Time,
     from: usize,
     to: usize,
-    heartbeat: bool,
+    kind: Kind,
     bytes: Vec<u8>,
 }
 
@@ -99,13 +126,16 @@ struct Host {
     router: Arc<Router>,
     machine: Option<Machine>,
     /// With each other host.
-    sessions: Vec<Option<Session>>,
+    sessions: Vec<Option<Peer>>,
     inbox: Vec<(Time, Packet)>,
     busy_until: Time,
     /// Does not even receive while busy.
     paused: bool,
     takeovers: u32,
-    changes: Vec<(usize, Change)>,
+    /// Why it became Active last.
+    reason: Option<Reason>,
+    changes: Vec<(usize, LivenessPath, Change)>,
+    verdicts: Vec<(usize, Verdict)>,
 }
 
 struct World {
@@ -117,10 +147,10 @@ struct World {
     jitter: u64,
     /// Percent of packets that are lost, never two in a row of one kind between the same two.
     loss: u64,
-    just_lost: HashSet<(usize, usize, bool)>,
+    just_lost: HashSet<(usize, usize, Kind)>,
     hiccups: bool,
-    /// What the network drops: sender, receiver, heartbeats only.
-    cut: Vec<(usize, usize, bool)>,
+    /// What the network drops: sender, receiver, what.
+    cut: Vec<(usize, usize, Kind)>,
     recorded: Vec<Packet>,
     beat: u64,
     interval: u64,
@@ -132,6 +162,16 @@ fn address(host: usize) -> IpAddr {
     format!("192.0.2.{}", host + 1).parse().unwrap()
 }
 
+/// On the network of a path.
+fn on(path: LivenessPath, host: usize) -> IpAddr {
+    match path {
+        LivenessPath::Vip => address(host),
+        LivenessPath::Second => format!("198.51.100.{}", host + 1).parse().unwrap(),
+    }
+}
+
+const PATHS: [LivenessPath; 2] = [LivenessPath::Vip, LivenessPath::Second];
+
 fn ms(millis: u64) -> Span {
     Span::from_micros(millis * 1_000)
 }
@@ -139,7 +179,7 @@ fn ms(millis: u64) -> Span {
 type Checked = Result<(), String>;
 
 impl World {
-    fn new(seed: u64, bug: Bug, speaks: impl Fn(usize) -> bool) -> Self {
+    fn new(seed: u64, bug: Bug, second: bool, speaks: impl Fn(usize) -> bool) -> Self {
         let mut random = Random(seed);
         let count = 2 + usize::try_from(random.below(2)).unwrap();
         let interval = [50, 100, 100, 1_000][usize::try_from(random.below(4)).unwrap()];
@@ -155,8 +195,11 @@ impl World {
             });
             let router = Arc::new(Router::new(serde_json::from_value(document).unwrap()).unwrap());
             let sessions = (0..count).map(|other| {
-                let boot = 1_000 + host as u64;
-                (other != host && speaks(host)).then(|| Session::new(ms(beat), boot, now))
+                let session = |boot| Session::new(ms(beat), boot + host as u64, now);
+                (other != host && speaks(host)).then(|| match second {
+                    true => Peer::new(session(1_000)).with_second(session(2_000)),
+                    false => Peer::new(session(1_000)),
+                })
             });
             Host {
                 machine: Some(Machine::new(Arc::clone(&router), now)),
@@ -166,7 +209,9 @@ impl World {
                 busy_until: now,
                 paused: false,
                 takeovers: 0,
+                reason: None,
                 changes: Vec::new(),
+                verdicts: Vec::new(),
             }
         });
         let hosts = hosts.collect();
@@ -202,13 +247,11 @@ impl World {
         ))
     }
 
-    fn send(&mut self, from: usize, to: usize, heartbeat: bool, bytes: Vec<u8>) {
-        let cut =
-            |(f, t, only): &(usize, usize, bool)| *f == from && *t == to && (heartbeat || !only);
-        if self.cut.iter().any(cut) {
+    fn send(&mut self, from: usize, to: usize, kind: Kind, bytes: Vec<u8>) {
+        let link = (from, to, kind);
+        if self.cut.contains(&link) {
             return;
         }
-        let link = (from, to, heartbeat);
         let lost = self.random.below(100) < self.loss;
         if lost && self.just_lost.insert(link) {
             return;
@@ -219,9 +262,19 @@ impl World {
             at,
             from,
             to,
-            heartbeat,
+            kind,
             bytes,
         });
+    }
+
+    /// Drops all of this kind between the first host and the others, or in one direction.
+    fn cut(&mut self, kinds: &[Kind], from_first: bool, to_first: bool) {
+        for other in 1..self.hosts.len() {
+            for kind in kinds {
+                self.cut.extend(from_first.then_some((0, other, *kind)));
+                self.cut.extend(to_first.then_some((other, 0, *kind)));
+            }
+        }
     }
 
     fn feed(&mut self, host: usize, event: Event) {
@@ -243,64 +296,107 @@ impl World {
                             ChecksumForm::Rfc9568,
                             &mut bytes,
                         );
-                        self.send(host, to, false, bytes);
+                        self.send(host, to, Kind::Advert, bytes);
                     }
                 }
                 Output::StateChanged { old, new, reason } => {
                     self.note(&format!("{host} {old:?} → {new:?}: {reason}"));
-                    self.hosts[host].takeovers += u32::from(new == RouterState::Active);
+                    if new == RouterState::Active {
+                        self.hosts[host].takeovers += 1;
+                        self.hosts[host].reason = Some(reason);
+                    }
                 }
                 _ => {}
             }
         }
     }
 
-    fn changed(&mut self, host: usize, peer: usize, change: Option<Change>) {
-        let Some(change) = change else { return };
-        self.note(&format!("{host} about {peer}: {change:?}"));
-        self.hosts[host].changes.push((peer, change));
-        if change == Change::Alive {
-            self.feed(host, Event::PeerAlive(address(peer)));
+    fn changed(&mut self, host: usize, peer: usize, path: LivenessPath, news: News) {
+        let News {
+            change,
+            mut verdict,
+        } = news;
+        if let Some(change) = change {
+            self.note(&format!("{host} about {peer} over {path:?}: {change:?}"));
+            self.hosts[host].changes.push((peer, path, change));
         }
-        let Change::Dead {
-            spoke,
-            silence,
-            beat,
-        } = change
-        else {
-            return;
+        let dead = |change: Option<Change>, sure: bool| match change {
+            Some(Change::Dead {
+                spoke,
+                silence,
+                beat,
+            }) => Some(Verdict::Dead {
+                spoke,
+                silence,
+                beat,
+                sure,
+            }),
+            _ => None,
         };
-        let event = Event::PeerDead {
-            peer: address(peer),
-            spoke,
-            silence,
-            beat,
-        };
-        match self.bug {
-            Bug::VerdictLost => {}
-            Bug::AdvertsIgnored => self.feed(
-                host,
-                Event::PeerDead {
-                    peer: address(peer),
-                    spoke: self.now,
-                    silence: Span::ZERO,
-                    beat: Span::ZERO,
+        match (self.bug, path, verdict) {
+            (Bug::SplitIsDeath, LivenessPath::Vip, None | Some(Verdict::Cut)) => {
+                verdict = dead(change, true).or(verdict);
+            }
+            (Bug::SecondIsProof, LivenessPath::Second, _) => {
+                let now = self.now;
+                if dead(change, true).is_some() {
+                    verdict = Some(Verdict::Dead {
+                        spoke: now,
+                        silence: Span::ZERO,
+                        beat: Span::ZERO,
+                        sure: true,
+                    });
+                }
+            }
+            (Bug::WaitsForEver, LivenessPath::Second, Some(Verdict::Dead { .. })) => {
+                verdict = None;
+            }
+            _ => {}
+        }
+        let Some(verdict) = verdict else { return };
+        self.note(&format!("{host} about {peer}: {verdict:?}"));
+        self.hosts[host].verdicts.push((peer, verdict));
+        let peer = address(peer);
+        let event = match (verdict, self.bug) {
+            (Verdict::Alive, _) => Event::PeerAlive(peer),
+            (Verdict::Cut, _) => Event::PeerCut(peer),
+            (Verdict::Dead { .. }, Bug::VerdictLost) => return,
+            (Verdict::Dead { .. }, Bug::AdvertsIgnored) => Event::PeerDead {
+                peer,
+                spoke: self.now,
+                silence: Span::ZERO,
+                beat: Span::ZERO,
+                sure: true,
+            },
+            (
+                Verdict::Dead {
+                    spoke,
+                    silence,
+                    beat,
+                    sure,
                 },
-            ),
-            _ => self.feed(host, event),
-        }
+                _,
+            ) => Event::PeerDead {
+                peer,
+                spoke,
+                silence,
+                beat,
+                sure,
+            },
+        };
+        self.feed(host, event);
     }
 
     fn read(&mut self, host: usize, received: Time, packet: &Packet) {
-        let (from, to) = (address(packet.from), address(host));
-        if packet.heartbeat {
+        if let Kind::Beat(path) = packet.kind {
+            let (from, to) = (on(path, packet.from), on(path, host));
             let Ok(mut beat) = Heartbeat::decode(&packet.bytes, &self.key, from, to) else {
                 return;
             };
             if self.bug == Bug::FarewellIgnored {
                 beat.leaving = false;
             }
-            let Some(session) = &mut self.hosts[host].sessions[packet.from] else {
+            let Some(peer) = &mut self.hosts[host].sessions[packet.from] else {
                 return;
             };
             if self.bug == Bug::ReplayAccepted {
@@ -309,13 +405,14 @@ impl World {
             if self.bug == Bug::EchoIgnored {
                 // Whatever it tells, it is this one that we sent last.
                 let mut asked = Session::new(ms(self.beat), beat.boot, received);
-                beat.heard = latest(session, &mut asked);
+                beat.heard = latest(peer, path, &mut asked);
             }
             // As the shell does: a heartbeat counts from when it is read.
-            let change = session.heard(&beat, self.now);
-            self.changed(host, packet.from, change);
+            let news = peer.heard(path, &beat, self.now);
+            self.changed(host, packet.from, path, news);
             return;
         }
+        let (from, to) = (address(packet.from), address(host));
         let router = Arc::clone(&self.hosts[host].router);
         let datagram = Datagram {
             source: from,
@@ -332,7 +429,7 @@ impl World {
     fn due(&self, host: usize) -> Option<Time> {
         let this = &self.hosts[host];
         let machine = this.machine.as_ref()?;
-        let sessions = this.sessions.iter().flatten().map(Session::poll_timeout);
+        let sessions = this.sessions.iter().flatten().map(Peer::poll_timeout);
         let inbox = this.inbox.iter().map(|(at, _)| *at);
         let first = sessions.chain(machine.poll_timeout()).chain(inbox).min()?;
         Some(first.max(this.busy_until).max(self.now))
@@ -343,22 +440,27 @@ impl World {
             self.read(host, received, &packet);
         }
         for peer in 0..self.hosts.len() {
-            let now = self.now;
-            let Some(session) = &mut self.hosts[host].sessions[peer] else {
-                continue;
-            };
-            if session.poll_timeout() > now {
-                continue;
-            }
-            let mut at = now;
-            if self.bug == Bug::StallUnnoticed {
-                at = session.poll_timeout();
-            }
-            let (beat, change) = session.timeout(at);
-            self.changed(host, peer, change);
-            if let Some(beat) = beat {
-                let bytes = beat.encode(&self.key, address(host), address(peer));
-                self.send(host, peer, true, bytes.to_vec());
+            for path in PATHS {
+                let now = self.now;
+                let Some(session) = &mut self.hosts[host].sessions[peer] else {
+                    continue;
+                };
+                let Some(due) = session.session(path).map(Session::poll_timeout) else {
+                    continue;
+                };
+                if due > now {
+                    continue;
+                }
+                let at = match self.bug {
+                    Bug::StallUnnoticed => due,
+                    _ => now,
+                };
+                let (beat, news) = session.timeout(path, at);
+                self.changed(host, peer, path, news);
+                if let Some(beat) = beat {
+                    let bytes = beat.encode(&self.key, on(path, host), on(path, peer));
+                    self.send(host, peer, Kind::Beat(path), bytes.to_vec());
+                }
             }
         }
         self.feed(host, Event::Timeout);
@@ -388,7 +490,7 @@ impl World {
             for packet in arrived {
                 let to = &mut self.hosts[packet.to];
                 if to.machine.is_some() && !(to.paused && to.busy_until > now) {
-                    if packet.heartbeat {
+                    if packet.kind != Kind::Advert {
                         self.recorded.push(packet.clone());
                         self.recorded
                             .drain(..self.recorded.len().saturating_sub(20));
@@ -417,8 +519,8 @@ impl World {
     }
 
     fn deaths(&self, of: usize) -> usize {
-        let all = self.hosts.iter().flat_map(|host| &host.changes);
-        all.filter(|(peer, change)| *peer == of && matches!(change, Change::Dead { .. }))
+        let all = self.hosts.iter().flat_map(|host| &host.verdicts);
+        all.filter(|(peer, verdict)| *peer == of && matches!(verdict, Verdict::Dead { .. }))
             .count()
     }
 
@@ -437,8 +539,8 @@ impl World {
 }
 
 /// What a session said last, as a peer that hears it would tell.
-fn latest(session: &mut Session, asked: &mut Session) -> Option<(u64, u64)> {
-    let beat = session.leave();
+fn latest(peer: &mut Peer, path: LivenessPath, asked: &mut Session) -> Option<(u64, u64)> {
+    let beat = peer.leave(path)?;
     asked.heard(
         &Heartbeat {
             leaving: false,
@@ -457,15 +559,30 @@ fn simulate(seed: u64, bug: Bug) -> Checked {
         Scenario::OneWay,
         Scenario::Stall,
         Scenario::Foreign,
+        Scenario::Split,
+        Scenario::SecondLost,
+        Scenario::SecondOnly,
     ];
-    let mut scenario = all[usize::try_from(seed % 6).unwrap()];
-    let mut world = World::new(seed, bug, |host| scenario != Scenario::Foreign || host != 0);
+    let mut scenario = all[usize::try_from(seed % 9).unwrap()];
+    let needs = [Scenario::Split, Scenario::SecondLost, Scenario::SecondOnly];
+    // The others must hold with a second network too.
+    let second = needs.contains(&scenario) || seed / 9 % 2 == 1;
+    let speaks = |host| scenario != Scenario::Foreign || host != 0;
+    let mut world = World::new(seed, bug, second, speaks);
+    if scenario == Scenario::SecondOnly {
+        // A security group that lets only VRRP pass.
+        for from in 0..world.hosts.len() {
+            for to in 0..world.hosts.len() {
+                world.cut.push((from, to, Kind::VIP));
+            }
+        }
+    }
     let rare = world.interval == 1_000;
     if scenario == Scenario::Blocked && rare {
         // Then adverts are no witness in time, and the session is believed.
         scenario = Scenario::Death;
     }
-    world.note(&format!("{scenario:?}"));
+    world.note(&format!("{scenario:?}, second network: {second}"));
     let interval = world.interval;
     for host in 0..world.hosts.len() {
         world.feed(host, Event::Startup);
@@ -486,16 +603,20 @@ fn simulate(seed: u64, bug: Bug) -> Checked {
     if owner != 0 || world.takeovers() != 1 {
         return world.fail("a takeover from a living Active");
     }
-    let states = world.hosts[1].sessions[0].as_ref().map(Session::state);
+    let session = world.hosts[1].sessions[0].as_ref().unwrap();
+    let states = PATHS.map(|path| session.state(path));
     let expected = match scenario {
-        Scenario::Foreign => State::Unknown,
-        _ => State::Alive,
+        Scenario::Foreign => [PathState::Never; 2],
+        Scenario::SecondOnly => [PathState::Never, PathState::Alive],
+        _ => [PathState::Alive; 2],
     };
-    if states != Some(expected) {
+    let expected = [Some(expected[0]), Some(expected[1]).filter(|_| second)];
+    if states != expected {
         return world.fail(&format!("the session is {states:?}, not {expected:?}"));
     }
     for host in &mut world.hosts {
         host.changes.clear();
+        host.verdicts.clear();
     }
     let phase = world.random.below(interval * 1_000);
     world.run(Span::from_micros(phase));
@@ -505,7 +626,13 @@ fn simulate(seed: u64, bug: Bug) -> Checked {
 /// What the seed is about, and what must be true of it.
 fn happens(world: &mut World, scenario: Scenario, interval: u64) -> Checked {
     let beat = world.beat;
-    let patience = |world: &World| world.hosts[1].sessions[0].as_ref().unwrap().patience();
+    // The longer one of both paths.
+    let patience = |world: &World| {
+        let peer = world.hosts[1].sessions[0].as_ref().unwrap();
+        let all = PATHS.into_iter().filter_map(|path| peer.session(path));
+        all.map(Session::patience).max().unwrap()
+    };
+    let down = world.hosts[1].router.active_down(ms(interval)).micros();
     match scenario {
         Scenario::Death => {
             let patience = patience(world).micros() / 1_000;
@@ -530,7 +657,6 @@ fn happens(world: &mut World, scenario: Scenario, interval: u64) -> Checked {
         Scenario::Foreign => {
             world.kill(0);
             let before = world.now;
-            let down = world.hosts[1].router.active_down(ms(interval)).micros();
             while world.owners().is_empty() && (world.now - before).micros() < down + 10_000 {
                 world.run(ms(1));
             }
@@ -546,9 +672,14 @@ fn happens(world: &mut World, scenario: Scenario, interval: u64) -> Checked {
             world.run(ms(50));
             // The last word of a process.
             for peer in 1..world.hosts.len() {
-                let beat = world.hosts[0].sessions[peer].as_mut().unwrap().leave();
-                let bytes = beat.encode(&world.key, address(0), address(peer));
-                world.send(0, peer, true, bytes.to_vec());
+                for path in PATHS {
+                    let session = world.hosts[0].sessions[peer].as_mut().unwrap();
+                    let Some(beat) = session.leave(path) else {
+                        continue;
+                    };
+                    let bytes = beat.encode(&world.key, on(path, 0), on(path, peer));
+                    world.send(0, peer, Kind::Beat(path), bytes.to_vec());
+                }
             }
             world.kill(0);
             world.run(ms(10 * interval + 1_000));
@@ -558,34 +689,86 @@ fn happens(world: &mut World, scenario: Scenario, interval: u64) -> Checked {
             alone(world)
         }
         Scenario::Blocked => {
-            world.cut = (1..world.hosts.len()).map(|to| (0, to, true)).collect();
+            world.cut(&[Kind::VIP], true, false);
             world.run(ms(2_000));
-            if world.deaths(0) == 0 {
+            let silent = |(peer, path, change): &(usize, LivenessPath, Change)| {
+                let dead = matches!(change, Change::Dead { .. });
+                (*peer, *path) == (0, LivenessPath::Vip) && dead
+            };
+            if !world.hosts[1].changes.iter().any(silent) {
                 return world.fail("sessions notice that they are cut");
             }
             unmoved(world)
         }
         Scenario::OneWay => {
-            world.cut = (1..world.hosts.len())
-                .map(|from| (from, 0, false))
-                .collect();
+            world.cut(&[Kind::Advert, Kind::VIP], false, true);
             world.run(ms(2_000));
-            let told = |host: &Host| host.changes.contains(&(0, Change::OneWay));
+            let one_way = (0, LivenessPath::Vip, Change::OneWay);
+            let told = |host: &Host| host.changes.contains(&one_way);
             if !world.hosts[1..].iter().all(told) {
                 return world.fail("who is not heard is told so");
             }
             unmoved(world)
         }
         Scenario::Stall => {
-            let host = &mut world.hosts[1];
-            host.paused = true;
+            world.hosts[1].paused = true;
             // Often longer than the session waits, and shorter than the protocol does.
-            let down = host.router.active_down(ms(interval)).micros() / 1_000;
+            let down = down / 1_000;
             let stall = 10 + world.random.below(down.saturating_sub(2 * interval + 30));
             world.hosts[1].busy_until = world.now + ms(stall);
             world.run(ms(stall + 2_000));
             world.hosts[1].paused = false;
             unmoved(world)
+        }
+        Scenario::Split => {
+            // After irregular heartbeats rare ones may be waited for longer than adverts are.
+            let judged = patience(world).micros() + (beat + interval) * 1_000 + 5_000 < down;
+            world.cut(&[Kind::Advert, Kind::VIP], true, true);
+            let before = world.now;
+            // The last advert was at most one interval ago.
+            let early = down.saturating_sub(interval * 1_000 + 10_000);
+            world.run(Span::from_micros(early));
+            if world.takeovers() != 1 {
+                return world.fail("a split network is taken for death");
+            }
+            while world.owners().len() < 2 && (world.now - before).micros() < down + 20_000 {
+                world.run(ms(1));
+            }
+            let split = |host: &Host| matches!(host.reason, Some(Reason::Cut { peer, .. }) if peer == address(0));
+            if world.owners().len() < 2 || judged && !world.hosts.iter().any(split) {
+                return world.fail("the protocol's own time, and that the network is split");
+            }
+            world.run(ms(2 * interval));
+            world.cut.clear();
+            alone(world)
+        }
+        Scenario::SecondLost => {
+            world.cut(&[Kind::SECOND], true, true);
+            world.run(ms(2_000));
+            if world.deaths(0) > 0 {
+                return world.fail("the loss of the second network is death");
+            }
+            unmoved(world)
+        }
+        Scenario::SecondOnly => {
+            // Lost for long, and back: adverts go on.
+            world.cut(&[Kind::SECOND], true, true);
+            world.run(ms(1_000));
+            unmoved(world)?;
+            world.cut.retain(|(.., kind)| *kind != Kind::SECOND);
+            world.run(ms(500 + interval));
+            let patience = patience(world).micros() / 1_000;
+            world.kill(0);
+            let before = world.now;
+            while world.owners().is_empty() && (world.now - before).micros() < down {
+                world.run(ms(1));
+            }
+            let took = (world.now - before).micros() / 1_000;
+            let most = (patience + 2 * beat).max(interval + 2 * beat) + 15 + beat;
+            if world.owners().is_empty() || took > most {
+                return world.fail(&format!("{took} ms, not {most} at most"));
+            }
+            alone(world)
         }
     }
 }

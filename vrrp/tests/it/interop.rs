@@ -34,6 +34,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("keepalived_v2_multicast", || {
         V2.multicast().script("v2-multicast");
     }),
+    ("keepalived_v3_ipv4_virtual_mac", || {
+        V3_IPV4.multicast().vmac().script("v3-ipv4-vmac");
+    }),
+    ("keepalived_v3_ipv6_virtual_mac", || {
+        V3_IPV6.multicast().vmac().script("v3-ipv6-vmac");
+    }),
+    ("keepalived_v2_virtual_mac", || {
+        V2.multicast().vmac().script("v2-vmac");
+    }),
     ("keepalived_v3_hears_the_guard", || {
         V3_IPV4.killed("v3-killed");
         V3_IPV4.multicast().killed("v3-multicast-killed");
@@ -54,6 +63,8 @@ struct Form {
     multicast: bool,
     /// Of both.
     centiseconds: u16,
+    /// Both have the virtual MAC address.
+    vmac: bool,
 }
 
 const V3_IPV4: Form = Form {
@@ -61,6 +72,7 @@ const V3_IPV4: Form = Form {
     v6: false,
     multicast: false,
     centiseconds: 10,
+    vmac: false,
 };
 const V3_IPV6: Form = Form {
     v6: true,
@@ -81,6 +93,10 @@ impl Form {
         }
     }
 
+    const fn vmac(self) -> Self {
+        Self { vmac: true, ..self }
+    }
+
     fn password(self) -> Option<&'static str> {
         (self.version == 2 && !self.multicast).then_some("s3cr3tp")
     }
@@ -92,6 +108,7 @@ impl Form {
         router["version"] = json!(self.version);
         router["advert_interval"] = json!(self.centiseconds);
         router["preempt"] = json!(preempt);
+        router["virtual_mac"] = json!(self.vmac);
         // A loaded machine may stop the test's data plane for long; here it is not what counts.
         router["track_dataplane"] = json!(false);
         if let Some(password) = self.password() {
@@ -123,6 +140,9 @@ impl Form {
         conf += &format!(" advert_int {}\n", f64::from(self.centiseconds) / 100.0);
         if !preempt {
             conf += " nopreempt\n";
+        }
+        if self.vmac {
+            conf += " use_vmac\n";
         }
         if let Some(password) = self.password() {
             conf += &format!(" authentication {{\n auth_type PASS\n auth_pass {password}\n }}\n");
@@ -227,10 +247,31 @@ impl Form {
         lab.answered_by("b");
         keepalived.end(SIGTERM);
 
-        capture
-            .end(&lab)
-            .judge(3 * usize::from(self.centiseconds == 10) + 10);
+        let recording = capture.end(&lab);
+        recording.judge(3 * usize::from(self.centiseconds == 10) + 10);
         no_complaint(&lab);
+        let (ours, theirs, mac) = match self.v6 {
+            true => (
+                "ipv6.src == fe80::1",
+                "ipv6.src == fe80::2",
+                "00:00:5e:00:02:01",
+            ),
+            false => (
+                "ip.src == 192.0.2.1",
+                "ip.src == 192.0.2.2",
+                "00:00:5e:00:01:01",
+            ),
+        };
+        let from = |whose: &str, sign: &str| {
+            recording.count(&format!("vrrp && {whose} && eth.src {sign} {mac}"))
+        };
+        if self.vmac {
+            assert!(from(ours, "==") > 0 && from(theirs, "==") > 0);
+            assert_eq!(from(ours, "!="), 0);
+        } else {
+            // The negative control.
+            assert_eq!((from(ours, "=="), from(theirs, "==")), (0, 0));
+        }
     }
 }
 
@@ -359,6 +400,10 @@ impl Keepalived {
         let path = lab.dir.join("keepalived.conf");
         std::fs::write(&path, configuration).unwrap();
         let file = |name: &str| lab.dir.join(name).into_os_string();
+        // Of one that was killed; its number may be another process's by now, and keepalived would not start.
+        for name in ["keepalived.pid", "keepalived-vrrp.pid"] {
+            let _ = std::fs::remove_file(lab.dir.join(name));
+        }
         let mut args = tool("usr/sbin/keepalived");
         args.extend([
             "--dont-fork".into(),

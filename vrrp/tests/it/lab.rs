@@ -283,6 +283,38 @@ impl Lab {
         netlink.set_link(port, &change).unwrap();
     }
 
+    /// Lets nothing through to a node, or everything again: the switch neither learns where it is nor sends there what it does not
+    /// know the place of. What comes from the node goes on.
+    pub(crate) fn deaf(&self, host: u8, deaf: bool) {
+        let dir = self.dir.join("sys");
+        let on = if deaf { "0" } else { "1" };
+        let write = || -> std::io::Result<()> {
+            use nix::mount::{MsFlags, mount};
+            use nix::sched::{CloneFlags, unshare};
+            let none = None::<&str>;
+            // Of this thread, which ends with it; /sys shows the namespace that it was mounted in.
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            std::fs::create_dir_all(&dir)?;
+            mount(Some("sysfs"), &dir, Some("sysfs"), MsFlags::empty(), none)?;
+            let port = dir.join(format!("class/net/p{host}/brport"));
+            let kinds = [
+                "unicast_flood",
+                "multicast_flood",
+                "broadcast_flood",
+                "learning",
+            ];
+            for name in kinds {
+                std::fs::write(port.join(name), on)?;
+            }
+            std::fs::write(port.join("flush"), "1")
+        };
+        self.switch
+            .run(write)
+            .unwrap()
+            .expect("sysfs of the switch");
+    }
+
     /// Takes the port down, which the node sees as a lost carrier.
     pub(crate) fn carrier(&self, host: u8, up: bool) {
         let netlink = NetlinkSocket::open_in(&self.switch).unwrap();
@@ -387,17 +419,23 @@ impl Node {
     }
 
     pub(crate) fn start_untracked(&mut self) {
+        self.start_with(|_| ());
+    }
+
+    /// The same, otherwise than usual.
+    pub(crate) fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(&self.log);
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg("vrrp")
             .args([&self.ns_path, &self.control, &self.track])
             .stdin(Stdio::null())
-            .stderr(log.unwrap())
-            .spawn()
-            .unwrap();
+            .stderr(log.unwrap());
+        change(&mut command);
+        let child = command.spawn().unwrap();
         let pid = child.id();
         self.process = Some(child);
         wait_until("vrrp to serve", || {

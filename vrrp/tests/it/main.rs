@@ -13,6 +13,7 @@
 
 mod accept;
 mod capture;
+mod checks;
 mod dataplane;
 mod excluded;
 mod faults;
@@ -21,9 +22,11 @@ mod group;
 mod interop;
 mod lab;
 mod liveness;
+mod memory;
 mod operation;
 mod sys;
 mod takeover;
+mod vmac;
 mod wire;
 
 use krater_vrrp::{Settings, guard, run};
@@ -101,10 +104,13 @@ fn harness() -> ExitCode {
         faults::TESTS,
         operation::TESTS,
         accept::TESTS,
+        checks::TESTS,
         excluded::TESTS,
         flood::TESTS,
         group::TESTS,
         liveness::TESTS,
+        memory::TESTS,
+        vmac::TESTS,
         wire::TESTS,
         interop::TESTS,
     ]

@@ -448,6 +448,8 @@ fn the_documentation_has_every_key() {
         keys::<TrackInterface>(),
         keys::<Announce>(),
         keys::<Liveness>(),
+        keys::<SecondPath>(),
+        keys::<TrackCheck>(),
         keys::<Route>(),
         keys::<Rule>(),
     ];

@@ -90,6 +90,10 @@ fn events(state: &str, now: Time, preempt: bool) -> Vec<(&'static str, Event)> {
             "the session with .1 is up",
             Event::PeerAlive(PEER.parse().unwrap()),
         ),
+        (
+            "the network to .1 is split",
+            Event::PeerCut(PEER.parse().unwrap()),
+        ),
         ("handover", Event::HandOver(Span::ZERO)),
         ("shutdown", Event::Shutdown),
     ]
@@ -102,6 +106,7 @@ fn dead(peer: &str) -> Event {
         spoke: at(1_000),
         silence: Span::from_millis(90),
         beat: Span::from_millis(30),
+        sure: true,
     }
 }
 

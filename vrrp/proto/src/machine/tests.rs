@@ -848,6 +848,27 @@ fn dead(peer: &str, spoke: u32, beat: u32) -> Event {
         spoke: at(spoke),
         silence: Span::from_millis(3 * beat),
         beat: Span::from_millis(beat),
+        sure: true,
+    }
+}
+
+/// The same by another network alone.
+fn unsure(event: Event) -> Event {
+    match event {
+        Event::PeerDead {
+            peer,
+            spoke,
+            silence,
+            beat,
+            ..
+        } => Event::PeerDead {
+            peer,
+            spoke,
+            silence,
+            beat,
+            sure: false,
+        },
+        other => other,
     }
 }
 
@@ -900,6 +921,12 @@ fn adverts_that_are_rare_are_not_waited_for_and_of_several_the_best_is_first() {
     let mut advert = heard(PEER, 100, at(1_000));
     advert.interval = Centiseconds::new(100).unwrap();
     machine.handle(at(1_000), Event::Heard(advert));
+    let before = machine.poll_timeout();
+    // Another network alone is no proof, however rare adverts are: one must be overdue.
+    machine.handle(at(1_200), unsure(dead(PEER, 1_110, 30)));
+    assert_eq!(machine.poll_timeout(), Some(at(2_030)));
+    machine.handle(at(1_200), Event::PeerAlive(PEER.parse().unwrap()));
+    assert_eq!(machine.poll_timeout(), before);
     machine.handle(at(1_200), dead(PEER, 1_110, 30));
     assert_eq!(machine.poll_timeout(), Some(at(1_200)));
     let due = |priority: u8| {
@@ -909,6 +936,32 @@ fn adverts_that_are_rare_are_not_waited_for_and_of_several_the_best_is_first() {
         machine.poll_timeout().unwrap()
     };
     assert!(at(1_130) < due(90) && due(90) < due(80) && due(80) < at(1_160));
+}
+
+#[test]
+fn a_split_network_is_told_from_death_and_waits_the_protocols_own_time() {
+    let down = Some(at(1_364) + Span::from_micros(843));
+    let peer: IpAddr = PEER.parse().unwrap();
+    let mut machine = machine("Backup", json!({}));
+    machine.handle(at(1_080), dead(PEER, 990, 30));
+    assert_eq!(machine.poll_timeout(), Some(at(1_130)));
+    machine.handle(at(1_090), Event::PeerCut(peer));
+    assert_eq!(machine.poll_timeout(), down);
+    let all = run_until(&mut machine, at(1_400));
+    let text = "Backup→Active: no advertisement for 364 ms of 192.0.2.1, which lives: the network between is split";
+    assert!(all.iter().any(|(_, said)| said == text), "{all:?}");
+    // An advert, or a heartbeat, ends it: the next silence is silence.
+    for ends in [
+        Event::Heard(heard(PEER, 100, at(1_100))),
+        Event::PeerAlive(peer),
+    ] {
+        let mut machine = self::machine("Backup", json!({}));
+        machine.handle(at(1_090), Event::PeerCut(peer));
+        machine.handle(at(1_100), ends);
+        let all = run_until(&mut machine, at(1_500));
+        let split = |(_, said): &(u64, String)| said.contains("which lives");
+        assert!(!all.iter().any(split), "{all:?}");
+    }
 }
 
 #[test]
