@@ -122,7 +122,8 @@ fn rows_under_load_are_made_when_they_are_named() {
     for case in ["loaded", "loaded-many"] {
         let value = &row(&report, case, "krater-live")["values"][0];
         assert!(value["false_takeovers"].is_number(), "{value}");
-        assert!(value["cpu_active"].as_f64().unwrap() > 0.0, "{value}");
+        // A second of three routers may cost less than a tick of the kernel's clock.
+        assert!(value["cpu_active"].is_number(), "{value}");
     }
 }
 
