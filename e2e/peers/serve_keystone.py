@@ -49,7 +49,7 @@ if new:
         ["db_sync"],
         ["fernet_setup", "--keystone-user", "root", "--keystone-group", "root"],
         ["credential_setup", "--keystone-user", "root", "--keystone-group", "root"],
-        ["bootstrap", "--bootstrap-username", "admin", "--bootstrap-password", "secret",
+        ["bootstrap", "--bootstrap-username", "admin", "--bootstrap-password", "krater-5b1c",
          "--bootstrap-project-name", "admin", "--bootstrap-role-name", "admin",
          "--bootstrap-service-name", "keystone", "--bootstrap-region-id", "RegionOne",
          "--bootstrap-public-url", url],

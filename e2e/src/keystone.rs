@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Its user `admin` and all users that tests make have it.
-pub const PASSWORD: &str = "secret";
+pub const PASSWORD: &str = "krater-5b1c";
 /// Python reads some hundred files at the start, five times for a new server.
 const START: Duration = Duration::from_secs(300);
 /// Longest wait for one answer.
