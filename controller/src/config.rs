@@ -13,8 +13,12 @@ use std::path::{Path, PathBuf};
 pub struct Config {
     /// The REST API.
     pub api: Api,
+    /// Who may use it.
+    pub keystone: Keystone,
     /// Where everything is kept.
     pub database: Database,
+    /// What users store for listeners and pools.
+    pub secrets: Secrets,
     /// Load balancers and amphorae.
     pub controller: Controller,
     /// Heartbeats.
@@ -39,8 +43,16 @@ pub struct Api {
     pub listen: SocketAddr,
     /// File with the tokens of those who may use the API. None: everybody may.
     pub tokens: Option<PathBuf>,
+    /// File with rules that differ from those as shipped. None: it needs no authentication.
+    pub policy: Option<PathBuf>,
     /// Listen on other addresses than loopback without authentication.
     pub allow_unauthenticated: bool,
+    /// PEM file with the API's certificate and what it was issued by. None: it is plain HTTP.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with that certificate's key.
+    pub tls_key: Option<PathBuf>,
+    /// How long a request may wait for its body, and then for the database.
+    pub deadline_ms: Millis,
 }
 
 impl Default for Api {
@@ -48,7 +60,55 @@ impl Default for Api {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9876)),
             tokens: None,
+            policy: None,
             allow_unauthenticated: false,
+            tls_cert: None,
+            tls_key: None,
+            deadline_ms: Millis::literal(20_000),
+        }
+    }
+}
+
+impl Api {
+    /// Whether everybody who reaches it may do everything.
+    pub const fn is_open(&self, keystone: &Keystone) -> bool {
+        self.tokens.is_none() && keystone.url.is_none()
+    }
+}
+
+/// `[keystone]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keystone {
+    /// Where Keystone is. None: it is not asked.
+    pub url: Option<String>,
+    /// The user whose token we show it: one that may validate others' (role `service` or `admin`).
+    pub username: Option<String>,
+    /// File with that user's password.
+    pub password_file: Option<PathBuf>,
+    /// Name of the domain of that user.
+    pub user_domain: String,
+    /// Name of the project in which that user has its role.
+    pub project: String,
+    /// Name of the domain of that project.
+    pub project_domain: String,
+    /// PEM file with the authorities of Keystone's certificate. None: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// How long a token is believed without asking again, at most until it ends. 0: never.
+    pub cache_seconds: u32,
+}
+
+impl Default for Keystone {
+    fn default() -> Self {
+        Self {
+            url: None,
+            username: None,
+            password_file: None,
+            user_domain: "Default".into(),
+            project: "service".into(),
+            project_domain: "Default".into(),
+            ca_file: None,
+            cache_seconds: 300,
         }
     }
 }
@@ -59,6 +119,29 @@ impl Default for Api {
 pub struct Database {
     /// `postgres://…` or `mysql://…`. None: the file `krater.db` of the state folder. Printed without its password.
     pub url: Option<Address>,
+}
+
+/// Who keeps secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretsDriver {
+    /// We do, sealed in the database.
+    #[default]
+    Local,
+    /// Another key manager with Barbican's API.
+    Barbican,
+}
+
+/// `[secrets]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secrets {
+    /// Who keeps them.
+    pub driver: SecretsDriver,
+    /// Where the other key manager is.
+    pub url: Option<String>,
+    /// PEM file with the authorities of its certificate. None: those of the system.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How many amphorae a load balancer has.
@@ -291,8 +374,42 @@ impl Config {
         Self::parse(&text)
     }
 
+    /// What the command line may still have changed after the file was read: who may use the API, and how.
+    pub fn check_access(&self) -> Result<(), FieldError> {
+        let refuse = |field: &str, why: &str| Err(FieldError::new(field, why.to_owned()));
+        let api = &self.api;
+        if api.tokens.is_some() && self.keystone.url.is_some() {
+            return refuse("keystone.url", "with api.tokens: name one of them");
+        }
+        if api.policy.is_some() && api.is_open(&self.keystone) {
+            let why = "without api.tokens or keystone.url nobody is asked who they are";
+            return refuse("api.policy", why);
+        }
+        match (&api.tls_cert, &api.tls_key) {
+            (Some(_), None) => refuse("api.tls_key", "is needed with api.tls_cert"),
+            (None, Some(_)) => refuse("api.tls_cert", "is needed with api.tls_key"),
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<(), FieldError> {
         let refuse = |field: &str, why: String| Err(FieldError::new(field, why));
+        if !(100..=600_000).contains(&self.api.deadline_ms.value()) {
+            return refuse("api.deadline_ms", "use 100 to 600000".into());
+        }
+        if self.keystone.cache_seconds > 3_600 {
+            return refuse("keystone.cache_seconds", "use 0 to 3600".into());
+        }
+        let secrets = &self.secrets;
+        match (secrets.driver, &secrets.url) {
+            (SecretsDriver::Barbican, None) => {
+                return refuse("secrets.url", "is needed with driver = \"barbican\"".into());
+            }
+            (SecretsDriver::Local, Some(_)) => {
+                return refuse("secrets.url", "is of driver = \"barbican\"".into());
+            }
+            _ => {}
+        }
         let beat = &self.heartbeat;
         if beat.interval_ms.value() < 50 {
             return refuse("heartbeat.interval_ms", "use at least 50".into());
@@ -453,7 +570,19 @@ mod tests {
             }
         }
         // Keys without a value as shipped stand there as comments.
-        for key in ["tokens", "url", "amphora_bin", "amphora_workers", "file"] {
+        for key in [
+            "tokens",
+            "policy",
+            "tls_cert",
+            "tls_key",
+            "username",
+            "password_file",
+            "ca_file",
+            "url",
+            "amphora_bin",
+            "amphora_workers",
+            "file",
+        ] {
             assert!(
                 file.contains(&format!("\n# {key} = ")),
                 "{key} is not documented"
@@ -480,9 +609,40 @@ mod tests {
             ("[logging]\nlevel = \"loud\"", "logging.level"),
             ("[database]\nurl = \"oracle://x\"", "database.url"),
             ("[controller]\nworkers = 0", "controller.workers"),
+            ("[api]\ndeadline_ms = 99", "api.deadline_ms"),
+            ("[secrets]\ndriver = \"barbican\"", "secrets.url"),
+            ("[secrets]\nurl = \"http://b\"", "secrets.url"),
+            ("[secrets]\ndriver = \"castellan\"", "unknown variant"),
+            ("[keystone]\ncache_seconds = 3601", "keystone.cache_seconds"),
+            ("[keystone]\npassword = \"p\"", "unknown field"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for (text, named) in [
+            ("policy = \"p\"", "api.policy"),
+            ("tls_cert = \"c\"", "api.tls_key"),
+            ("tls_key = \"k\"", "api.tls_cert"),
+            (
+                "tokens = \"t\"\n[keystone]\nurl = \"http://k\"",
+                "keystone.url",
+            ),
+        ] {
+            let config = Config::parse(&format!("[api]\n{text}")).unwrap();
+            let error = config.check_access().unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        for text in [
+            "",
+            "[api]\ntokens = \"t\"\npolicy = \"p\"",
+            "[api]\npolicy = \"p\"\n[keystone]\nurl = \"http://k\"",
+            "[api]\ntls_cert = \"c\"\ntls_key = \"k\"",
+        ] {
+            Config::parse(text).unwrap().check_access().unwrap();
         }
     }
 

@@ -5,6 +5,7 @@
 //! The result went through `DesiredState::parse`'s checks, so that an agent has no reason to refuse it.
 
 use crate::app::tls::{self, ListenerTls, PoolTls};
+use crate::app::vip;
 use crate::config::{Vrrp, VrrpAuth};
 use crate::db::entity::{
     amphora, health_monitor, l7policy, l7rule, listener, member, pool, subnet,
@@ -32,10 +33,14 @@ use std::str::FromStr;
 /// Name of the NIC that carries the VIP.
 pub const VIP_INTERFACE: &str = "eth1";
 /// Routing table of packets from the VIP: they leave where clients came in, whatever member networks
-/// the amphora is connected to.
+/// the amphora is connected to. Further VIPs have the tables that follow.
 const VIP_TABLE: u32 = 1;
 /// Preference of the rule that selects it; before the main table's 32766.
 const VIP_RULE: u32 = 100;
+/// The kernel's table of everything else.
+const MAIN_TABLE: u32 = 254;
+/// What the virtual routers of a load balancer with VIPs of both families are called together: their addresses move together.
+const SYNC_GROUP: &str = "vips";
 /// Entries of a SOURCE_IP table without a time-out of their own.
 const PERSISTENCE: Millis = Millis::literal(86_400_000);
 /// VRRP priorities, as Octavia has them.
@@ -76,7 +81,7 @@ pub fn build(
         generation: Generation(0),
         amphora_id: parse::<AmphoraId>("amphora.id", &amphora.id)?,
         request_id: String::new(),
-        vrrp: vec![router(graph, amphora, peers, common)?],
+        vrrp: routers(graph, amphora, peers, common)?,
         interfaces,
         certificates: certificates(graph, &load_balancer, common)?,
         load_balancers: vec![load_balancer],
@@ -110,8 +115,10 @@ pub fn resigned(amphora: AmphoraId, common: &Common) -> DesiredState {
 /// Subnets in which the load balancer's amphorae need an address, by network; the VIP's network first.
 /// Members without a subnet are reached through the VIP's network.
 pub fn needed_subnets(graph: &Graph) -> Vec<(String, Vec<String>)> {
-    let vip = &graph.load_balancer;
-    let mut needed = vec![(vip.vip_network_id.clone(), vec![vip.vip_subnet_id.clone()])];
+    let balancer = &graph.load_balancer;
+    let more = vip::additional(balancer).into_iter();
+    let subnets = std::iter::once(balancer.vip_subnet_id.clone()).chain(more.map(|v| v.subnet_id));
+    let mut needed = vec![(balancer.vip_network_id.clone(), subnets.collect::<Vec<_>>())];
     let members = graph
         .members
         .iter()
@@ -202,38 +209,61 @@ fn interfaces(graph: &Graph, amphora: &amphora::Model) -> Built<Vec<Interface>> 
     Ok(interfaces)
 }
 
-/// Default routes over the VIP's subnet, and the table for packets from the VIP.
-fn vip_routes(graph: &Graph) -> Built<(Vec<Route>, Vec<Rule>)> {
-    let vip: IpAddr = parse(
-        "load_balancer.vip_address",
-        &graph.load_balancer.vip_address,
-    )?;
-    let subnet = subnet_of(graph, &graph.load_balancer.vip_subnet_id)?;
-    let cidr = cidr(subnet)?;
-    let mut routes = vec![Route {
-        to: cidr.trunc(),
-        via: None,
-        table: VIP_TABLE,
-        source: None,
-        onlink: false,
+/// A VIP with its subnet.
+struct Vip<'a> {
+    address: IpAddr,
+    subnet: &'a subnet::Model,
+}
+
+/// All VIPs, the first one first.
+fn vips(graph: &Graph) -> Built<Vec<Vip<'_>>> {
+    let row = &graph.load_balancer;
+    let mut all = vec![Vip {
+        address: parse("load_balancer.vip_address", &row.vip_address)?,
+        subnet: subnet_of(graph, &row.vip_subnet_id)?,
     }];
-    if let Some(gateway) = &subnet.gateway_ip {
-        let via: IpAddr = parse("subnet.gateway_ip", gateway)?;
-        for table in [254, VIP_TABLE] {
-            routes.push(Route {
-                to: everything(vip),
-                via: Some(via),
-                table,
-                source: None,
-                onlink: false,
-            });
-        }
+    for more in vip::additional(row) {
+        all.push(Vip {
+            address: more.ip_address,
+            subnet: subnet_of(graph, &more.subnet_id)?,
+        });
     }
-    let rules = vec![Rule {
-        from: IpNet::from(vip),
-        table: VIP_TABLE,
-        priority: VIP_RULE,
-    }];
+    Ok(all)
+}
+
+/// Default routes over the VIPs' subnets, and a table for packets from each VIP.
+fn vip_routes(graph: &Graph) -> Built<(Vec<Route>, Vec<Rule>)> {
+    let (mut routes, mut rules) = (Vec::new(), Vec::new());
+    let mut defaults: Vec<bool> = Vec::new();
+    for (table, vip) in (VIP_TABLE..).zip(vips(graph)?) {
+        routes.push(Route {
+            to: cidr(vip.subnet)?.trunc(),
+            via: None,
+            table,
+            source: None,
+            onlink: false,
+        });
+        if let Some(gateway) = &vip.subnet.gateway_ip {
+            let via: IpAddr = parse("subnet.gateway_ip", gateway)?;
+            // The first VIP of its family decides where everything else leaves.
+            let first = !defaults.contains(&via.is_ipv4());
+            defaults.push(via.is_ipv4());
+            for table in first.then_some(MAIN_TABLE).into_iter().chain([table]) {
+                routes.push(Route {
+                    to: everything(vip.address),
+                    via: Some(via),
+                    table,
+                    source: None,
+                    onlink: false,
+                });
+            }
+        }
+        rules.push(Rule {
+            from: IpNet::from(vip.address),
+            table,
+            priority: VIP_RULE,
+        });
+    }
     Ok((routes, rules))
 }
 
@@ -244,29 +274,73 @@ fn everything(like: IpAddr) -> IpNet {
     }
 }
 
+/// One virtual router for each family of the VIPs, that of the first VIP first.
+fn routers(
+    graph: &Graph,
+    amphora: &amphora::Model,
+    peers: &[&amphora::Model],
+    common: &Common,
+) -> Built<Vec<VirtualRouter>> {
+    let vips = vips(graph)?;
+    let first = vips.first().is_none_or(|vip| vip.address.is_ipv4());
+    let (same, other): (Vec<_>, Vec<_>) =
+        vips.iter().partition(|vip| vip.address.is_ipv4() == first);
+    let vrid = amphora.vrrp_id.unwrap_or(1);
+    let mut routers = vec![router(graph, amphora, peers, common, vrid, &same)?];
+    if !other.is_empty() {
+        routers.push(router(graph, amphora, peers, common, vrid + 1, &other)?);
+        // Who has no peer waits for nobody.
+        if !peers.is_empty() {
+            for router in &mut routers {
+                router.sync_group = Some(SYNC_GROUP.to_owned());
+            }
+        }
+    }
+    Ok(routers)
+}
+
+/// An amphora's own address in a subnet of a VIP, from which it speaks to its peers.
+fn own_address(graph: &Graph, row: &amphora::Model, subnet: &str) -> Built<IpAddr> {
+    if subnet == graph.load_balancer.vip_subnet_id {
+        let text = row.vrrp_ip.as_deref().unwrap_or_default();
+        return parse("amphora.vrrp_ip", text);
+    }
+    let nics = graph.nics.iter().filter(|nic| nic.port.device_id == row.id);
+    let mut addresses = nics.flat_map(|nic| &nic.addresses);
+    let own = addresses.find(|address| address.subnet_id == subnet);
+    let own = own.ok_or_else(|| {
+        let why = format!("amphora {} has none in subnet {subnet}", row.id);
+        FieldError::new("address", why)
+    })?;
+    parse("address.ip_address", &own.ip_address)
+}
+
+/// The virtual router of VIPs of one family.
 fn router(
     graph: &Graph,
     amphora: &amphora::Model,
     peers: &[&amphora::Model],
     common: &Common,
+    vrid: i32,
+    vips: &[&Vip<'_>],
 ) -> Built<VirtualRouter> {
-    let own = |row: &amphora::Model| -> Built<IpAddr> {
-        let text = row.vrrp_ip.as_deref().unwrap_or_default();
-        parse("amphora.vrrp_ip", text)
-    };
-    let vip: IpAddr = parse(
-        "load_balancer.vip_address",
-        &graph.load_balancer.vip_address,
-    )?;
-    let prefix = cidr(subnet_of(graph, &graph.load_balancer.vip_subnet_id)?)?.prefix_len();
-    let address = IpNet::new(vip, prefix)
-        .map_err(|error| FieldError::new("load_balancer.vip_address", error.to_string()))?;
+    let first = vips
+        .first()
+        .ok_or_else(|| FieldError::new("vips", "there is none".to_owned()))?;
+    let own = |row: &amphora::Model| own_address(graph, row, &first.subnet.id);
+    let mut addresses = Vec::new();
+    for vip in vips {
+        let prefix = cidr(vip.subnet)?.prefix_len();
+        let address = IpNet::new(vip.address, prefix);
+        let wrong =
+            |error: ipnet::PrefixLenError| FieldError::new("vip_address", error.to_string());
+        addresses.push(address.map_err(wrong)?);
+    }
     let priority = amphora
         .vrrp_priority
         .unwrap_or_else(|| i32::from(MASTER_PRIORITY));
-    let vrid = amphora.vrrp_id.unwrap_or(1);
     // Version 2 knows IPv4 only.
-    let version = match vip {
+    let version = match first.address {
         IpAddr::V4(_) => common.vrrp.version,
         IpAddr::V6(_) => VrrpVersion::V3,
     };
@@ -287,7 +361,7 @@ fn router(
         preempt_delay: Millis::default(),
         source: own(amphora)?,
         peers: peers.iter().map(|peer| own(peer)).collect::<Built<_>>()?,
-        addresses: vec![address],
+        addresses,
         excluded_addresses: Vec::new(),
         routes: Vec::new(),
         rules: Vec::new(),
@@ -357,7 +431,7 @@ fn load_balancer(graph: &Graph) -> Built<LoadBalancer> {
         id: parse("load_balancer.id", &row.id)?,
         name: row.name.clone(),
         enabled: row.enabled,
-        vips: vec![parse("load_balancer.vip_address", &row.vip_address)?],
+        vips: vips(graph)?.iter().map(|vip| vip.address).collect(),
         listeners: listeners
             .map(|l| listener(graph, l).map_err(at("listener", &l.id)))
             .collect::<Built<_>>()?,

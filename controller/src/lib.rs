@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod agent_client;
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod db;
@@ -25,6 +26,7 @@ pub mod inventory;
 pub mod pki;
 pub mod reconcile;
 pub mod secrets;
+pub mod service;
 pub mod time;
 pub mod tokens;
 pub mod up;

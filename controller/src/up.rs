@@ -11,8 +11,11 @@
 use crate::admin::{self, Admin};
 use crate::agent_client::{AgentApi, Client, Dial};
 use crate::app::AppState;
+use crate::app::policy::file::Overrides;
+use crate::auth::Auth;
+use crate::auth::keystone::Keystone;
 use crate::cli::{StateDir, doctor};
-use crate::config::{Config, Drivers};
+use crate::config::{Config, Drivers, SecretsDriver};
 use crate::db::server::Address;
 use crate::db::{Db, query::journal};
 use crate::desired::Common;
@@ -27,8 +30,9 @@ use crate::flow::engine::Worker;
 use crate::flow::{Settings, World};
 use crate::health::{self, HealthManager};
 use crate::housekeeping::Housekeeping;
-use crate::http::access;
+use crate::http::{access, tls};
 use crate::pki::Pki;
+use crate::secrets::barbican::Barbican;
 use crate::secrets::vault::Vault;
 use crate::tokens::Tokens;
 use crate::{files, inventory, reconcile, transaction};
@@ -70,6 +74,12 @@ pub struct Args {
     /// Listen on other addresses than loopback without authentication: everybody who reaches them may do everything.
     #[arg(long)]
     allow_unauthenticated: bool,
+    /// PEM file with the API's certificate and what it was issued by: the API is HTTPS then.
+    #[arg(long, env = "KRATER_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with that certificate's key.
+    #[arg(long, env = "KRATER_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Configuration file (krater.toml).
     #[arg(long, env = "KRATER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -170,12 +180,19 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
     if let Some(tokens) = args.tokens {
         config.api.tokens = Some(tokens);
     }
+    if let Some(certificate) = args.tls_cert {
+        config.api.tls_cert = Some(certificate);
+    }
+    if let Some(key) = args.tls_key {
+        config.api.tls_key = Some(key);
+    }
     config.api.allow_unauthenticated |= args.allow_unauthenticated;
-    let authenticated = config.api.tokens.is_some() || config.api.allow_unauthenticated;
-    if !config.api.listen.ip().is_loopback() && !authenticated {
+    config.check_access()?;
+    let open = config.api.is_open(&config.keystone);
+    if !config.api.listen.ip().is_loopback() && open && !config.api.allow_unauthenticated {
         bail!(
             "--listen {}: without authentication the API listens on loopback only; use 127.0.0.1 or [::1] \
-             and a proxy that authenticates in front of it, --tokens FILE, or --allow-unauthenticated",
+             and a proxy that authenticates in front of it, --tokens FILE, keystone.url, or --allow-unauthenticated",
             config.api.listen
         );
     }
@@ -271,6 +288,10 @@ async fn serve(
             )
         })?;
     let listen = listener.local_addr()?;
+    let tls = match (&config.api.tls_cert, &config.api.tls_key) {
+        (Some(certificate), Some(key)) => Some(tls::load(certificate, key)?),
+        _ => None,
+    };
     let db = match &config.database.url {
         None => Db::open_sqlite(&layout.state_dir().join("krater.db")).await?,
         Some(address) => Db::connect(address)
@@ -313,9 +334,10 @@ async fn serve(
             "amphorae adopted"
         );
     }
-    let tokens = match &config.api.tokens {
-        Some(path) => Some(Arc::new(Tokens::load(path)?)),
-        None => None,
+    let auth = auth(&config)?.map(Arc::new);
+    let barbican = match config.secrets.driver {
+        SecretsDriver::Local => None,
+        SecretsDriver::Barbican => Some(Arc::new(Barbican::new(&config.secrets)?)),
     };
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
@@ -358,22 +380,37 @@ async fn serve(
         log,
     })
     .layer(axum::middleware::from_fn_with_state(
-        tokens.clone(),
+        auth.clone(),
         access::operators,
     ));
     if has(Role::Api) {
         let state = AppState::new(db.clone(), config.controller.topology, vault)
             .with_drivers(config.controller.drivers)
-            .with_tokens(tokens);
+            .with_deadline(config.api.deadline_ms.duration())
+            .with_encryption(tls.is_some())
+            .with_barbican(barbican)
+            .with_auth(auth);
         routes = routes.merge(crate::http::router(state));
     }
     let mut draining = stopped.clone();
-    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
+    let drain = async move {
         let _ = draining.wait_for(|stop| *stop).await;
-    });
-    let server = tokio::spawn(server.into_future());
+    };
+    let encrypted = tls.is_some();
+    let server = match tls {
+        None => tokio::spawn(
+            axum::serve(listener, routes)
+                .with_graceful_shutdown(drain)
+                .into_future(),
+        ),
+        Some(config) => tokio::spawn(
+            axum::serve(tls::TlsListener::new(listener, config)?, routes)
+                .with_graceful_shutdown(drain)
+                .into_future(),
+        ),
+    };
     ready.store(true, Ordering::Release);
-    announce(listen);
+    announce(listen, encrypted);
     tracing::info!(
         %listen,
         version = krater_telemetry::version(),
@@ -390,6 +427,19 @@ async fn serve(
     let all = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, all).await;
     Ok(())
+}
+
+/// Who may use the API, if not everybody.
+fn auth(config: &Config) -> anyhow::Result<Option<Auth>> {
+    let auth = match (&config.api.tokens, &config.keystone.url) {
+        (Some(path), _) => Auth::tokens(Tokens::load(path)?),
+        (None, Some(_)) => Auth::keystone(Keystone::new(&config.keystone)?),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(match &config.api.policy {
+        Some(path) => auth.with_overrides(Overrides::load(path, &access::policy_names())?),
+        None => auth,
+    }))
 }
 
 /// What makes amphorae, and what talks to them.
@@ -469,8 +519,9 @@ async fn own_amphorae(db: &Db, config: &Config, instance: &str) -> anyhow::Resul
 }
 
 /// The lines that people copy into a shell. A reader that went away ends nothing.
-fn announce(listen: SocketAddr) {
-    let url = format!("http://{listen}");
+fn announce(listen: SocketAddr, encrypted: bool) {
+    let scheme = if encrypted { "https" } else { "http" };
+    let url = format!("{scheme}://{listen}");
     // In one write: who waits for the first line finds the second one too.
     let text = format!(
         "ready: {url}\n\

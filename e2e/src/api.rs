@@ -46,9 +46,21 @@ impl Api {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Answer> {
-        let mut stream = TcpStream::connect_timeout(&self.address, ANSWER)?;
+        self.patiently(ANSWER, method, path, headers, body)
+    }
+
+    /// Sends text as it is and waits for so long.
+    pub(crate) fn patiently(
+        &self,
+        limit: Duration,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
+        let mut stream = TcpStream::connect_timeout(&self.address, limit)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(limit))?;
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
             self.address

@@ -379,14 +379,7 @@ impl Drop for Server {
 
 /// Where the program's package is unpacked, or `/`.
 fn tree(engine: Engine) -> PathBuf {
-    let given = std::env::var_os("KRATER_PEERS").map(PathBuf::from);
-    let peers = given.unwrap_or_else(|| {
-        let own = std::env::current_exe().expect("our own path");
-        // `<target>/<profile>/deps/<test>`
-        let target = own.ancestors().nth(3).unwrap_or_else(|| Path::new("/"));
-        target.join("peers")
-    });
-    let fetched = peers.join("tree");
+    let fetched = crate::peers().join("tree");
     let trees = [fetched.clone(), PathBuf::from("/")];
     trees
         .into_iter()

@@ -11,6 +11,7 @@
 //! | [`agent`] | an agent's API, with right and wrong certificates |
 //! | [`amphora`] | an amphora's processes and namespaces |
 //! | [`database`] | PostgreSQL and MariaDB, each test's own |
+//! | [`keystone`] | a real Keystone, each test's own |
 //! | [`wait`] | waiting for a condition |
 //!
 //! Tests need root and fail without it. They run beside each other; [`system::alone`] keeps the ones
@@ -29,6 +30,7 @@ pub mod api;
 pub mod backend;
 pub mod client;
 pub mod database;
+pub mod keystone;
 pub mod place;
 pub mod system;
 pub mod wait;
@@ -62,6 +64,23 @@ pub fn bin(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Where `cargo xtask setup` has put the programs of others: `KRATER_PEERS`, else beside the folder that this test program was
+/// built into.
+///
+/// # Panics
+/// When this program does not know where it is.
+pub fn peers() -> PathBuf {
+    let given = std::env::var_os("KRATER_PEERS").map(PathBuf::from);
+    given.unwrap_or_else(|| {
+        let own = std::env::current_exe().expect("our own path");
+        // `<target>/<profile>/deps/<test>`
+        let target = own.ancestors().nth(3);
+        target
+            .map_or_else(|| PathBuf::from("/"), std::path::Path::to_path_buf)
+            .join("peers")
+    })
 }
 
 /// The checkout.

@@ -16,6 +16,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("api_query", api::query),
     ("krater_toml", model::krater_toml),
     ("tokens_toml", model::tokens_toml),
+    ("policy_yaml", model::policy_yaml),
     ("heartbeat", model::heartbeat),
     ("desired_state", model::desired_state),
     ("agent_toml", model::agent_toml),

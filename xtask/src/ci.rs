@@ -11,6 +11,9 @@ const MUTATIONS: [&str; 2] = ["20000", "2000000"];
 /// Seeds of the VRRP simulation at night; each run has 200.
 const NIGHTLY_SEEDS: &str = "10000";
 
+/// Schemathesis's examples for each operation at night; the test says how many each run has.
+const NIGHTLY_EXAMPLES: &str = "100";
+
 /// Runs every part, whatever the others gave, then prints shares of time and the runner's sum.
 pub(crate) fn ci(args: &[String]) -> Done {
     let nightly = match args.first().map(String::as_str) {
@@ -74,6 +77,23 @@ pub(crate) fn ci(args: &[String]) -> Done {
                 "sim",
             ];
             run(cargo().args(test).env("KRATER_SIM_SEEDS", NIGHTLY_SEEDS))
+        });
+        part(&mut parts, "schemathesis", || {
+            let peers = peers
+                .as_ref()
+                .ok_or("not run: the peers are missing (see above)")?;
+            let test = [
+                "test",
+                "-p",
+                "krater-controller",
+                "--test",
+                "it",
+                "schemathesis::",
+            ];
+            run(cargo()
+                .args(test)
+                .env("KRATER_PEERS", &peers.folder)
+                .env("KRATER_SCHEMATHESIS_EXAMPLES", NIGHTLY_EXAMPLES))
         });
         part(&mut parts, "demo", || {
             run(Command::new(release_dir().join("krater"))

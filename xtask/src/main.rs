@@ -11,6 +11,7 @@ mod build;
 mod ci;
 mod layers;
 mod ledger;
+mod numbers;
 mod setup;
 mod tests;
 mod tidy;
@@ -28,6 +29,7 @@ cargo xtask COMMAND
   tidy             file sizes, forbidden words, tests that a ledger of rules names
   layers           the arrows between the crates
   openapi [--check]  write openapi/*.json from the handlers, or compare
+  numbers [--against URL]  times of the API beside its goals, and beside another API with no-op drivers
   bare             the demo on a Debian 12 made with debootstrap that has gcc and nothing else
   dist             static release binaries in target/dist
 ";
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::tidy(),
         Some("layers") => layers::layers(),
         Some("openapi") => build::openapi(rest),
+        Some("numbers") => numbers::numbers(rest),
         Some("bare") => bare::bare(),
         Some("dist") => build::dist(),
         Some("help" | "-h" | "--help") => {

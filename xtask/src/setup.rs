@@ -27,7 +27,22 @@ const PACKAGES: [(&str, &str); 12] = [
     ("mariadb-server-core", "usr/sbin/mariadbd"),
 ];
 /// Raised when the folder's layout changes: a folder of an older layout is made again.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
+/// Programs in Python, each group in an environment of its own: its folder, its packages, the file below `e2e/peers` that
+/// pins them.
+const VENVS: [(&str, &[&str], &str); 3] = [
+    (
+        "venv-cli",
+        &[
+            "python-openstackclient",
+            "python-octaviaclient",
+            "python-barbicanclient",
+        ],
+        "constraints.txt",
+    ),
+    ("venv-schemathesis", &["schemathesis"], "schemathesis.txt"),
+    ("venv-keystone", &["keystone"], "keystone.txt"),
+];
 /// Another apt may hold a lock for as long as an unattended upgrade takes.
 const LOCK_SECONDS: &str = "DPkg::Lock::Timeout=120";
 
@@ -40,8 +55,12 @@ pub(crate) struct Peers {
 /// Fetches what is missing; returns at once when nothing is.
 pub(crate) fn setup() -> Result<Peers, Failure> {
     let folder = target_dir().join("peers");
-    let constraints = root().join("e2e/peers/constraints.txt");
-    let pinned = std::fs::read_to_string(&constraints).map_err(at(&constraints))?;
+    let mut pinned = String::new();
+    for (venv, packages, constraints) in VENVS {
+        let file = root().join("e2e/peers").join(constraints);
+        let text = std::fs::read_to_string(&file).map_err(at(&file))?;
+        pinned.push_str(&format!("{venv} {packages:?}\n{text}\n"));
+    }
     let wanted = format!("layout {LAYOUT}\n{PACKAGES:?}\n{pinned}");
     let stamp = folder.join("complete");
     if std::fs::read_to_string(&stamp).is_ok_and(|done| done == wanted)
@@ -55,7 +74,14 @@ pub(crate) fn setup() -> Result<Peers, Failure> {
     }
     std::fs::create_dir_all(&folder).map_err(at(&folder))?;
     packages(&folder)?;
-    python(&folder, &constraints)?;
+    for (venv, packages, constraints) in VENVS {
+        python(
+            &folder,
+            venv,
+            packages,
+            &root().join("e2e/peers").join(constraints),
+        )?;
+    }
     if let Some((package, program)) = missing(&folder) {
         return Err(Failure(format!(
             "package {package} brought no {program}: neither {} nor the host has it\n  fix: see what \
@@ -197,19 +223,20 @@ fn to_download(simulation: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// A virtual environment with the OpenStack client, versions as pinned in the tree.
-fn python(folder: &Path, constraints: &Path) -> Result<(), Failure> {
-    let venv = folder.join("venv-cli");
+/// A virtual environment with some packages, versions as pinned in the tree.
+fn python(folder: &Path, venv: &str, packages: &[&str], constraints: &Path) -> Result<(), Failure> {
+    let named = packages.join(", ");
+    let venv = folder.join(venv);
     let libraries = folder
         .join("tree/usr/lib")
         .join(format!("{}-linux-gnu", std::env::consts::ARCH));
     let explain = |failure: Failure| {
         Failure(format!(
-            "python-openstackclient could not be fetched.\n  {failure}\n  fix: see that this machine reaches the Python \
+            "{named} could not be fetched.\n  {failure}\n  fix: see that this machine reaches the Python \
              package index (pip config, https_proxy), then run `cargo xtask setup` again"
         ))
     };
-    eprintln!("peers: fetching the OpenStack client with pip");
+    eprintln!("peers: fetching {named} with pip");
     let unpacked = folder.join("tree/usr/bin/python3.11");
     let python = if unpacked.exists() {
         unpacked
@@ -239,12 +266,8 @@ fn python(folder: &Path, constraints: &Path) -> Result<(), Failure> {
                 "--no-input",
                 "--only-binary=:all:",
             ])
-            .args([
-                "python-openstackclient",
-                "python-octaviaclient",
-                "python-barbicanclient",
-                "--constraint",
-            ])
+            .args(packages)
+            .arg("--constraint")
             .arg(constraints)
             .env("PYTHONPATH", wheel)
             .env("LD_LIBRARY_PATH", &libraries),

@@ -1,31 +1,33 @@
 //! Flavors: names by which users choose a flavor profile for a load balancer. They belong to no project
 //! and count in no quota.
 
+use super::catalog::{Catalog, find, hold};
 use super::flavor_data::FlavorData;
-use super::lock::{self, DELETED};
-use super::{AppState, Error, flavor_profile, shown};
-use crate::db::entity::{flavor, load_balancer};
+use super::lock::DELETED;
+use super::{AppState, Error};
+use crate::db::entity::{flavor, flavor_profile, load_balancer};
 use crate::db::now;
-use crate::db::query::list::{self, Attribute, Kind, PageRequest};
+use crate::db::query::list::{Attribute, Kind};
 use crate::transaction;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    IntoActiveModel, PaginatorTrait, QueryFilter,
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel,
+    PaginatorTrait, QueryFilter,
 };
 use uuid::Uuid;
 
-/// As upstream's texts name it.
-pub const NAME: &str = "Flavor";
-
-/// What lists can be filtered and sorted by.
-pub const ATTRIBUTES: &[Attribute] = &[
-    ("id", "id", Kind::Text),
-    ("name", "name", Kind::Text),
-    ("description", "description", Kind::Text),
-    ("enabled", "enabled", Kind::Bool),
-    ("flavor_profile_id", "flavor_profile_id", Kind::Text),
-];
+impl Catalog for flavor::Entity {
+    const NAME: &'static str = "Flavor";
+    const ATTRIBUTES: &'static [Attribute] = &[
+        ("id", "id", Kind::Text),
+        ("name", "name", Kind::Text),
+        ("description", "description", Kind::Text),
+        ("enabled", "enabled", Kind::Bool),
+        ("flavor_profile_id", "flavor_profile_id", Kind::Text),
+    ];
+    const KEY: Self::Column = flavor::Column::Id;
+    const SAME: Self::Column = flavor::Column::CreatedAt;
+}
 
 /// A flavor to make.
 #[derive(Debug, Clone)]
@@ -51,33 +53,10 @@ pub struct Change {
     pub enabled: Option<bool>,
 }
 
-/// A page.
-pub async fn list(state: &AppState, page: &PageRequest) -> Result<Vec<flavor::Model>, Error> {
-    let db = state.db.read();
-    Ok(list::page::<flavor::Entity>(db, ATTRIBUTES, page, Condition::all()).await?)
-}
-
-/// One.
-pub async fn show(state: &AppState, id: &str) -> Result<flavor::Model, Error> {
-    find(state.db.read(), id).await
-}
-
-async fn find(db: &impl ConnectionTrait, id: &str) -> Result<flavor::Model, Error> {
-    shown::find::<flavor::Entity>(db, NAME, id).await
-}
-
-/// The row, locked until the transaction ends: whoever gives a flavor to a load balancer or removes it
-/// holds it, because the load balancer's row has no foreign key.
-async fn hold(db: &impl ConnectionTrait, id: &str) -> Result<flavor::Model, Error> {
-    let (key, same) = (flavor::Column::Id, flavor::Column::CreatedAt);
-    lock::hold::<flavor::Entity>(db, key, same, id).await?;
-    find(db, id).await
-}
-
 /// Makes a flavor.
 pub async fn create(state: &AppState, new: &New) -> Result<flavor::Model, Error> {
     transaction!(state.db, |txn| {
-        flavor_profile::hold(txn, &new.flavor_profile_id).await?;
+        hold::<flavor_profile::Entity>(txn, &new.flavor_profile_id).await?;
         refuse_name(txn, &new.name, None).await?;
         let row = flavor::ActiveModel {
             id: Set(Uuid::new_v4().to_string()),
@@ -94,7 +73,7 @@ pub async fn create(state: &AppState, new: &New) -> Result<flavor::Model, Error>
 /// Changes a flavor. Load balancers that have it already are not concerned.
 pub async fn update(state: &AppState, id: &str, change: &Change) -> Result<flavor::Model, Error> {
     transaction!(state.db, |txn| {
-        let row = hold(txn, id).await?;
+        let row = hold::<flavor::Entity>(txn, id).await?;
         if let Some(name) = &change.name {
             refuse_name(txn, name, Some(id)).await?;
         }
@@ -115,14 +94,14 @@ pub async fn update(state: &AppState, id: &str, change: &Change) -> Result<flavo
 /// Removes a flavor that no load balancer uses. The rows of deleted ones forget it.
 pub async fn delete(state: &AppState, id: &str) -> Result<(), Error> {
     transaction!(state.db, |txn| {
-        hold(txn, id).await?;
+        hold::<flavor::Entity>(txn, id).await?;
         let used = load_balancer::Entity::find()
             .filter(load_balancer::Column::FlavorId.eq(id))
             .filter(load_balancer::Column::ProvisioningStatus.ne(DELETED))
             .count(txn)
             .await?;
         if used > 0 {
-            return Err(Error::in_use(NAME, id));
+            return Err(Error::in_use(flavor::Entity::NAME, id));
         }
         load_balancer::Entity::update_many()
             .col_expr(load_balancer::Column::FlavorId, Expr::value(None::<String>))
@@ -147,17 +126,19 @@ pub struct Chosen {
 
 /// The flavor of a new load balancer, held until the transaction ends.
 pub async fn choose(db: &impl ConnectionTrait, id: &str) -> Result<Chosen, Error> {
-    let row = hold(db, id).await.map_err(|error| match error {
-        Error::Refused(..) => Error::validation("Invalid flavor_id."),
-        other => other,
-    })?;
+    let row = hold::<flavor::Entity>(db, id)
+        .await
+        .map_err(|error| match error {
+            Error::Refused(..) => Error::validation("Invalid flavor_id."),
+            other => other,
+        })?;
     if !row.enabled {
         return Err(Error::bad(format!(
             "The selected flavor is not allowed in this deployment: {id}"
         )));
     }
     // A profile that a flavor uses does not change, so it need not be held.
-    let profile = flavor_profile::find(db, &row.flavor_profile_id).await?;
+    let profile = find::<flavor_profile::Entity>(db, &row.flavor_profile_id).await?;
     Ok(Chosen {
         data: FlavorData::parse(&profile.flavor_data)?,
         provider: profile.provider_name,

@@ -1,31 +1,34 @@
 //! Flavor profiles: what a flavor means to the provider. Operators make them; without authentication
 //! everybody is one, as with amphorae.
 
+use super::catalog::{Catalog, hold};
 use super::flavor_data::{ATTRIBUTE, FlavorData};
 use super::load_balancer::PROVIDERS;
-use super::{AppState, Error, lock, shown};
+use super::{AppState, Error};
 use crate::db::entity::{flavor, flavor_profile};
 use crate::db::now;
-use crate::db::query::list::{self, Attribute, Kind, PageRequest};
+use crate::db::query::list::{Attribute, Kind};
 use crate::transaction;
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    IntoActiveModel, PaginatorTrait, QueryFilter,
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel,
+    PaginatorTrait, QueryFilter,
 };
 use uuid::Uuid;
 
-/// As upstream's texts name it when it is looked for.
-pub const NAME: &str = "Flavor Profile";
 /// As upstream's texts name it when it is removed or in use.
 const IN_USE: &str = "Flavor profile";
 
-/// What lists can be filtered and sorted by.
-pub const ATTRIBUTES: &[Attribute] = &[
-    ("id", "id", Kind::Text),
-    ("name", "name", Kind::Text),
-    ("provider_name", "provider_name", Kind::Text),
-    (ATTRIBUTE, "flavor_data", Kind::Text),
-];
+impl Catalog for flavor_profile::Entity {
+    const NAME: &'static str = "Flavor Profile";
+    const ATTRIBUTES: &'static [Attribute] = &[
+        ("id", "id", Kind::Text),
+        ("name", "name", Kind::Text),
+        ("provider_name", "provider_name", Kind::Text),
+        (ATTRIBUTE, "flavor_data", Kind::Text),
+    ];
+    const KEY: Self::Column = flavor_profile::Column::Id;
+    const SAME: Self::Column = flavor_profile::Column::CreatedAt;
+}
 
 /// A profile to make.
 #[derive(Debug, Clone)]
@@ -47,36 +50,6 @@ pub struct Change {
     pub provider_name: Option<String>,
     /// JSON text that [`FlavorData::parse`] took.
     pub flavor_data: Option<String>,
-}
-
-/// A page.
-pub async fn list(
-    state: &AppState,
-    page: &PageRequest,
-) -> Result<Vec<flavor_profile::Model>, Error> {
-    let db = state.db.read();
-    Ok(list::page::<flavor_profile::Entity>(db, ATTRIBUTES, page, Condition::all()).await?)
-}
-
-/// One.
-pub async fn show(state: &AppState, id: &str) -> Result<flavor_profile::Model, Error> {
-    find(state.db.read(), id).await
-}
-
-/// The row or 404.
-pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<flavor_profile::Model, Error> {
-    shown::find::<flavor_profile::Entity>(db, NAME, id).await
-}
-
-/// The row, locked until the transaction ends. Whoever gives a profile to a flavor, changes or removes it,
-/// holds it.
-pub async fn hold(db: &impl ConnectionTrait, id: &str) -> Result<flavor_profile::Model, Error> {
-    let (key, same) = (
-        flavor_profile::Column::Id,
-        flavor_profile::Column::CreatedAt,
-    );
-    lock::hold::<flavor_profile::Entity>(db, key, same, id).await?;
-    find(db, id).await
 }
 
 /// Makes a profile.
@@ -106,7 +79,7 @@ pub async fn update(
         FlavorData::parse(data)?;
     }
     transaction!(state.db, |txn| {
-        let row = hold(txn, id).await?;
+        let row = hold::<flavor_profile::Entity>(txn, id).await?;
         if change.provider_name.is_some() || change.flavor_data.is_some() {
             refuse_used(txn, id).await?;
         }
@@ -129,7 +102,7 @@ pub async fn update(
 /// Removes a profile that no flavor uses.
 pub async fn delete(state: &AppState, id: &str) -> Result<(), Error> {
     transaction!(state.db, |txn| {
-        let held = hold(txn, id).await;
+        let held = hold::<flavor_profile::Entity>(txn, id).await;
         held.map_err(|error| match error {
             Error::Refused(..) => Error::not_found(IN_USE, id),
             other => other,

@@ -446,16 +446,25 @@ fn check_insert_headers(protocol: &str, headers: &BTreeMap<String, String>) -> R
 }
 
 fn check_cidrs(lb: &load_balancer::Model, cidrs: &[String]) -> Result<(), Error> {
-    let vip: Option<IpAddr> = lb.vip_address.parse().ok();
+    let primary: Option<IpAddr> = lb.vip_address.parse().ok();
+    let more = super::vip::additional(lb).into_iter();
+    let vips: Vec<IpAddr> = primary
+        .into_iter()
+        .chain(more.map(|vip| vip.ip_address))
+        .collect();
     for text in cidrs {
         let cidr: Option<IpNet> = text.parse().ok();
-        let same = vip
-            .zip(cidr)
-            .is_some_and(|(vip, cidr)| vip.is_ipv4() == cidr.addr().is_ipv4());
+        let same = cidr.is_some_and(|cidr| {
+            vips.iter()
+                .any(|vip| vip.is_ipv4() == cidr.addr().is_ipv4())
+        });
         if !same {
             return Err(Error::validation(format!(
-                "CIDR {text} IP version incompatible with all VIPs ['{}'] IP version.",
-                lb.vip_address
+                "CIDR {text} IP version incompatible with all VIPs [{}] IP version.",
+                vips.iter()
+                    .map(|vip| format!("'{vip}'"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )));
         }
     }

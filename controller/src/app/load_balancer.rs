@@ -68,6 +68,8 @@ pub struct New {
     pub availability_zone: Option<String>,
     /// VIP.
     pub vip: vip::Wish,
+    /// Further ones.
+    pub additional_vips: Vec<vip::MoreWish>,
     /// Tags.
     pub tags: Vec<String>,
     /// Listeners of a single-call create.
@@ -159,6 +161,10 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
             Drivers::Netns => vip::allocate(txn, &id, &project, topology, &new.vip).await?,
             Drivers::Noop => noop::vip(txn, &new.vip).await?,
         };
+        let more = match state.drivers {
+            Drivers::Netns => vip::allocate_more(txn, &vip, &new.additional_vips).await?,
+            Drivers::Noop => noop::more_vips(txn, &vip, &new.additional_vips).await?,
+        };
         if let Some(zone) = &zone {
             zone.check(&vip.network_id)?;
         }
@@ -180,6 +186,7 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
             vip_port_id: Set(vip.port_id),
             vip_subnet_id: Set(vip.subnet_id),
             vip_network_id: Set(vip.network_id),
+            additional_vips: Set(vip::text(&more)),
             vip_port_owned: Set(vip.owned),
             locked_by_flow: Set(None),
             error_reason: Set(None),

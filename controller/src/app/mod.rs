@@ -4,13 +4,17 @@
 //! (which is the lock), writes the rows, and enqueues the flow that makes it true. Nothing of it
 //! is visible when a part fails.
 
+use crate::auth::Auth;
 use crate::config::{Drivers, Topology};
 use crate::db::Db;
+use crate::secrets::barbican::Barbican;
 use crate::secrets::vault::Vault;
-use crate::tokens::Tokens;
+use krater_model::Secret;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub mod amphora;
+pub mod catalog;
 pub mod error;
 pub mod flavor;
 pub mod flavor_data;
@@ -42,6 +46,9 @@ pub use error::Error;
 /// client sends no project at all.
 pub const DEFAULT_PROJECT: &str = "default";
 
+/// How long a request may wait as shipped: longer than a wait for a row's lock (10 s), shorter than clients wait (60 s).
+const DEADLINE: Duration = Duration::from_secs(20);
+
 /// What handlers need. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AppState {
@@ -54,7 +61,13 @@ pub struct AppState {
     /// Whose networks there are.
     pub drivers: Drivers,
     /// Who may use the API; none: everybody, without authentication.
-    pub tokens: Option<Arc<Tokens>>,
+    pub auth: Option<Arc<Auth>>,
+    /// The key manager that has the secrets; none: we do.
+    pub barbican: Option<Arc<Barbican>>,
+    /// Whether the API is reached by HTTPS.
+    pub encrypted: bool,
+    /// How long a request may wait for its body, and then for the database.
+    pub deadline: Duration,
 }
 
 impl AppState {
@@ -66,14 +79,35 @@ impl AppState {
             topology,
             vault,
             drivers,
-            tokens: None,
+            auth: None,
+            barbican: None,
+            encrypted: false,
+            deadline: DEADLINE,
         }
     }
 
-    /// With authentication by static tokens.
+    /// With authentication.
     #[must_use]
-    pub fn with_tokens(self, tokens: Option<Arc<Tokens>>) -> Self {
-        Self { tokens, ..self }
+    pub fn with_auth(self, auth: Option<Arc<Auth>>) -> Self {
+        Self { auth, ..self }
+    }
+
+    /// With secrets in another key manager.
+    #[must_use]
+    pub fn with_barbican(self, barbican: Option<Arc<Barbican>>) -> Self {
+        Self { barbican, ..self }
+    }
+
+    /// Reached by HTTPS, or not.
+    #[must_use]
+    pub fn with_encryption(self, encrypted: bool) -> Self {
+        Self { encrypted, ..self }
+    }
+
+    /// With another deadline than the default.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// With other drivers than `netns`.
@@ -87,7 +121,7 @@ impl AppState {
     /// The only project whose secrets `caller` may refer to; none: any, without authentication. Nobody's role opens
     /// those of others: who may use them would also learn the key.
     pub fn reader<'a>(&self, caller: &'a Caller) -> Option<&'a str> {
-        self.tokens.as_ref()?;
+        self.auth.as_ref()?;
         Some(caller.project_id.as_deref().unwrap_or_default())
     }
 }
@@ -99,6 +133,8 @@ pub struct Caller {
     pub request_id: String,
     /// From `X-Project-Id`; without authentication it is believed, with it it is the token's.
     pub project_id: Option<String>,
+    /// What it showed: another key manager is shown it too.
+    pub token: Option<Secret>,
     /// The only project whose quotas it sees; none: all.
     pub scope: Option<String>,
 }

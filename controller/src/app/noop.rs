@@ -1,7 +1,7 @@
 //! Networks, subnets and ports with the `noop` drivers: whichever id a client names exists. It becomes a row, so that
 //! all that comes after works as it does with real ones.
 
-use super::vip::{Vip, Wish};
+use super::vip::{More, MoreWish, Vip, Wish, check_network, check_subnets};
 use super::{Error, lock};
 use crate::db::entity::{network, subnet};
 use crate::db::now;
@@ -51,6 +51,34 @@ pub async fn vip(txn: &impl ConnectionTrait, wish: &Wish) -> Result<Vip, Error> 
         network_id: subnet.network_id,
         owned: false,
     })
+}
+
+/// Further VIPs; nothing of them is taken from anybody either.
+pub async fn more_vips(
+    txn: &impl ConnectionTrait,
+    vip: &Vip,
+    wishes: &[MoreWish],
+) -> Result<Vec<More>, Error> {
+    check_subnets(vip, wishes)?;
+    let mut all = Vec::new();
+    for wish in wishes {
+        let v6 = wish.address.is_some_and(|address| address.is_ipv6());
+        let subnet = subnet(txn, &wish.subnet_id, Some(&vip.network_id), v6).await?;
+        check_network(vip, &subnet)?;
+        let cidr = subnet.cidr.parse().unwrap_or_else(|_| noop::range(v6));
+        let address = wish.address.unwrap_or_else(|| noop::vip(&cidr));
+        if address.is_ipv6() != matches!(cidr, ipnet::IpNet::V6(_)) {
+            return Err(Error::validation(format!(
+                "IP address {address} is not valid for subnet {}",
+                subnet.id
+            )));
+        }
+        all.push(More {
+            subnet_id: subnet.id,
+            ip_address: address,
+        });
+    }
+    Ok(all)
 }
 
 /// Makes the subnets of members exist: id and address of each member that names one.

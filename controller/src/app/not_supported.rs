@@ -3,11 +3,6 @@
 
 /// Resource, attribute or value, and what it would do.
 pub const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
-    (
-        "loadbalancer",
-        "additional_vips",
-        "further VIPs of a load balancer",
-    ),
     ("loadbalancer", "vip_qos_policy_id", "QoS policies"),
     ("loadbalancer", "vip_sg_ids", "security groups on the VIP"),
     ("listener", "protocol UDP", "UDP listeners"),

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+pub mod check;
+pub mod file;
+
 /// Who a token is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -50,6 +53,16 @@ impl Identity {
         roles.iter().any(|role| self.roles.contains(*role))
     }
 
+    /// Whether it has the role, whose case does not matter.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|own| own.eq_ignore_ascii_case(role))
+    }
+
+    /// Whether the project is its own; what belongs to nobody counts as that.
+    pub fn owns(&self, project: Option<&str>) -> bool {
+        project.is_none_or(|project| project == self.project)
+    }
+
     /// Whether it sees the objects of all projects.
     pub fn reads_all(&self) -> bool {
         self.has(&[
@@ -66,7 +79,7 @@ impl Identity {
 
     /// Whether `rule` allows it something of `project`; none: it belongs to nobody.
     pub fn may(&self, rule: Rule, project: Option<&str>) -> bool {
-        let own = project.is_none_or(|project| project == self.project);
+        let own = self.owns(project);
         let admin = self.has(&["admin", "load-balancer_admin"]);
         let reads = self.has(&["reader", "load-balancer_observer", "load-balancer_member"]);
         match rule {

@@ -4,7 +4,7 @@
 //! amphorae get the copy. So a secret that is removed afterwards takes nothing away from what is served,
 //! and neither a failover nor a later change needs it.
 
-use super::{AppState, Caller, Error, secret};
+use super::{AppState, Caller, Error};
 use crate::db::query::bundle;
 use crate::secrets::bundle::{self as bundles, Bundle, Refused};
 use crate::secrets::vault::Vault;
@@ -17,12 +17,14 @@ use zeroize::Zeroizing;
 
 mod listener;
 mod pool;
+mod source;
 mod words;
 
 pub(super) use listener::prepare as prepare_listener;
 pub use listener::{ListenerChange, ListenerTls};
 pub(super) use pool::prepare as prepare_pool;
 pub use pool::{PoolChange, PoolTls};
+use source::payload;
 pub use words::{ALPN, CIPHERS, VERSIONS, alpn, ciphers, versions};
 
 /// Certificates by server name of one listener: more than that is a job for several.
@@ -134,38 +136,18 @@ enum Stored {
     Parts(Vec<Zeroizing<Vec<u8>>>, Zeroizing<Vec<u8>>),
 }
 
-async fn payload(
-    state: &AppState,
-    reader: Option<&str>,
-    id: &str,
-) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-    match secret::payload(state, id, reader).await {
-        Ok(payload) => Ok(Some(payload.bytes)),
-        Err(error) if error.status() == http::StatusCode::NOT_FOUND => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// None: there is no such thing.
-async fn stored(
-    state: &AppState,
-    reader: Option<&str>,
-    text: &str,
-) -> Result<Option<Stored>, Error> {
+async fn stored(state: &AppState, caller: &Caller, text: &str) -> Result<Option<Stored>, Error> {
     let id = match reference(text) {
         None => return Ok(None),
         Some((Referred::Secret, id)) => {
-            return Ok(payload(state, reader, &id).await?.map(Stored::Whole));
+            return Ok(payload(state, caller, &id).await?.map(Stored::Whole));
         }
         Some((Referred::Container, id)) => id,
     };
-    let row = match secret::show_container(state, &id).await {
-        Ok(row) if reader.is_none_or(|project| project == row.project_id) => row,
-        Ok(_) => return Ok(None),
-        Err(error) if error.status() == http::StatusCode::NOT_FOUND => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(secrets) = source::container(state, caller, &id).await? else {
+        return Ok(None);
     };
-    let secrets = secret::references(&row);
     let named = |name: &str| secrets.iter().find(|(known, _)| known == name);
     if named("private_key_passphrase").is_some() {
         return Err(Error::not_supported(
@@ -177,14 +159,14 @@ async fn stored(
         return Ok(None);
     };
     let (Some(certificate), Some(key)) = (
-        payload(state, reader, certificate).await?,
-        payload(state, reader, key).await?,
+        payload(state, caller, certificate).await?,
+        payload(state, caller, key).await?,
     ) else {
         return Ok(None);
     };
     let mut chain = vec![certificate];
     if let Some((_, id)) = named("intermediates") {
-        match payload(state, reader, id).await? {
+        match payload(state, caller, id).await? {
             Some(intermediates) => chain.push(intermediates),
             None => return Ok(None),
         }
@@ -194,11 +176,11 @@ async fn stored(
 
 async fn one(
     state: &AppState,
-    reader: Option<&str>,
+    caller: &Caller,
     text: &str,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
     match reference(text) {
-        Some((Referred::Secret, id)) => payload(state, reader, &id).await,
+        Some((Referred::Secret, id)) => payload(state, caller, &id).await,
         _ => Ok(None),
     }
 }
@@ -210,7 +192,6 @@ async fn fetch(
     set: Set<'_>,
     old: Option<&Copies>,
 ) -> Result<Fetched, Error> {
-    let reader = state.reader(caller);
     let removed_or_kept = |set: Option<Option<&String>>| !matches!(set, Some(Some(_)));
     if set.certificates.is_empty() && removed_or_kept(set.ca) && removed_or_kept(set.crl) {
         return Ok(Fetched::default());
@@ -218,7 +199,7 @@ async fn fetch(
     let mut bad: Vec<&str> = Vec::new();
     let mut certificates = Vec::new();
     for text in &set.certificates {
-        match stored(state, reader, text).await? {
+        match stored(state, caller, text).await? {
             Some(found) => certificates.push(((*text).clone(), found)),
             None => bad.push(text),
         }
@@ -227,7 +208,7 @@ async fn fetch(
     let mut crl = None;
     for (set, into) in [(set.ca, &mut ca), (set.crl, &mut crl)] {
         if let Some(Some(text)) = set {
-            match one(state, reader, text).await? {
+            match one(state, caller, text).await? {
                 Some(found) => *into = Some(found),
                 None => bad.push(text),
             }

@@ -2,9 +2,10 @@
 
 use super::{Error, lock};
 use crate::config::Topology;
-use crate::db::entity::{port, subnet};
+use crate::db::entity::{load_balancer, port, subnet};
 use crate::db::query::network::{self, NewPort};
 use sea_orm::ConnectionTrait;
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Owner of VIP ports, as Octavia writes it.
@@ -36,6 +37,103 @@ pub struct Vip {
     pub network_id: String,
     /// The port was made here.
     pub owned: bool,
+}
+
+/// Further VIPs of one load balancer: each is an address and a routing table of its amphorae.
+pub const MAX_ADDITIONAL: usize = 8;
+
+/// What the client said about a further VIP.
+#[derive(Debug, Clone)]
+pub struct MoreWish {
+    /// Subnet of the VIP's network.
+    pub subnet_id: String,
+    /// Address.
+    pub address: Option<IpAddr>,
+}
+
+/// A further VIP, of the same port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct More {
+    /// Subnet of the address.
+    pub subnet_id: String,
+    /// The address.
+    pub ip_address: IpAddr,
+}
+
+/// Further VIPs of a load balancer.
+pub fn additional(row: &load_balancer::Model) -> Vec<More> {
+    let text = row.additional_vips.as_deref();
+    text.and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
+}
+
+/// The text of a row; none for no further VIPs.
+pub fn text(more: &[More]) -> Option<String> {
+    (!more.is_empty()).then(|| serde_json::json!(more).to_string())
+}
+
+/// Each subnet once, the VIP's own among them.
+pub fn check_subnets(vip: &Vip, wishes: &[MoreWish]) -> Result<(), Error> {
+    if wishes.len() > MAX_ADDITIONAL {
+        return Err(Error::validation(format!(
+            "additional_vips: at most {MAX_ADDITIONAL} are supported"
+        )));
+    }
+    for (at, wish) in wishes.iter().enumerate() {
+        let before = wishes.iter().take(at).map(|wish| &wish.subnet_id);
+        if before
+            .chain([&vip.subnet_id])
+            .any(|id| *id == wish.subnet_id)
+        {
+            return Err(Error::validation(format!(
+                "additional_vips: subnet {} has a VIP already; each VIP is in a subnet of its own.",
+                wish.subnet_id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The subnet of a further VIP is on the VIP's network.
+pub fn check_network(vip: &Vip, subnet: &subnet::Model) -> Result<(), Error> {
+    if subnet.network_id == vip.network_id {
+        return Ok(());
+    }
+    Err(Error::validation(
+        "All VIP subnets must belong to the same network.",
+    ))
+}
+
+/// Gives the VIP's port the further addresses; of a port that the client brought along they must be there.
+pub async fn allocate_more(
+    txn: &impl ConnectionTrait,
+    vip: &Vip,
+    wishes: &[MoreWish],
+) -> Result<Vec<More>, Error> {
+    check_subnets(vip, wishes)?;
+    let mut all = Vec::new();
+    for wish in wishes {
+        let subnet = visible_subnet(txn, &wish.subnet_id).await?;
+        check_network(vip, &subnet)?;
+        let address = if vip.owned {
+            network::add_address(txn, &vip.port_id, &subnet, wish.address).await?
+        } else {
+            let addresses = network::addresses_of(txn, &vip.port_id).await?;
+            let of_subnet = addresses.iter().filter(|a| a.subnet_id == subnet.id);
+            let mut ips = of_subnet.filter_map(|a| a.ip_address.parse::<IpAddr>().ok());
+            let found = ips.find(|ip| wish.address.is_none_or(|wished| wished == *ip));
+            found.ok_or_else(|| {
+                Error::validation(
+                    "No VIP address found on the specified VIP port within the specified subnet.",
+                )
+            })?
+        };
+        all.push(More {
+            subnet_id: subnet.id,
+            ip_address: address,
+        });
+    }
+    Ok(all)
 }
 
 /// Resolves the wish and allocates port and address.

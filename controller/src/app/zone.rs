@@ -1,33 +1,35 @@
 //! Availability zones: names by which users choose a zone profile for a load balancer. They belong to no project,
 //! count in no quota, and have no identifier but their name.
 
-use super::lock::{self, DELETED};
+use super::catalog::{Catalog, find, hold};
+use super::lock::DELETED;
 use super::zone_data::ZoneData;
-use super::{AppState, Error, shown, zone_profile};
-use crate::db::entity::{availability_zone, load_balancer};
+use super::{AppState, Error};
+use crate::db::entity::{availability_zone, availability_zone_profile, load_balancer};
 use crate::db::now;
-use crate::db::query::list::{self, Attribute, Kind, PageRequest};
+use crate::db::query::list::{Attribute, Kind};
 use crate::transaction;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    IntoActiveModel, PaginatorTrait, QueryFilter,
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel,
+    PaginatorTrait, QueryFilter,
 };
 
-/// As upstream's texts name it.
-pub const NAME: &str = "Availability Zone";
-
-/// What lists can be filtered and sorted by.
-pub const ATTRIBUTES: &[Attribute] = &[
-    ("name", "id", Kind::Text),
-    ("description", "description", Kind::Text),
-    ("enabled", "enabled", Kind::Bool),
-    (
-        "availability_zone_profile_id",
-        "availability_zone_profile_id",
-        Kind::Text,
-    ),
-];
+impl Catalog for availability_zone::Entity {
+    const NAME: &'static str = "Availability Zone";
+    const ATTRIBUTES: &'static [Attribute] = &[
+        ("name", "id", Kind::Text),
+        ("description", "description", Kind::Text),
+        ("enabled", "enabled", Kind::Bool),
+        (
+            "availability_zone_profile_id",
+            "availability_zone_profile_id",
+            Kind::Text,
+        ),
+    ];
+    const KEY: Self::Column = availability_zone::Column::Id;
+    const SAME: Self::Column = availability_zone::Column::CreatedAt;
+}
 
 /// A zone to make.
 #[derive(Debug, Clone)]
@@ -51,39 +53,10 @@ pub struct Change {
     pub enabled: Option<bool>,
 }
 
-/// A page.
-pub async fn list(
-    state: &AppState,
-    page: &PageRequest,
-) -> Result<Vec<availability_zone::Model>, Error> {
-    let db = state.db.read();
-    Ok(list::page::<availability_zone::Entity>(db, ATTRIBUTES, page, Condition::all()).await?)
-}
-
-/// One.
-pub async fn show(state: &AppState, id: &str) -> Result<availability_zone::Model, Error> {
-    find(state.db.read(), id).await
-}
-
-async fn find(db: &impl ConnectionTrait, id: &str) -> Result<availability_zone::Model, Error> {
-    shown::find::<availability_zone::Entity>(db, NAME, id).await
-}
-
-/// The row, locked until the transaction ends: whoever gives a zone to a load balancer or removes it
-/// holds it, because the load balancer's row has no foreign key.
-async fn hold(db: &impl ConnectionTrait, id: &str) -> Result<availability_zone::Model, Error> {
-    let (key, same) = (
-        availability_zone::Column::Id,
-        availability_zone::Column::CreatedAt,
-    );
-    lock::hold::<availability_zone::Entity>(db, key, same, id).await?;
-    find(db, id).await
-}
-
 /// Makes a zone.
 pub async fn create(state: &AppState, new: &New) -> Result<availability_zone::Model, Error> {
     transaction!(state.db, |txn| {
-        zone_profile::hold(txn, &new.availability_zone_profile_id).await?;
+        hold::<availability_zone_profile::Entity>(txn, &new.availability_zone_profile_id).await?;
         refuse_name(txn, &new.name).await?;
         let row = availability_zone::ActiveModel {
             id: Set(new.name.clone()),
@@ -103,7 +76,7 @@ pub async fn update(
     change: &Change,
 ) -> Result<availability_zone::Model, Error> {
     transaction!(state.db, |txn| {
-        let row = hold(txn, id).await?;
+        let row = hold::<availability_zone::Entity>(txn, id).await?;
         let mut new = row.clone().into_active_model();
         let c = change.clone();
         c.description
@@ -120,14 +93,14 @@ pub async fn update(
 /// Removes a zone that no load balancer uses. The rows of deleted ones forget it.
 pub async fn delete(state: &AppState, id: &str) -> Result<(), Error> {
     transaction!(state.db, |txn| {
-        hold(txn, id).await?;
+        hold::<availability_zone::Entity>(txn, id).await?;
         let used = load_balancer::Entity::find()
             .filter(load_balancer::Column::AvailabilityZone.eq(id))
             .filter(load_balancer::Column::ProvisioningStatus.ne(DELETED))
             .count(txn)
             .await?;
         if used > 0 {
-            return Err(Error::in_use(NAME, id));
+            return Err(Error::in_use(availability_zone::Entity::NAME, id));
         }
         load_balancer::Entity::update_many()
             .col_expr(
@@ -146,17 +119,20 @@ pub async fn delete(state: &AppState, id: &str) -> Result<(), Error> {
 
 /// The zone of a new load balancer, held until the transaction ends.
 pub async fn choose(db: &impl ConnectionTrait, name: &str) -> Result<ZoneData, Error> {
-    let row = hold(db, name).await.map_err(|error| match error {
-        Error::Refused(..) => Error::validation("Invalid availability_zone."),
-        other => other,
-    })?;
+    let row = hold::<availability_zone::Entity>(db, name)
+        .await
+        .map_err(|error| match error {
+            Error::Refused(..) => Error::validation("Invalid availability_zone."),
+            other => other,
+        })?;
     if !row.enabled {
         return Err(Error::bad(format!(
             "The selected availability_zone is not allowed in this deployment: {name}"
         )));
     }
     // A profile that a zone uses does not change, so it need not be held.
-    let profile = zone_profile::find(db, &row.availability_zone_profile_id).await?;
+    let profile =
+        find::<availability_zone_profile::Entity>(db, &row.availability_zone_profile_id).await?;
     ZoneData::parse(&profile.availability_zone_data)
 }
 

@@ -1,29 +1,31 @@
 //! Availability zone profiles: what a zone means to the provider. Operators make them; without authentication
 //! everybody is one, as with amphorae.
 
+use super::catalog::{Catalog, hold};
 use super::flavor_profile::known;
 use super::zone_data::{ATTRIBUTE, ZoneData};
-use super::{AppState, Error, lock, shown};
+use super::{AppState, Error};
 use crate::db::entity::{availability_zone, availability_zone_profile};
 use crate::db::now;
-use crate::db::query::list::{self, Attribute, Kind, PageRequest};
+use crate::db::query::list::{Attribute, Kind};
 use crate::transaction;
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    IntoActiveModel, PaginatorTrait, QueryFilter,
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel,
+    PaginatorTrait, QueryFilter,
 };
 use uuid::Uuid;
 
-/// As upstream's texts name it.
-pub const NAME: &str = "Availability Zone Profile";
-
-/// What lists can be filtered and sorted by.
-pub const ATTRIBUTES: &[Attribute] = &[
-    ("id", "id", Kind::Text),
-    ("name", "name", Kind::Text),
-    ("provider_name", "provider_name", Kind::Text),
-    (ATTRIBUTE, ATTRIBUTE, Kind::Text),
-];
+impl Catalog for availability_zone_profile::Entity {
+    const NAME: &'static str = "Availability Zone Profile";
+    const ATTRIBUTES: &'static [Attribute] = &[
+        ("id", "id", Kind::Text),
+        ("name", "name", Kind::Text),
+        ("provider_name", "provider_name", Kind::Text),
+        (ATTRIBUTE, ATTRIBUTE, Kind::Text),
+    ];
+    const KEY: Self::Column = availability_zone_profile::Column::Id;
+    const SAME: Self::Column = availability_zone_profile::Column::CreatedAt;
+}
 
 /// A profile to make.
 #[derive(Debug, Clone)]
@@ -45,45 +47,6 @@ pub struct Change {
     pub provider_name: Option<String>,
     /// JSON text that [`ZoneData::parse`] took.
     pub availability_zone_data: Option<String>,
-}
-
-/// A page.
-pub async fn list(
-    state: &AppState,
-    page: &PageRequest,
-) -> Result<Vec<availability_zone_profile::Model>, Error> {
-    let db = state.db.read();
-    Ok(
-        list::page::<availability_zone_profile::Entity>(db, ATTRIBUTES, page, Condition::all())
-            .await?,
-    )
-}
-
-/// One.
-pub async fn show(state: &AppState, id: &str) -> Result<availability_zone_profile::Model, Error> {
-    find(state.db.read(), id).await
-}
-
-/// The row or 404.
-pub async fn find(
-    db: &impl ConnectionTrait,
-    id: &str,
-) -> Result<availability_zone_profile::Model, Error> {
-    shown::find::<availability_zone_profile::Entity>(db, NAME, id).await
-}
-
-/// The row, locked until the transaction ends. Whoever gives a profile to a zone, changes or removes it,
-/// holds it.
-pub async fn hold(
-    db: &impl ConnectionTrait,
-    id: &str,
-) -> Result<availability_zone_profile::Model, Error> {
-    let (key, same) = (
-        availability_zone_profile::Column::Id,
-        availability_zone_profile::Column::CreatedAt,
-    );
-    lock::hold::<availability_zone_profile::Entity>(db, key, same, id).await?;
-    find(db, id).await
 }
 
 /// Makes a profile.
@@ -116,7 +79,7 @@ pub async fn update(
         ZoneData::parse(data)?;
     }
     transaction!(state.db, |txn| {
-        let row = hold(txn, id).await?;
+        let row = hold::<availability_zone_profile::Entity>(txn, id).await?;
         if change.provider_name.is_some() || change.availability_zone_data.is_some() {
             refuse_used(txn, id).await?;
         }
@@ -139,7 +102,7 @@ pub async fn update(
 /// Removes a profile that no zone uses.
 pub async fn delete(state: &AppState, id: &str) -> Result<(), Error> {
     transaction!(state.db, |txn| {
-        hold(txn, id).await?;
+        hold::<availability_zone_profile::Entity>(txn, id).await?;
         refuse_used(txn, id).await?;
         availability_zone_profile::Entity::delete_by_id(id.to_owned())
             .exec(txn)
@@ -154,7 +117,7 @@ async fn refuse_used(db: &impl ConnectionTrait, id: &str) -> Result<(), Error> {
         .count(db)
         .await?;
     if zones > 0 {
-        return Err(Error::in_use(NAME, id));
+        return Err(Error::in_use(availability_zone_profile::Entity::NAME, id));
     }
     Ok(())
 }

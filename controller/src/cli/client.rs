@@ -1,5 +1,7 @@
 //! A small client of the controller's own endpoints: one request per connection.
 
+use super::Endpoint;
+use crate::service::Service;
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -10,21 +12,17 @@ use std::time::Duration;
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// The body of `GET path`, as it comes.
-pub(super) async fn stream(endpoint: &str, path: &str) -> anyhow::Result<Incoming> {
-    let host = endpoint
-        .strip_prefix("http://")
-        .with_context(|| format!("--endpoint {endpoint}: write http://127.0.0.1:9876"))?
-        .trim_end_matches('/');
+pub(super) async fn stream(to: &Endpoint, path: &str) -> anyhow::Result<Incoming> {
+    let endpoint = &to.endpoint;
+    let service = Service::new("--endpoint", endpoint, to.ca_file.as_deref())?;
     let asked = async {
-        let tcp = tokio::net::TcpStream::connect(host)
-            .await
-            .with_context(|| {
-                format!("no controller answers at {endpoint}: start `krater up`, or use --endpoint")
-            })?;
+        let stream = service.connect().await.with_context(|| {
+            format!("no controller answers at {endpoint}: start `krater up`, or use --endpoint")
+        })?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let mut request = http::Request::get(path).header(http::header::HOST, host);
+        let mut request = http::Request::get(path).header(http::header::HOST, service.authority());
         // Not an option: other users of the host see the command line.
         if let Ok(token) = std::env::var("KRATER_TOKEN") {
             request = request.header(crate::http::access::TOKEN, token);
@@ -49,7 +47,7 @@ pub(super) async fn stream(endpoint: &str, path: &str) -> anyhow::Result<Incomin
 
 /// The JSON of `GET path`.
 pub(super) fn read<T: serde::de::DeserializeOwned>(
-    endpoint: &str,
+    endpoint: &Endpoint,
     path: &str,
 ) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -59,7 +57,7 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(
         let body = stream(endpoint, path).await?;
         let bytes = body.collect().await?.to_bytes();
         serde_json::from_slice(&bytes)
-            .with_context(|| format!("{endpoint}{path}: not an answer of krater"))
+            .with_context(|| format!("{}{path}: not an answer of krater", endpoint.endpoint))
     })
 }
 

@@ -40,7 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let path = format!("/krater/v1/flows?all={}", args.all);
-    let flows: Vec<FlowLine> = client::read(&args.endpoint.endpoint, &path)?;
+    let flows: Vec<FlowLine> = client::read(&args.endpoint, &path)?;
     if args.json {
         client::print_json(&flows)?;
     } else if flows.is_empty() {

@@ -33,7 +33,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut body = client::stream(&args.endpoint.endpoint, &path).await?;
+        let mut body = client::stream(&args.endpoint, &path).await?;
         let mut out = std::io::stdout();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else {

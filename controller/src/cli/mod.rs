@@ -47,6 +47,9 @@ pub struct Endpoint {
         value_name = "URL"
     )]
     pub endpoint: String,
+    /// Authorities of the API's certificate, for https://…; without it those that the host trusts.
+    #[arg(long, env = "KRATER_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {

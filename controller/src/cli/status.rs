@@ -16,7 +16,7 @@ pub struct Args {
 
 /// Runs `krater status`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let status: Status = client::read(&args.endpoint.endpoint, "/krater/v1/status")?;
+    let status: Status = client::read(&args.endpoint, "/krater/v1/status")?;
     if args.json {
         client::print_json(&status)?;
     } else {
@@ -37,7 +37,7 @@ pub struct CertsArgs {
 
 /// Runs `krater certs`.
 pub fn certs(args: CertsArgs) -> anyhow::Result<ExitCode> {
-    let status: Status = client::read(&args.endpoint.endpoint, "/krater/v1/status")?;
+    let status: Status = client::read(&args.endpoint, "/krater/v1/status")?;
     let mut rows: Vec<(String, String)> = status
         .certificates
         .iter()

@@ -29,6 +29,11 @@ const MARIADB_SESSION: [&str; 2] = [
     "SET SESSION innodb_lock_wait_timeout = 10, idle_transaction_timeout = 60, \
      sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
 ];
+/// What a session is tried with before it is given out. A request that is given up while its `BEGIN` is on the way leaves a
+/// transaction open that sqlx does not know of: a single statement that followed would never be committed.
+const POSTGRES_TRY: &str = "BEGIN; ROLLBACK";
+/// See [`POSTGRES_TRY`]. PostgreSQL would write a warning to its log.
+const MARIADB_TRY: &str = "ROLLBACK";
 /// Texts are compared as they are, case and trailing blanks included, as the other engines do. Not a `_bin` collation:
 /// sqlx takes texts of those for bytes.
 const MARIADB_COLLATION: &str =
@@ -80,6 +85,13 @@ impl Address {
                 let pool = PgPoolOptions::new()
                     .max_connections(connections)
                     .acquire_timeout(ACQUIRE_TIMEOUT)
+                    .test_before_acquire(false)
+                    .before_acquire(|session, _| {
+                        Box::pin(async move {
+                            session.execute(POSTGRES_TRY).await?;
+                            Ok(true)
+                        })
+                    })
                     .after_connect(|session, _| {
                         Box::pin(async move { session.execute(POSTGRES_SESSION).await.map(drop) })
                     })
@@ -90,6 +102,13 @@ impl Address {
                 let pool = MySqlPoolOptions::new()
                     .max_connections(connections)
                     .acquire_timeout(ACQUIRE_TIMEOUT)
+                    .test_before_acquire(false)
+                    .before_acquire(|session, _| {
+                        Box::pin(async move {
+                            session.execute(MARIADB_TRY).await?;
+                            Ok(true)
+                        })
+                    })
                     .after_connect(|session, _| {
                         Box::pin(async move {
                             for statement in MARIADB_SESSION {

@@ -116,6 +116,7 @@ fn graph() -> Graph {
             vip_port_id: text(90),
             vip_subnet_id: text(101),
             vip_network_id: text(100),
+            additional_vips: None,
             vip_port_owned: true,
             locked_by_flow: None,
             error_reason: None,
@@ -475,4 +476,86 @@ fn certificates_that_are_used_are_in_the_document() {
     gone.bundles.retain(|row| row.id != ca.id);
     let error = build(&gone, first, &[standby], &common).unwrap_err();
     assert!(error.to_string().contains(&ca.id), "{error}");
+}
+
+/// A further VIP of the same family in another subnet, and one of the other family.
+#[test]
+fn further_vips_have_tables_and_each_family_a_router_of_one_group() {
+    let mut graph = graph();
+    graph.load_balancer.additional_vips = Some(
+        serde_json::json!([
+            {"subnet_id": text(102), "ip_address": "198.51.100.2"},
+            {"subnet_id": text(103), "ip_address": "2001:db8:1::2"},
+        ])
+        .to_string(),
+    );
+    graph.subnets.extend([
+        subnet(102, 100, "198.51.100.0/24", "198.51.100.1"),
+        subnet(103, 100, "2001:db8:1::/64", "2001:db8:1::1"),
+    ]);
+    for (nic, own) in [(0, "3"), (2, "4")] {
+        for (of, ip) in [(102, "198.51.100."), (103, "2001:db8:1::")] {
+            graph.nics[nic].addresses.push(address::Model {
+                subnet_id: text(of),
+                ip_address: format!("{ip}{own}"),
+                port_id: String::new(),
+                position: 1,
+            });
+        }
+    }
+    assert_eq!(
+        needed_subnets(&graph)[0],
+        (text(100), vec![text(101), text(102), text(103)])
+    );
+    let state = built(&graph);
+    let shown = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        shown(&state.load_balancers[0].vips),
+        ["203.0.113.2", "198.51.100.2", "2001:db8:1::2"]
+    );
+    let [four, six] = state.vrrp.as_slice() else {
+        panic!("{:?}", state.vrrp)
+    };
+    let addresses = |router: &VirtualRouter| {
+        let all = router.addresses.iter();
+        all.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(four), ["203.0.113.2/24", "198.51.100.2/24"]);
+    assert_eq!(addresses(six), ["2001:db8:1::2/64"]);
+    assert_ne!(four.vrid, six.vrid);
+    assert_eq!(four.source.to_string(), "203.0.113.3");
+    assert_eq!(six.source.to_string(), "2001:db8:1::3");
+    assert_eq!(shown(&six.peers), ["2001:db8:1::4"]);
+    assert!(four.sync_group.is_some());
+    assert_eq!(four.sync_group, six.sync_group);
+    let nic = &state.interfaces[0];
+    assert_eq!(nic.addresses.len(), 3);
+    let rules: Vec<String> = nic
+        .rules
+        .iter()
+        .map(|rule| format!("{} {}", rule.from, rule.table))
+        .collect();
+    assert_eq!(
+        rules,
+        [
+            "203.0.113.2/32 1",
+            "198.51.100.2/32 2",
+            "2001:db8:1::2/128 3"
+        ]
+    );
+    let main: Vec<String> = nic
+        .routes
+        .iter()
+        .filter(|route| route.table == 254)
+        .filter_map(|route| route.via.map(|via| via.to_string()))
+        .collect();
+    // One for each family, that of its first VIP.
+    assert_eq!(main, ["203.0.113.1", "2001:db8:1::1"]);
+    // Who is alone waits for nobody.
+    let alone = build(&graph, &graph.amphorae[0], &[], &common()).unwrap();
+    assert!(alone.vrrp.iter().all(|router| router.sync_group.is_none()));
+    // An amphora without an address there cannot be described.
+    graph.nics[0].addresses.pop();
+    let refused = build(&graph, &graph.amphorae[0], &[], &common()).unwrap_err();
+    assert!(refused.to_string().contains(&text(103)), "{refused}");
 }

@@ -371,6 +371,7 @@ impl Rig {
             provider: Set("amphora".into()),
             vip_address: Set(ip.to_string()),
             vip_port_id: Set(port.id),
+            additional_vips: Set(None),
             vip_subnet_id: Set(subnet.id),
             vip_network_id: Set(subnet.network_id),
             vip_port_owned: Set(true),

@@ -1,16 +1,17 @@
 //! Authentication and authorisation, in one place before all handlers. An endpoint without a case in [`CASES`] is refused:
 //! forgetting one closes it.
 //!
-//! Without tokens (`noauth`) everybody may everything, and the project is what the client says.
+//! Without authentication (`noauth`) everybody may everything, and the project is what the client says.
 
 use super::call::encode;
+use super::deadline;
 use super::envelope::fault;
 use crate::app::policy::{Identity, Rule};
 use crate::app::{AppState, Error};
+use crate::auth::{Auth, Unavailable};
 use crate::db::entity::{
     health_monitor, l7policy, listener, load_balancer, pool, port, secret, secret_container,
 };
-use crate::tokens::Tokens;
 use axum::Json;
 use axum::RequestExt as _;
 use axum::body::Body;
@@ -20,7 +21,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use sea_orm::{ConnectionTrait, EntityTrait, QuerySelect};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// Header of the token.
 pub const TOKEN: &str = "x-auth-token";
@@ -209,49 +213,72 @@ pub(super) struct Scope(pub(super) String);
 
 /// Lets a request pass whose token may do what it asks for.
 pub(super) async fn check(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let Some(tokens) = state.tokens.clone() else {
-        return next.run(request).await;
+    let open = OPEN.contains(&request.uri().path());
+    let Some(auth) = state.auth.clone().filter(|_| !open) else {
+        return deadline::within(&state, request, |request| next.run(request)).await;
     };
-    if OPEN.contains(&request.uri().path()) {
-        return next.run(request).await;
-    }
-    let Some(who) = identify(&tokens, &request) else {
-        return unauthorized();
+    let identified = timeout(state.deadline, identify(&auth, token(&request))).await;
+    let who = match identified.unwrap_or(Err(Unavailable)) {
+        Ok(Some(who)) => who,
+        Ok(None) => return unauthorized(&auth),
+        Err(Unavailable) => return unavailable(),
     };
-    match authorize(&state, &who, request).await {
+    let passing = async |request: Request| match authorize(&state, &auth, &who, request).await {
         Ok(request) => next.run(request).await,
         Err(refusal) => refusal,
-    }
+    };
+    deadline::within(&state, request, passing).await
 }
 
 /// Of the endpoints beside Octavia's API: `/healthz` and `/readyz` are for everybody, the others for operators.
 pub async fn operators(
-    State(tokens): State<Option<Arc<Tokens>>>,
+    State(auth): State<Option<Arc<Auth>>>,
     request: Request,
     next: Next,
 ) -> Response {
     let open = ["/healthz", "/readyz"].contains(&request.uri().path());
-    let Some(tokens) = tokens.filter(|_| !open) else {
+    let Some(auth) = auth.filter(|_| !open) else {
         return next.run(request).await;
     };
-    match identify(&tokens, &request) {
-        None => unauthorized(),
-        Some(who) if who.may(Rule::Admin, None) => next.run(request).await,
-        Some(_) => forbidden(),
+    match identify(&auth, token(&request)).await {
+        Err(Unavailable) => unavailable(),
+        Ok(None) => unauthorized(&auth),
+        Ok(Some(who)) if auth.overrides().may(&who, None, Rule::Admin, None) => {
+            next.run(request).await
+        }
+        Ok(Some(_)) => forbidden(),
     }
 }
 
-fn identify(tokens: &Tokens, request: &Request) -> Option<Identity> {
+/// A request cannot be looked at by several threads, so its token is taken out.
+fn token(request: &Request) -> Option<Zeroizing<String>> {
     let token = request.headers().get(TOKEN)?.to_str().ok()?;
-    tokens.find(token).cloned()
+    Some(Zeroizing::new(token.to_owned()))
+}
+
+async fn identify(
+    auth: &Auth,
+    token: Option<Zeroizing<String>>,
+) -> Result<Option<Identity>, Unavailable> {
+    match token {
+        Some(token) => auth.identify(&token).await,
+        None => Ok(None),
+    }
 }
 
 /// As upstream's authentication layer answers.
-fn unauthorized() -> Response {
+fn unauthorized(auth: &Auth) -> Response {
     let body = json!({"error": {"code": 401, "title": "Unauthorized",
         "message": "The request you have made requires authentication."}});
-    let challenge = [(header::WWW_AUTHENTICATE, "X-Auth-Token")];
+    let challenge = [(header::WWW_AUTHENTICATE, auth.challenge())];
     (StatusCode::UNAUTHORIZED, challenge, Json(body)).into_response()
+}
+
+/// As upstream's authentication layer answers when Keystone is away.
+fn unavailable() -> Response {
+    let body = json!({"error": {"code": 503, "title": "Service Unavailable",
+        "message": "The identity service does not answer. Please try again."}});
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
 fn forbidden() -> Response {
@@ -259,8 +286,84 @@ fn forbidden() -> Response {
     fault(StatusCode::FORBIDDEN, text)
 }
 
+/// Collections, longest first, and how upstream's rules call what is in them.
+const RESOURCES: [(&str, &str); 13] = [
+    ("/pools/{pool}/members", "member"),
+    ("/l7policies/{policy}/rules", "l7rule"),
+    ("/loadbalancers", "loadbalancer"),
+    ("/listeners", "listener"),
+    ("/pools", "pool"),
+    ("/healthmonitors", "healthmonitor"),
+    ("/l7policies", "l7policy"),
+    ("/quotas", "quota"),
+    ("/flavorprofiles", "flavor-profile"),
+    ("/flavors", "flavor"),
+    ("/availabilityzoneprofiles", "availability-zone-profile"),
+    ("/availabilityzones", "availability-zone"),
+    ("/octavia/amphorae", "amphora"),
+];
+
+/// Upstream's names of the rules that an endpoint asks for, by method and path below a root. Several: all of them.
+fn policies(method: &str, path: &str) -> Vec<String> {
+    let named = |resource: &str, verb: &str| format!("os_load-balancer_api:{resource}:{verb}");
+    match path {
+        "/providers" => return vec![named("provider", "get_all")],
+        "/providers/{name}/flavor_capabilities" => {
+            return vec![named("provider-flavor", "get_all")];
+        }
+        "/providers/{name}/availability_zone_capabilities" => {
+            return vec![named("provider-availability-zone", "get_all")];
+        }
+        _ => {}
+    }
+    let found = RESOURCES.iter().find_map(|(collection, resource)| {
+        let rest = path.strip_prefix(collection)?;
+        (rest.is_empty() || rest.starts_with('/')).then_some((*resource, rest))
+    });
+    let Some((resource, rest)) = found else {
+        return Vec::new();
+    };
+    let verb = match (method, rest.rsplit('/').next().unwrap_or_default()) {
+        ("GET", "") => "get_all",
+        ("GET", "status" | "statuses") => "get_status",
+        ("GET", "stats") => "get_stats",
+        ("GET", "default" | "defaults") => "get_defaults",
+        ("GET", _) => "get_one",
+        ("POST", _) => "post",
+        ("PUT", "failover") => "put_failover",
+        ("PUT", "config") => "put_config",
+        // A batch of members.
+        ("PUT", "") => return vec![named(resource, "post"), named(resource, "put")],
+        ("PUT", _) => "put",
+        ("DELETE", _) => "delete",
+        _ => return Vec::new(),
+    };
+    vec![named(resource, verb)]
+}
+
+/// The rule for the list of all projects' objects, of a list that is cut to one project otherwise.
+fn global(path: &str) -> Option<String> {
+    let found = RESOURCES.iter().find(|(collection, _)| *collection == path);
+    found.map(|(_, resource)| format!("os_load-balancer_api:{resource}:get_all-global"))
+}
+
+/// Names that a file of overrides may have.
+pub fn policy_names() -> BTreeSet<String> {
+    let lists = CASES
+        .iter()
+        .filter(|(method, path, _, target)| {
+            *method == "GET" && (*target == Target::List || *path == "/quotas")
+        })
+        .filter_map(|(_, path, ..)| global(path));
+    let endpoints = CASES
+        .iter()
+        .flat_map(|(method, path, ..)| policies(method, path));
+    endpoints.chain(lists).collect()
+}
+
 async fn authorize(
     state: &AppState,
+    auth: &Auth,
     who: &Identity,
     mut request: Request,
 ) -> Result<Request, Response> {
@@ -271,9 +374,10 @@ async fn authorize(
         Method::HEAD => Method::GET,
         ref other => other.clone(),
     };
-    let Some((_, _, rule, target)) = case(method.as_str(), template.as_str()) else {
+    let Some((_, path, rule, target)) = case(method.as_str(), template.as_str()) else {
         return Err(forbidden());
     };
+    let rules = auth.overrides();
     let failed = |error: Error| error.into_response();
     let db = state.db.read();
     let mut projects: Vec<Option<String>> = Vec::new();
@@ -307,19 +411,27 @@ async fn authorize(
         }
         Target::List => {
             projects.push(None);
-            if !who.reads_all() && !cut(&mut request, who) {
+            let all = rules.reads_all(who, global(path).as_deref());
+            if !all && !cut(&mut request, who) {
                 return Err(forbidden());
             }
         }
     }
-    if !projects
-        .iter()
-        .all(|project| who.may(*rule, project.as_deref()))
-    {
+    let mut names = policies(method.as_str(), path);
+    if names.len() > 1 && !is_additive(request.uri()) {
+        names.push("os_load-balancer_api:member:delete".to_owned());
+    }
+    let may = |project: Option<&str>| match names.as_slice() {
+        [] => rules.may(who, None, *rule, project),
+        names => names
+            .iter()
+            .all(|name| rules.may(who, Some(name), *rule, project)),
+    };
+    if !projects.iter().all(|project| may(project.as_deref())) {
         tracing::info!(user = who.user, project = who.project, "forbidden");
         return Err(forbidden());
     }
-    if !who.reads_all_quotas() {
+    if !rules.reads_all_quotas(who) {
         request.extensions_mut().insert(Scope(who.project.clone()));
     }
     // What clients say about themselves does not count.
@@ -351,6 +463,14 @@ async fn body(request: Request, root: &str) -> Result<(Request, Value), Response
     let mut whole: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let object = whole.get_mut(root).map(Value::take).unwrap_or_default();
     Ok((Request::from_parts(parts, Body::from(bytes)), object))
+}
+
+/// Whether a batch of members removes none.
+fn is_additive(uri: &Uri) -> bool {
+    super::call::flag(
+        &super::call::decode(uri.query().unwrap_or_default()),
+        "additive_only",
+    )
 }
 
 /// Cuts a list to the caller's project; false when it asks for another one.

@@ -101,7 +101,10 @@ impl Body {
             return Err(Error::input(name, show(&value), "An object is expected."));
         };
         refuse_unknown(&map, &path, known)?;
-        Ok(Self { path, map })
+        let body = Self { path, map };
+        // Also where it is the parent's anyway.
+        body.project()?;
+        Ok(body)
     }
 
     /// Refuses with 501 what has no effect yet and was given a value that would need one.
@@ -309,9 +312,10 @@ impl Body {
 
     /// `project_id` or its twin `tenant_id`.
     pub fn project(&self) -> Result<Field<String>, Error> {
+        let twin = self.text("tenant_id", 36)?;
         match self.text("project_id", 36)? {
             Field::Set(project) => Ok(Field::Set(project)),
-            _ => self.text("tenant_id", 36),
+            _ => Ok(twin),
         }
     }
 
@@ -382,7 +386,7 @@ fn string(value: &Value, max: usize) -> Result<String, String> {
 }
 
 /// Control characters end up in logs and configuration: a line break there is an injection.
-fn line(value: &Value, max: usize) -> Result<String, String> {
+pub(super) fn line(value: &Value, max: usize) -> Result<String, String> {
     let text = string(value, max)?;
     if text.contains(char::is_control) {
         return Err("Value should not contain control characters".into());

@@ -7,6 +7,7 @@ use crate::app::{AppState, Caller, Error};
 use crate::db::query::list::PageRequest;
 use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::http::{HeaderMap, StatusCode, header};
+use krater_model::Secret;
 use serde_json::{Map, Value, json};
 
 /// Page size when the client gives none, and the largest it can ask for (upstream's shipped default).
@@ -21,7 +22,7 @@ pub(super) struct Call {
     pub(super) caller: Caller,
     /// Decoded pairs in order.
     pub(super) query: Vec<(String, String)>,
-    /// `http://host` as the client wrote it.
+    /// `http://host` or `https://host` as the client wrote it.
     pub(super) base: String,
     /// Path without query.
     path: String,
@@ -57,6 +58,7 @@ impl FromRequest<AppState> for Call {
             let plain = value.len() <= 36 && !value.is_empty();
             plain.then(|| value.to_owned())
         };
+        let scheme = if state.encrypted { "https" } else { "http" };
         let request_id = parts
             .extensions
             .get::<RequestId>()
@@ -65,6 +67,11 @@ impl FromRequest<AppState> for Call {
         let caller = Caller {
             request_id,
             project_id: text("x-project-id"),
+            token: parts
+                .headers
+                .get(super::access::TOKEN)
+                .and_then(|token| token.to_str().ok())
+                .map(Secret::new),
             scope: parts.extensions.get::<Scope>().map(|scope| scope.0.clone()),
         };
         let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
@@ -77,7 +84,7 @@ impl FromRequest<AppState> for Call {
             state: state.clone(),
             caller,
             query: decode(raw_query),
-            base: format!("http://{host}"),
+            base: format!("{scheme}://{host}"),
             path: uri.path().to_owned(),
             headers: parts.headers,
             bytes,
@@ -146,10 +153,7 @@ impl Call {
 
     /// Whether the query has `name` with a true value.
     pub(super) fn flag(&self, name: &str) -> bool {
-        self.query.iter().any(|(key, value)| {
-            let value = value.to_ascii_lowercase();
-            key == name && ["1", "t", "true", "on", "y", "yes"].contains(&value.as_str())
-        })
+        flag(&self.query, name)
     }
 
     /// What the client asks of a list.
@@ -216,6 +220,14 @@ impl Call {
             other => other,
         }
     }
+}
+
+/// Whether a query has `name` with a true value.
+pub(super) fn flag(query: &[(String, String)], name: &str) -> bool {
+    query.iter().any(|(key, value)| {
+        let value = value.to_ascii_lowercase();
+        key == name && ["1", "t", "true", "on", "y", "yes"].contains(&value.as_str())
+    })
 }
 
 fn value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {

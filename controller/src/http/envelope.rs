@@ -29,7 +29,7 @@ pub(super) async fn wrap(mut request: Request, next: Next) -> Response {
     let payload = path.ends_with("/payload");
     let mut response = if !payload && !accepts_json(request.headers()) {
         not_acceptable(&id)
-    } else if path.contains("%00") {
+    } else if path.contains("%00") || !is_text(&path) {
         // Nothing has such an id, and PostgreSQL refuses to look for one.
         no_such_path().await
     } else {
@@ -46,6 +46,27 @@ pub(super) async fn wrap(mut request: Request, next: Next) -> Response {
         tracing::info!(request_id = %id, %method, path, status, "api request");
     }
     response
+}
+
+/// Whether a path is UTF-8 when its escapes are read.
+fn is_text(path: &str) -> bool {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, more @ ..] = rest {
+        let hex = more.get(..2).filter(|_| *first == b'%');
+        let digits = hex.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = more.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = more;
+            }
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// An id that a trusted proxy or another service made. Anything else is replaced by our own.
@@ -110,6 +131,13 @@ impl IntoResponse for Error {
             }
         }
     }
+}
+
+/// 503 of a request that waited too long for the database.
+pub(super) fn silent_database() -> Response {
+    let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
+    response.extensions_mut().insert(DatabaseFailure::Silent);
+    response
 }
 
 /// What is wrong with the database, in the extensions of an answer that has no body yet.

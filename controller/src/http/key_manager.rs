@@ -12,7 +12,8 @@ use crate::db::entity::{secret, secret_container};
 use crate::db::now;
 use crate::http::body::{Body, Field, TEXT};
 use axum::Router;
-use axum::extract::Path;
+use axum::extract::{Path, Request, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use base64::Engine as _;
@@ -90,7 +91,26 @@ impl IntoResponse for Refusal {
 
 type Answer = Result<Response, Refusal>;
 
-pub(super) fn routes() -> Router<AppState> {
+/// Nobody's secrets are kept where nobody looks for them.
+async fn elsewhere(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    match &state.barbican {
+        None => next.run(request).await,
+        Some(barbican) => {
+            let text = format!("Secrets are kept by the key manager at {}.", barbican.url());
+            Refusal(Error::new(StatusCode::NOT_FOUND, text)).into_response()
+        }
+    }
+}
+
+/// All routes; none of them does anything when another key manager has the secrets.
+pub(super) fn guarded(state: &AppState) -> Router<AppState> {
+    routes().route_layer(axum::middleware::from_fn_with_state(
+        state.clone(),
+        elsewhere,
+    ))
+}
+
+fn routes() -> Router<AppState> {
     let mut all = Router::new().route("/v1", get(version));
     for root in ["", "/v1"] {
         all = all

@@ -7,11 +7,13 @@ use tower::ServiceExt as _;
 pub mod access;
 pub mod body;
 mod call;
+mod deadline;
 mod envelope;
 mod key_manager;
 mod network;
 pub mod openapi;
 mod projects;
+pub mod tls;
 pub mod v2;
 
 pub use envelope::REQUEST_ID_HEADER;
@@ -26,7 +28,7 @@ pub fn router(state: AppState) -> Router {
     let inner: Router = Router::new()
         .merge(v2::routes())
         .merge(network::routes())
-        .merge(key_manager::routes())
+        .merge(key_manager::guarded(&state))
         .merge(projects::routes())
         // `/openapi.json`, as everything else after its path was normalised.
         .route(

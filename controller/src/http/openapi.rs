@@ -3,7 +3,11 @@
 //! a test fails when it differs.
 
 use super::v2;
+use crate::app::load_balancer::PROVIDERS;
+use schema::Use;
 use serde_json::{Map, Value, json};
+
+mod schema;
 
 /// A resource with the five usual operations.
 #[derive(Debug)]
@@ -18,6 +22,12 @@ pub(super) struct Resource {
     pub(super) create: &'static [&'static str],
     /// Attributes of an update.
     pub(super) update: &'static [&'static str],
+    /// Attributes that a create must have.
+    pub(super) required: &'static [&'static str],
+    /// Attributes that have one of some words.
+    pub(super) choices: &'static [(&'static str, &'static [&'static str])],
+    /// Attributes that are shown.
+    pub(super) shown: &'static [&'static str],
 }
 
 /// Further operations: method, path, what, status of success.
@@ -140,6 +150,31 @@ const MORE: &[(&str, &str, &str, &str)] = &[
     ("delete", "/v1/containers/{id}", "Remove a container", "204"),
 ];
 
+/// Parameters of a list.
+const LIST: &[(&str, &str)] = &[
+    (
+        "limit",
+        "Most that are listed; 0, a negative number and infinite mean as many as there may be",
+    ),
+    ("marker", "Id of the last one on the page before"),
+    ("page_reverse", "True: the page before the marker"),
+    ("sort", "Attributes, each perhaps with :asc or :desc"),
+    (
+        "fields",
+        "Attributes that are shown, all others are left out",
+    ),
+];
+const TAGS: &[(&str, &str)] = &[
+    ("tags", "All of them"),
+    ("tags-any", "One of them"),
+    ("not-tags", "Not all of them"),
+    ("not-tags-any", "None of them"),
+];
+/// What a request may be refused with, whatever it asks for: the one that is answered otherwise first.
+const REFUSALS: [&str; 11] = [
+    "400", "403", "404", "408", "409", "413", "414", "415", "501", "503", "405",
+];
+
 /// The document.
 pub fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
@@ -154,10 +189,7 @@ pub fn document() -> Value {
         let one = format!("{list}/{{id}}");
         let (root, plural) = (resource.root, resource.plural);
         let shown = reference(&format!("{root}_shown"));
-        let body = |what: &str| {
-            let schema = object(&[(root, reference(&format!("{root}_{what}")))], &[root]);
-            json!({"required": true, "content": {"application/json": {"schema": schema}}})
-        };
+        let body = |what: &str| body(root, &reference(&format!("{root}_{what}")));
         let answer = object(&[(root, shown.clone())], &[root]);
         let links = v2::links_key(plural);
         let page = object(
@@ -168,12 +200,9 @@ pub fn document() -> Value {
             &[plural],
         );
         let mut listing = operation(&list, &format!("List {plural}"), "200", Some(page));
-        if let Some(parameters) = listing["parameters"].as_array_mut() {
-            let tags = ["tags", "tags-any", "not-tags", "not-tags-any"];
-            let tags = tags.iter().filter(|_| resource.create.contains(&"tags"));
-            for name in ["limit", "marker", "sort", "fields"].iter().chain(tags) {
-                parameters.push(json!({"name": name, "in": "query", "schema": {"type": "string"}}));
-            }
+        let tags = TAGS.iter().filter(|_| resource.create.contains(&"tags"));
+        for (name, what) in LIST.iter().chain(tags) {
+            parameter(&mut listing, name, what);
         }
         add(&list, "get", listing);
         let mut create = operation(
@@ -189,20 +218,22 @@ pub fn document() -> Value {
         let mut update = operation(&one, &format!("Change a {root}"), "200", Some(answer));
         update["requestBody"] = body("update");
         add(&one, "put", update);
-        add(
-            &one,
-            "delete",
-            operation(&one, &format!("Remove a {root}"), "204", None),
-        );
+        let mut delete = operation(&one, &format!("Remove a {root}"), "204", None);
+        if root == "loadbalancer" {
+            parameter(&mut delete, "cascade", "true: with all that is in it");
+        }
+        add(&one, "delete", delete);
     }
     for (method, path, what, status) in MORE {
-        add(path, method, operation(path, what, status, None));
+        let mut operation = operation(path, what, status, more(method, path));
+        further(method, path, &mut operation);
+        add(path, method, operation);
     }
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Krater control API",
-            "description": "OpenStack Octavia v2, and of Barbican v1 what certificates need. Every path below /v2/lbaas is served under /v2, /v2.0 and /v2.0/lbaas too, /v1/secrets and /v1/containers at the root too.",
+            "description": "OpenStack Octavia v2, and of Barbican v1 what certificates need. Every path below /v2/lbaas is served under /v2, /v2.0 and /v2.0/lbaas too, /v1/secrets and /v1/containers at the root too. Lists can be filtered by each attribute.",
             "version": "2",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -210,6 +241,107 @@ pub fn document() -> Value {
         "components": {"schemas": schemas()},
     })
 }
+
+fn parameter(operation: &mut Value, name: &str, what: &str) {
+    let schema = match name {
+        "limit" => json!({"type": "string", "pattern": r"^(\s*[+-]?[0-9]+\s*|infinite)$"}),
+        _ => json!({"type": "string"}),
+    };
+    if let Some(parameters) = operation["parameters"].as_array_mut() {
+        parameters
+            .push(json!({"name": name, "in": "query", "description": what, "schema": schema}));
+    }
+}
+
+fn body(root: &str, inner: &Value) -> Value {
+    let mut schema = object(&[(root, inner.clone())], &[root]);
+    schema["additionalProperties"] = json!(false);
+    json!({"required": true, "content": {"application/json": {"schema": schema}}})
+}
+
+/// Answers of the further operations.
+fn more(method: &str, path: &str) -> Option<Value> {
+    let counters = || {
+        let names = [
+            "bytes_in",
+            "bytes_out",
+            "active_connections",
+            "total_connections",
+            "request_errors",
+        ];
+        let counters = names.map(|name| (name, json!({"type": "integer", "minimum": 0})));
+        object(&counters, &names)
+    };
+    match (method, path) {
+        ("get", "/healthcheck" | "/v1/secrets/{id}/payload") => None,
+        ("get", path) if path.ends_with("amphorae/{id}/stats") => None,
+        ("get", path) if path.ends_with("/stats") => {
+            Some(object(&[("stats", counters())], &["stats"]))
+        }
+        ("get" | "put", path) if path.contains("/quotas/") => {
+            Some(object(&[("quota", reference("quota_shown"))], &["quota"]))
+        }
+        ("get" | "post", _) => Some(json!({"type": "object"})),
+        _ => None,
+    }
+}
+
+/// Bodies, parameters and media types of the further operations.
+fn further(method: &str, path: &str, operation: &mut Value) {
+    let whole = |schema: Value| json!({"required": true, "content": {"application/json": {"schema": schema}}});
+    match (method, path) {
+        ("put", "/v2/lbaas/pools/{pool}/members") => {
+            let list = json!({"type": "array", "items": reference("member_nested")});
+            operation["requestBody"] = body("members", &list);
+            let what = "true: none is removed";
+            parameter(operation, "additive_only", what);
+        }
+        ("put", "/v2/lbaas/quotas/{project}") => {
+            operation["requestBody"] = body("quota", &reference("quota_update"));
+        }
+        ("post", "/v1/secrets") => operation["requestBody"] = whole(reference("secret_create")),
+        ("post", "/v1/containers") => {
+            operation["requestBody"] = whole(reference("container_create"));
+        }
+        ("put", "/v1/secrets/{id}") => {
+            let content: Map<String, Value> = MEDIA
+                .iter()
+                .map(|kind| ((*kind).to_owned(), json!({"schema": {"type": "string"}})))
+                .collect();
+            operation["requestBody"] = json!({"required": true, "content": content});
+        }
+        ("get", "/v1/secrets/{id}/payload") => {
+            let content: Map<String, Value> = MEDIA
+                .iter()
+                .map(|kind| ((*kind).to_owned(), json!({})))
+                .collect();
+            operation["responses"]["200"]["content"] = Value::Object(content);
+        }
+        ("get", "/healthcheck") => {
+            operation["responses"]["200"]["content"] = json!({"text/plain": {}});
+        }
+        ("get", "/v1/secrets" | "/v1/containers") => {
+            for (name, what) in [
+                ("limit", "Most that are listed"),
+                ("offset", "Those before"),
+            ] {
+                if let Some(parameters) = operation["parameters"].as_array_mut() {
+                    parameters.push(json!({"name": name, "in": "query", "description": what,
+                        "schema": {"type": "integer", "minimum": 0, "maximum": u64::MAX}}));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Media types of payloads.
+const MEDIA: &[&str] = &[
+    "text/plain",
+    "application/octet-stream",
+    "application/pkcs8",
+    "application/pkix-cert",
+];
 
 fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
@@ -227,21 +359,38 @@ fn operation(path: &str, what: &str, status: &str, answer: Option<Value>) -> Val
     let parameters: Vec<Value> = path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .map(|name| {
+            let schema = match name {
+                "project" => json!({"type": "string", "minLength": 1, "maxLength": 36}),
+                // Zones have nothing but their name.
+                "id" if path.contains("/availabilityzones/") || path.starts_with("/projects") => {
+                    json!({"type": "string", "minLength": 1})
+                }
+                "name" => json!({"type": "string", "enum": PROVIDERS}),
+                _ => json!({"type": "string", "format": "uuid"}),
+            };
+            json!({"name": name, "in": "path", "required": true, "schema": schema})
+        })
         .collect();
     let mut success = json!({"description": what});
     if let Some(schema) = answer {
         success["content"] = json!({"application/json": {"schema": schema}});
     }
-    let fault = json!({
-        "description": "Refused",
-        "content": {"application/json": {"schema": reference("fault")}},
-    });
-    json!({
-        "summary": what,
-        "parameters": parameters,
-        "responses": {status: success, "default": fault},
-    })
+    let json = |name: &str, what: &str| json!({"description": what, "content": {"application/json": {"schema": reference(name)}}});
+    let barbican = path.starts_with("/v1/");
+    let mut responses = Map::new();
+    for status in REFUSALS {
+        // What is refused before the key manager sees it looks as everywhere.
+        let name = if barbican { "refusal" } else { "fault" };
+        responses.insert(status.to_owned(), json(name, "Refused"));
+    }
+    responses.insert(
+        "401".to_owned(),
+        json("unauthorized", "Who asks is not known"),
+    );
+    responses.insert("406".to_owned(), json("not_acceptable", "Not as JSON"));
+    responses.insert(status.to_owned(), success);
+    json!({"summary": what, "parameters": parameters, "responses": responses})
 }
 
 fn schemas() -> Value {
@@ -260,8 +409,28 @@ fn schemas() -> Value {
             &["faultcode", "faultstring", "debuginfo"],
         ),
     );
-    all.insert(
-        "link".to_owned(),
+    let barbicans = object(
+        &[
+            ("code", json!({"type": "integer"})),
+            ("title", json!({"type": "string"})),
+            ("description", json!({"type": "string"})),
+        ],
+        &["code", "title", "description"],
+    );
+    let mut insert = |name: &str, schema: Value| drop(all.insert(name.to_owned(), schema));
+    insert(
+        "refusal",
+        json!({"anyOf": [barbicans.clone(), reference("fault")]}),
+    );
+    insert(
+        "unauthorized",
+        object(&[("error", json!({"type": "object"}))], &["error"]),
+    );
+    let errors = json!({"type": "array", "items": {"type": "object"}, "minItems": 1});
+    let errors = object(&[("errors", errors)], &["errors"]);
+    insert("not_acceptable", json!({"anyOf": [errors, barbicans]}));
+    insert(
+        "link",
         object(
             &[
                 ("href", json!({"type": "string"})),
@@ -271,80 +440,96 @@ fn schemas() -> Value {
         ),
     );
     for resource in v2::RESOURCES {
-        for (what, names) in [("create", resource.create), ("update", resource.update)] {
-            let properties: Vec<(&str, Value)> =
-                names.iter().map(|name| (*name, attribute(name))).collect();
-            let mut schema = object(&properties, &[]);
-            schema["additionalProperties"] = json!(false);
-            all.insert(format!("{}_{what}", resource.root), schema);
+        let root = resource.root;
+        insert(
+            &format!("{root}_create"),
+            schema::request(resource, Use::Create),
+        );
+        insert(
+            &format!("{root}_update"),
+            schema::request(resource, Use::Update),
+        );
+        insert(&format!("{root}_shown"), schema::shown(resource));
+        if NESTED.contains(&root) {
+            insert(
+                &format!("{root}_nested"),
+                schema::request(resource, Use::Nested),
+            );
         }
-        let shown = object(&[("id", json!({"type": "string", "format": "uuid"}))], &[]);
-        all.insert(format!("{}_shown", resource.root), shown);
     }
+    let limits = |schema: &Value, more: &[&str]| {
+        let names = v2::QUOTAS.iter().chain(more);
+        let properties: Map<String, Value> = names
+            .map(|name| {
+                let project = ["project_id", "tenant_id"].contains(name);
+                let schema = if project {
+                    schema::line(36)
+                } else {
+                    schema.clone()
+                };
+                ((*name).to_owned(), schema)
+            })
+            .collect();
+        json!({"type": "object", "properties": properties, "additionalProperties": false})
+    };
+    let limit = schema::integer(-1, 2_000_000_000);
+    insert("quota_update", limits(&limit, &["project_id", "tenant_id"]));
+    insert("quota_shown", limits(&json!({"type": "integer"}), &[]));
+    let (line, number) = (schema::line(255), schema::integer(1, 2_147_483_647));
+    let types = [
+        "certificate",
+        "opaque",
+        "passphrase",
+        "private",
+        "public",
+        "symmetric",
+    ];
+    let mut secret = object(
+        &[
+            ("name", line.clone()),
+            ("secret_type", schema::words(&types)),
+            ("algorithm", line.clone()),
+            ("bit_length", number),
+            ("mode", line.clone()),
+            ("expiration", line.clone()),
+            ("payload", json!({"type": ["string", "null"]})),
+            ("payload_content_type", line.clone()),
+            ("payload_content_encoding", line.clone()),
+        ],
+        &[],
+    );
+    secret["additionalProperties"] = json!(false);
+    insert("secret_create", secret);
+    let mut item = object(
+        &[
+            ("name", line.clone()),
+            ("secret_ref", json!({"type": "string"})),
+        ],
+        &["secret_ref"],
+    );
+    item["additionalProperties"] = json!(false);
+    let mut container = object(
+        &[
+            ("name", line),
+            ("type", json!({"enum": ["certificate", "generic", "rsa"]})),
+            (
+                "secret_refs",
+                json!({"type": ["array", "null"], "items": item}),
+            ),
+        ],
+        &["type"],
+    );
+    container["additionalProperties"] = json!(false);
+    insert("container_create", container);
     Value::Object(all)
 }
 
-/// Types are lenient: numbers may be digits in a text, truth values words.
-fn attribute(name: &str) -> Value {
-    const INTEGERS: &[&str] = &[
-        "protocol_port",
-        "connection_limit",
-        "weight",
-        "monitor_port",
-        "delay",
-        "timeout",
-        "max_retries",
-        "max_retries_down",
-        "position",
-        "redirect_http_code",
-        "hsts_max_age",
-        "timeout_client_data",
-        "timeout_member_connect",
-        "timeout_member_data",
-        "timeout_tcp_inspect",
-    ];
-    const BOOLEANS: &[&str] = &[
-        "admin_state_up",
-        "backup",
-        "enabled",
-        "invert",
-        "request_sriov",
-        "tls_enabled",
-        "hsts_include_subdomains",
-        "hsts_preload",
-    ];
-    const LISTS: &[&str] = &[
-        "tags",
-        "vip_sg_ids",
-        "additional_vips",
-        "listeners",
-        "pools",
-        "members",
-        "rules",
-        "l7policies",
-        "sni_container_refs",
-        "allowed_cidrs",
-        "tls_versions",
-        "alpn_protocols",
-    ];
-    const OBJECTS: &[&str] = &[
-        "insert_headers",
-        "session_persistence",
-        "healthmonitor",
-        "default_pool",
-        "redirect_pool",
-    ];
-    if INTEGERS.contains(&name) {
-        json!({"type": ["integer", "string", "null"]})
-    } else if BOOLEANS.contains(&name) {
-        json!({"type": ["boolean", "integer", "string", "null"]})
-    } else if LISTS.contains(&name) {
-        json!({"type": ["array", "null"]})
-    } else if OBJECTS.contains(&name) {
-        json!({"type": ["object", "null"]})
-    } else if name == "http_version" {
-        json!({"type": ["number", "string", "null"]})
-    } else {
-        json!({"type": ["string", "null"]})
-    }
-}
+/// Resources that single-call creates have inside.
+const NESTED: [&str; 6] = [
+    "listener",
+    "pool",
+    "member",
+    "healthmonitor",
+    "l7policy",
+    "rule",
+];

@@ -5,7 +5,9 @@ use crate::process::Controller;
 use axum::body::Body;
 use http::Request;
 use krater_controller::app::policy::Rule;
-use krater_controller::http::access::{CASES, Case, Kind, TOKEN, Target, case};
+use krater_controller::app::policy::file::Overrides;
+use krater_controller::auth::Auth;
+use krater_controller::http::access::{CASES, Case, Kind, TOKEN, Target, case, policy_names};
 use krater_controller::http::openapi;
 use krater_controller::tokens::Tokens;
 use krater_e2e::api::Api as Client;
@@ -14,10 +16,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
 
-const OWN: &str = "own";
+pub(crate) const TOKEN_HEADER: &str = TOKEN;
+pub(crate) const OWN: &str = "own";
 const FOREIGN: &str = "foreign";
 /// Token (also its user), project, role.
-const TOKENS: [(&str, &str, &str); 9] = [
+pub(crate) const TOKENS: [(&str, &str, &str); 9] = [
     ("none", OWN, "service"),
     ("reader", OWN, "reader"),
     ("member", OWN, "member"),
@@ -112,7 +115,7 @@ fn allowed(rule: Rule, target: Target) -> &'static [&'static str] {
     }
 }
 
-async fn send(
+pub(crate) async fn send(
     api: &Api,
     token: Option<&str>,
     method: &str,
@@ -133,10 +136,21 @@ async fn send(
     api.send(request.unwrap()).await
 }
 
-/// An API with a tree in the project `own`, ids by the path's parameter or the body's attribute.
-async fn tree() -> (Api, BTreeMap<&'static str, String>) {
-    let mut api = Api::new().await;
-    let body = json!({"vip_subnet_id": api.subnet, "project_id": OWN});
+/// Objects of a project, ids by the path's parameter or the body's attribute.
+pub(crate) type Ids = BTreeMap<&'static str, String>;
+
+/// An API with a tree in the project `own`, guarded by the tokens.
+async fn tree() -> (Api, Ids) {
+    let (mut api, ids) = objects(OWN).await;
+    api.guard(Auth::tokens(Tokens::parse(&file()).unwrap()))
+        .await;
+    (api, ids)
+}
+
+/// An API with a tree in a project, and nobody to guard it yet.
+pub(crate) async fn objects(project: &str) -> (Api, Ids) {
+    let api = Api::new().await;
+    let body = json!({"vip_subnet_id": api.subnet, "project_id": project});
     let lb = api
         .make("/v2/lbaas/loadbalancers", "loadbalancer", body)
         .await;
@@ -156,7 +170,7 @@ async fn tree() -> (Api, BTreeMap<&'static str, String>) {
         .as_str()
         .unwrap()
         .to_owned();
-    let (secret, container) = stored(&api).await;
+    let (secret, container) = stored(&api, project).await;
     let ids = [
         ("secret", secret),
         ("container", container),
@@ -167,17 +181,16 @@ async fn tree() -> (Api, BTreeMap<&'static str, String>) {
         ("l7policy", policy),
         ("port", port),
     ];
-    api.guard(Tokens::parse(&file()).unwrap()).await;
     (api, BTreeMap::from(ids))
 }
 
-/// A secret and a container with it in the project `own`.
-async fn stored(api: &Api) -> (String, String) {
+/// A secret and a container with it in a project.
+async fn stored(api: &Api, project: &str) -> (String, String) {
     let store = async |path: &str, body: Value| {
         let request = Request::builder().method("POST").uri(path);
         let request = request
             .header("host", "api:9876")
-            .header("x-project-id", OWN)
+            .header("x-project-id", project)
             .header("content-type", "application/json");
         let answer = api.send(request.body(Body::from(body.to_string())).unwrap());
         answer.await.ok(201)
@@ -208,7 +221,7 @@ const fn name(kind: Kind) -> &'static str {
 }
 
 /// A request for an object of the project `own`.
-fn request(case: &Case, ids: &BTreeMap<&'static str, String>) -> (String, Option<Value>) {
+fn request(case: &Case, ids: &Ids, own: &str) -> (String, Option<Value>) {
     let (method, path, _, target) = case;
     let root =
         if path.starts_with("/network") || path.starts_with("/projects") || *path == "/openapi" {
@@ -227,8 +240,8 @@ fn request(case: &Case, ids: &BTreeMap<&'static str, String>) -> (String, Option
         Target::Object(kind, parameter) => {
             path = path.replace(&format!("{{{parameter}}}"), &ids[name(*kind)]);
         }
-        Target::Project(parameter) => path = path.replace(&format!("{{{parameter}}}"), OWN),
-        Target::NewIn(root) => body = Some(json!({ *root: {"project_id": OWN} })),
+        Target::Project(parameter) => path = path.replace(&format!("{{{parameter}}}"), own),
+        Target::NewIn(root) => body = Some(json!({ *root: {"project_id": own} })),
         Target::Body(root, attributes) => {
             let mut object = json!({});
             for (attribute, kind) in *attributes {
@@ -336,23 +349,31 @@ fn every_endpoint_has_a_case_and_every_case_an_endpoint() {
 #[tokio::test]
 async fn each_endpoint_lets_through_whom_it_should_and_nobody_else() {
     let (api, ids) = tree().await;
+    each_endpoint(&api, &ids, OWN, |name| name.to_owned()).await;
+}
+
+/// Asks each endpoint with each of [`TOKENS`], which `token` gives by its name.
+pub(crate) async fn each_endpoint(api: &Api, ids: &Ids, own: &str, token: impl Fn(&str) -> String) {
     for admits in [false, true] {
         // What is refused changes nothing, so those come first.
         for case in CASES {
             let (method, _, rule, target) = *case;
-            let (path, body) = request(case, &ids);
-            let answer = send(&api, None, method, &path, body.as_ref()).await;
+            let (path, body) = request(case, ids, own);
+            let answer = send(api, None, method, &path, body.as_ref()).await;
             assert_eq!(answer.status, 401, "{method} {path}");
-            let wrong = send(&api, Some("wrong"), method, &path, body.as_ref()).await;
-            assert_eq!(wrong.status, 401, "{method} {path}");
-            for (token, ..) in TOKENS {
-                if allowed(rule, target).contains(&token) != admits {
+            if !admits {
+                let wrong = send(api, Some("wrong"), method, &path, body.as_ref()).await;
+                assert_eq!(wrong.status, 401, "{method} {path}");
+            }
+            for (name, ..) in TOKENS {
+                if allowed(rule, target).contains(&name) != admits {
                     continue;
                 }
-                let answer = send(&api, Some(token), method, &path, body.as_ref()).await;
+                let token = token(name);
+                let answer = send(api, Some(&token), method, &path, body.as_ref()).await;
                 if admits {
                     let refused = [401, 403].contains(&answer.status.as_u16());
-                    assert!(!refused, "{token}: {method} {path}: {}", answer.text);
+                    assert!(!refused, "{name}: {method} {path}: {}", answer.text);
                     assert!(
                         answer.status.as_u16() < 500 || answer.status == 501,
                         "{}",
@@ -362,7 +383,7 @@ async fn each_endpoint_lets_through_whom_it_should_and_nobody_else() {
                     let text = answer.fault(403);
                     assert_eq!(
                         text, "Policy does not allow this request to be performed.",
-                        "{token}: {method} {path}"
+                        "{name}: {method} {path}"
                     );
                 }
             }
@@ -644,4 +665,106 @@ async fn secrets_are_their_projects_alone() {
     assert_eq!(lent.status, 404, "{}", lent.text);
     let kept = send(&api, Some("member"), "POST", "/v1/containers", Some(&body)).await;
     assert_eq!(kept.status, 201, "{}", kept.text);
+}
+
+/// Who may what after a file has changed it.
+#[tokio::test]
+async fn a_policy_file_changes_who_may_what() {
+    let (mut api, ids) = objects(OWN).await;
+    let policy = "os_load-balancer_api:loadbalancer:delete: role:none-has-it\n\
+        os_load-balancer_api:listener:post: role:reader and rule:load-balancer:owner\n\
+        os_load-balancer_api:flavor:post: '@'\n\
+        os_load-balancer_api:listener:get_all-global: not role:load-balancer_global_observer\n\
+        os_load-balancer_api:member:delete: '!'\n\
+        load-balancer:admin: role:load-balancer_quota_admin\n";
+    let overrides = Overrides::parse(policy, &policy_names()).unwrap();
+    let auth = Auth::tokens(Tokens::parse(&file()).unwrap()).with_overrides(overrides);
+    api.guard(auth).await;
+    let lb = format!("/v2/lbaas/loadbalancers/{}", ids["loadbalancer"]);
+    let members = format!("/v2/lbaas/pools/{}/members", ids["pool"]);
+    let additive = format!("{members}?additive_only=true");
+    let listener = json!({"listener": {"loadbalancer_id": ids["loadbalancer"]}});
+    let none = json!({});
+    for (token, method, path, body, allowed) in [
+        // Nobody deletes, not even who may do everything as shipped.
+        ("admin", "DELETE", lb.as_str(), &none, false),
+        ("admin", "PUT", &lb, &none, true),
+        ("reader", "POST", "/v2/lbaas/listeners", &listener, true),
+        ("stranger", "POST", "/v2/lbaas/listeners", &listener, false),
+        ("none", "POST", "/v2/lbaas/flavors", &none, true),
+        ("none", "POST", "/v2/lbaas/flavorprofiles", &none, false),
+        // A batch that removes none needs no right to remove.
+        ("member", "PUT", &members, &none, false),
+        ("member", "PUT", &additive, &none, true),
+        ("member", "POST", &members, &none, true),
+        // The rule that the endpoints of operators share.
+        ("quotas", "GET", "/v2/octavia/amphorae", &none, true),
+        ("admin", "GET", "/v2/octavia/amphorae", &none, false),
+    ] {
+        let answer = send(&api, Some(token), method, path, Some(body)).await;
+        let refused = answer.status == 403;
+        assert_eq!(
+            !refused, allowed,
+            "{token} {method} {path}: {}",
+            answer.text
+        );
+    }
+    for (token, count) in [("member", 1), ("observer", 0), ("stranger", 1)] {
+        let path = "/v2/lbaas/listeners";
+        let shown = send(&api, Some(token), "GET", path, None).await.ok(200);
+        let listed = shown["listeners"].as_array().unwrap().len();
+        assert_eq!(listed, count, "{token}");
+    }
+    // The names are upstream's, written a second time.
+    let names = policy_names();
+    for resource in [
+        "loadbalancer",
+        "listener",
+        "pool",
+        "healthmonitor",
+        "l7policy",
+    ] {
+        for verb in [
+            "get_all",
+            "get_all-global",
+            "post",
+            "get_one",
+            "put",
+            "delete",
+        ] {
+            let name = format!("os_load-balancer_api:{resource}:{verb}");
+            assert!(names.contains(&name), "{name}");
+        }
+    }
+    for name in [
+        "loadbalancer:get_status",
+        "loadbalancer:get_stats",
+        "loadbalancer:put_failover",
+        "listener:get_stats",
+        "member:get_all",
+        "member:post",
+        "l7rule:get_one",
+        "quota:get_defaults",
+        "quota:get_all-global",
+        "quota:put",
+        "provider:get_all",
+        "provider-flavor:get_all",
+        "provider-availability-zone:get_all",
+        "flavor-profile:get_one",
+        "flavor:put",
+        "availability-zone-profile:delete",
+        "availability-zone:post",
+        "amphora:get_all",
+        "amphora:get_one",
+        "amphora:delete",
+        "amphora:put_config",
+        "amphora:put_failover",
+        "amphora:get_stats",
+    ] {
+        assert!(
+            names.contains(&format!("os_load-balancer_api:{name}")),
+            "{name}"
+        );
+    }
+    assert_eq!(names.len(), 79, "{names:#?}");
 }

@@ -6,6 +6,7 @@
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode};
 use krater_controller::app::AppState;
+use krater_controller::auth::Auth;
 use krater_controller::config::Topology;
 use krater_controller::db::entity::{
     flow, health_monitor, l7policy, l7rule, listener, load_balancer, member, pool,
@@ -15,13 +16,13 @@ use krater_controller::db::server::Address;
 use krater_controller::db::{Db, now};
 use krater_controller::http::router;
 use krater_controller::secrets::vault::Vault;
-use krater_controller::tokens::Tokens;
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tower::ServiceExt;
 
 /// `postgres://…` or `mysql://…` of a server on which tests may make databases.
@@ -153,11 +154,18 @@ impl Api {
         }
     }
 
-    /// From now on requests need one of these tokens.
-    pub(crate) async fn guard(&mut self, tokens: Tokens) {
+    /// From now on requests need a token.
+    pub(crate) async fn guard(&mut self, auth: Auth) {
         let vault = Vault::open(self._dir.path(), &self.db).await.unwrap();
         let state = AppState::new(self.db.clone(), Topology::Single, vault);
-        self.router = router(state.with_tokens(Some(Arc::new(tokens))));
+        self.router = router(state.with_auth(Some(Arc::new(auth))));
+    }
+
+    /// From now on requests wait so long and no longer.
+    pub(crate) async fn hurry(&mut self, deadline: Duration) {
+        let vault = Vault::open(self._dir.path(), &self.db).await.unwrap();
+        let state = AppState::new(self.db.clone(), Topology::Single, vault);
+        self.router = router(state.with_deadline(deadline));
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

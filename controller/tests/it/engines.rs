@@ -6,10 +6,14 @@ use krater_e2e::database::{DATABASE, Durability, Engine, Server};
 use std::process::Command;
 
 /// Tests that have no database of the API.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 11] = [
     "engines::",
     "servers::",
     "several::",
+    "keystone::",
+    "barbican::",
+    "https::",
+    "schemathesis::",
     "noop::",
     "db_command::",
     "net_command::",

@@ -4,6 +4,7 @@ use crate::common::Api;
 use krater_controller::config::Topology;
 use krater_controller::db::query::network::{self, NewPort};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 const LBS: &str = "/v2/lbaas/loadbalancers";
 
@@ -178,7 +179,7 @@ async fn vips() {
     let text = make(json!({"vip_port_id": port.id})).await.fault(400);
     assert!(text.contains("is already used by device lb-"), "{text}");
 
-    let unknown = uuid::Uuid::new_v4().to_string();
+    let unknown = Uuid::new_v4().to_string();
     for (body, text) in [
         (json!({}), "Validation failure: VIP must contain one of: vip_port_id, vip_network_id, vip_subnet_id.".to_owned()),
         (json!({"vip_subnet_id": unknown}), format!("Subnet {unknown} not found.")),
@@ -189,4 +190,74 @@ async fn vips() {
     ] {
         assert_eq!(make(body).await.fault(400), text);
     }
+}
+
+/// Further VIPs are of the VIP's port, each in a subnet of its own on the VIP's network.
+#[tokio::test]
+async fn additional_vips_are_shown_kept_and_refused() {
+    let api = Api::new().await;
+    let path = "/v2/lbaas/loadbalancers";
+    let body = json!({"loadbalancer": {"vip_subnet_id": api.subnet,
+        "additional_vips": [{"subnet_id": api.subnet6, "ip_address": "2001:db8:1::99"}]}});
+    let made = api.post(path, body).await.ok(201)["loadbalancer"].clone();
+    api.settle().await;
+    let shown = api
+        .get(&format!("{path}/{}", made["id"].as_str().unwrap()))
+        .await;
+    let shown = shown.ok(200)["loadbalancer"].clone();
+    let expected = json!([{"subnet_id": api.subnet6, "ip_address": "2001:db8:1::99",
+        "port_id": made["vip_port_id"]}]);
+    assert_eq!(shown["additional_vips"], expected);
+    let ports = api.get("/network/v2.0/ports").await.ok(200);
+    let fixed = ports["ports"][0]["fixed_ips"].as_array().unwrap().clone();
+    assert_eq!(fixed.len(), 2, "{ports}");
+    // Listeners may name clients of both families.
+    for (port, cidr) in [(80, "192.0.2.0/24"), (81, "2001:db8::/32")] {
+        let body = json!({"loadbalancer_id": made["id"], "protocol": "HTTP",
+            "protocol_port": port, "allowed_cidrs": [cidr]});
+        api.make("/v2/lbaas/listeners", "listener", body).await;
+    }
+    let refuse = async |more: Value| {
+        let body = json!({"loadbalancer": {"vip_subnet_id": api.subnet, "additional_vips": more}});
+        api.post(path, body).await
+    };
+    let none = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    for (more, status, said) in [
+        (json!([{"subnet_id": api.subnet}]), 400, "has a VIP already"),
+        (
+            json!([{"subnet_id": api.subnet6}, {"subnet_id": api.subnet6}]),
+            400,
+            "has a VIP already",
+        ),
+        (json!([{"subnet_id": none}]), 400, "not found"),
+        (
+            json!([{"subnet_id": api.subnet6, "ip_address": "10.0.0.1"}]),
+            400,
+            "is not valid for subnet",
+        ),
+        (
+            json!([{"subnet_id": api.subnet6, "ip_address": "2001:db8:1::99"}]),
+            409,
+            "already in use",
+        ),
+        (json!([{"ip_address": "10.0.0.1"}]), 400, "subnet_id"),
+        (json!([{"subnet_id": "x"}]), 400, "UUID"),
+        (
+            json!([{"subnet_id": api.subnet6, "port_id": none}]),
+            400,
+            "Unknown attribute",
+        ),
+        (json!("x"), 400, "A list is expected"),
+    ] {
+        let text = refuse(more.clone()).await.fault(status);
+        assert!(text.contains(said), "{more}: {text}");
+    }
+    // Nothing of what was refused is left.
+    let ports = api.get("/network/v2.0/ports").await.ok(200);
+    assert_eq!(ports["ports"].as_array().unwrap().len(), 1, "{ports}");
+    let many: Vec<Value> = (0..9)
+        .map(|_| json!({"subnet_id": Uuid::new_v4().to_string()}))
+        .collect();
+    let text = refuse(json!(many)).await.fault(400);
+    assert!(text.contains("at most 8"), "{text}");
 }

@@ -386,6 +386,7 @@ async fn unknown_ids_and_injections_find_nothing() {
         "%00",
         "%F0%9F%92%A9",
         "a%0d%0ab",
+        "%ff%fe",
     ] {
         for kind in [
             "loadbalancers",

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod access;
+mod barbican;
 mod common;
 mod db_command;
 mod engines;
 mod flavors;
 mod graph;
 mod hostile;
+mod https;
+mod keystone;
 mod lists;
 mod members;
 mod migrations;
@@ -17,6 +20,7 @@ mod persistence;
 mod print_config;
 mod process;
 mod quota;
+mod schemathesis;
 mod secrets;
 mod servers;
 mod several;

@@ -88,6 +88,24 @@ fn vips_are_on_whatever_network_subnet_or_port_is_named() {
 }
 
 #[test]
+fn further_vips_are_on_whatever_subnet_is_named() {
+    let controller = Controller::start(&[]);
+    let (four, six) = (id(), id());
+    let v6 = "2001:db8:33:33:33:33:33:34";
+    let shown = balancer(
+        &controller,
+        json!({"vip_subnet_id": id(), "additional_vips": [
+            {"subnet_id": four}, {"subnet_id": six, "ip_address": v6}]}),
+    );
+    let port = &shown["vip_port_id"];
+    let expected = json!([
+        {"subnet_id": four, "ip_address": "198.18.33.33", "port_id": port},
+        {"subnet_id": six, "ip_address": v6, "port_id": port},
+    ]);
+    assert_eq!(shown["additional_vips"], expected);
+}
+
+#[test]
 fn everything_becomes_active_is_changed_and_goes() {
     let controller = Controller::start(&[]);
     let api = &controller.api;

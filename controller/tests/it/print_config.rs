@@ -36,13 +36,13 @@ fn options_win_over_the_file_and_nothing_is_started() {
 
     let database = Command::new(env!("CARGO_BIN_EXE_krater"))
         .args(["controller", "--print-config", "--database"])
-        .arg("postgres://krater:secret@db.example/krater")
+        .arg("postgres://krater:hunter2@db.example/krater")
         .output()
         .unwrap();
     let shown = String::from_utf8(database.stdout).unwrap();
     let line = "url = \"postgres://krater@db.example/krater\"";
     assert!(shown.contains(line), "{shown}");
-    assert!(!shown.contains("secret"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 
     std::fs::write(&file, printed.replace("interval_ms", "intervall_ms")).unwrap();
     let refused = run(&file);

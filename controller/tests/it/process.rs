@@ -67,8 +67,8 @@ impl Controller {
                 panic!("it ended with {status}:\n{}", self.log());
             }
             let text = std::fs::read_to_string(&said).unwrap_or_default();
-            let first = text.lines().next()?.strip_prefix("ready: http://")?;
-            first.parse().ok()
+            let first = text.lines().next()?.strip_prefix("ready: ")?;
+            first.split_once("://")?.1.parse().ok()
         });
         self.api = Api { address };
         self.child = Some(child);

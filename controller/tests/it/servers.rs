@@ -3,7 +3,7 @@
 use crate::common::{Api, new_database};
 use krater_controller::config::Topology;
 use krater_controller::db::Db;
-use krater_controller::db::entity::load_balancer;
+use krater_controller::db::entity::{load_balancer, meta};
 use krater_controller::inventory;
 use krater_e2e::database::{DATABASE, Durability, Engine, Server};
 use sea_orm::{ConnectionTrait as _, EntityTrait as _};
@@ -231,5 +231,113 @@ fn an_address_that_is_none_or_does_not_answer_is_said_without_its_password() {
         let text = text(&refused.stderr);
         assert!(text.contains(said), "{text}");
         assert!(!text.contains("secret"), "{text}");
+    }
+}
+
+/// Stops the server, without ending it, under eight writers. Gives how many of their requests are still not answered after
+/// two later ones were, one after the other, and answers of the first ones.
+async fn hangs(engine: Engine, deadline: Duration) -> (usize, Vec<u16>) {
+    let server = Server::start(engine, Durability::Relaxed);
+    let mut api = api(&server).await;
+    api.hurry(deadline).await;
+    let api = Arc::new(api);
+    let acknowledged = Acknowledged::default();
+    let (paused, stop) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    // Writers that have an answer to a request that they began before the pause.
+    let answered: Arc<Mutex<Vec<u16>>> = Arc::default();
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (api, acknowledged) = (api.clone(), acknowledged.clone());
+        let (paused, stop, answered) = (paused.clone(), stop.clone(), answered.clone());
+        writers.spawn(async move {
+            let mut counted = false;
+            while !stop.load(Ordering::Relaxed) {
+                let body = json!({"loadbalancer": {"vip_subnet_id": api.subnet6}});
+                let answer = api.post(LBS, body).await;
+                if answer.status == 201 {
+                    let id = answer.json()["loadbalancer"]["id"].to_string();
+                    acknowledged.lock().unwrap().insert(id);
+                } else {
+                    answer.fault(503);
+                }
+                if paused.load(Ordering::SeqCst) && !counted {
+                    counted = true;
+                    answered.lock().unwrap().push(answer.status.as_u16());
+                }
+            }
+        });
+    }
+    progress(&acknowledged, 50).await;
+    let server = on_the_side(server, |server| server.pause(true)).await;
+    paused.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let text = api.get(LBS).await.fault(503);
+        assert!(text.contains("does not answer"), "{text}");
+    }
+    let answers = answered.lock().unwrap().clone();
+    let server = on_the_side(server, |server| server.pause(false)).await;
+    // By itself: each writer goes on.
+    progress(&acknowledged, 50).await;
+    api.get(LBS).await.ok(200);
+    stop.store(true, Ordering::Relaxed);
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    drop(server);
+    (8 - answers.len(), answers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_makes_no_request_hang() {
+    for engine in Engine::ALL {
+        let (silent, answers) = hangs(engine, Duration::from_secs(1)).await;
+        assert_eq!(silent, 0, "{engine:?}");
+        assert!(answers.contains(&503), "{engine:?}: {answers:?}");
+    }
+}
+
+/// The negative control: the same without a deadline that matters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_deadline_requests_hang_as_long_as_the_server() {
+    let (silent, _) = hangs(Engine::Postgres, Duration::from_secs(3_600)).await;
+    assert!(silent > 0);
+}
+
+/// A client that stops in the middle of its body.
+#[tokio::test]
+async fn half_a_body_is_answered() {
+    let mut api = Api::new().await;
+    api.hurry(Duration::from_millis(300)).await;
+    let endless = futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+    let request = http::Request::builder()
+        .method("POST")
+        .uri(LBS)
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from_stream(endless));
+    let text = api.send(request.unwrap()).await.fault(408);
+    assert!(text.contains("did not arrive within 300ms"), "{text}");
+    api.get(LBS).await.ok(200);
+}
+
+/// A transaction that is given up while it begins takes nothing of what follows on its connection with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_begin_that_was_given_up_is_kept() {
+    for engine in Engine::ALL {
+        let server = Server::start(engine, Durability::Relaxed);
+        let db = Db::connect(&server.url(DATABASE).parse().unwrap())
+            .await
+            .unwrap();
+        for round in 0..400_u64 {
+            let begun = tokio::time::timeout(Duration::from_micros(round * 5), db.begin()).await;
+            drop(begun);
+            let key = format!("round-{round}");
+            let text = format!("INSERT INTO meta (name, value) VALUES ('{key}', 'x')");
+            db.write().execute_unprepared(&text).await.unwrap();
+            let row = meta::Entity::find_by_id(key).one(db.read()).await;
+            assert!(row.unwrap().is_some(), "{engine:?}: round {round}");
+        }
     }
 }

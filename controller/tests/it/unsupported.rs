@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 fn value_of(attribute: &str) -> Value {
     match attribute {
-        "additional_vips" => json!([{"subnet_id": "x"}]),
         "vip_sg_ids" => json!(["x"]),
         _ => json!("11111111-1111-4111-8111-111111111111"),
     }
@@ -103,6 +102,103 @@ fn the_readme_lists_what_the_code_refuses() {
         let (_, after) = rest.split_once(END).expect("the README has the end marker");
         format!("{before}{BEGIN}{}{END}{after}", markdown())
     });
+}
+
+/// Each object, shown whole, has the attributes that the document lists, no more and no fewer.
+#[tokio::test]
+async fn what_is_shown_is_what_the_document_lists() {
+    let api = Api::new().await;
+    let lb = api.lb("lb").await;
+    let listener = api.listener(&lb, 80).await;
+    let pool = api.pool(&lb).await;
+    let members = format!("pools/{pool}/members");
+    let policy = json!({"listener_id": listener, "action": "REJECT"});
+    let policy = api.make("/v2/lbaas/l7policies", "l7policy", policy).await;
+    let rules = format!("l7policies/{policy}/rules");
+    let profile = json!({"name": "p", "provider_name": "amphora", "flavor_data": "{}"});
+    let profile = api
+        .make("/v2/lbaas/flavorprofiles", "flavorprofile", profile)
+        .await;
+    let zone_profile =
+        json!({"name": "p", "provider_name": "amphora", "availability_zone_data": "{}"});
+    let zone_profile = api
+        .make(
+            "/v2/lbaas/availabilityzoneprofiles",
+            "availability_zone_profile",
+            zone_profile,
+        )
+        .await;
+    let document = krater_controller::http::openapi::document();
+    for (path, root, body) in [
+        (
+            "loadbalancers",
+            "loadbalancer",
+            json!({"vip_subnet_id": api.subnet}),
+        ),
+        (
+            "listeners",
+            "listener",
+            json!({"loadbalancer_id": lb, "protocol": "HTTP", "protocol_port": 81}),
+        ),
+        (
+            "pools",
+            "pool",
+            json!({"loadbalancer_id": lb, "protocol": "HTTP", "lb_algorithm": "ROUND_ROBIN"}),
+        ),
+        (
+            members.as_str(),
+            "member",
+            json!({"address": "192.0.2.1", "protocol_port": 80}),
+        ),
+        (
+            "healthmonitors",
+            "healthmonitor",
+            json!({"pool_id": pool, "type": "TCP", "delay": 1, "timeout": 1, "max_retries": 1}),
+        ),
+        (
+            "l7policies",
+            "l7policy",
+            json!({"listener_id": listener, "action": "REJECT"}),
+        ),
+        (
+            &rules,
+            "rule",
+            json!({"type": "PATH", "compare_type": "EQUAL_TO", "value": "/"}),
+        ),
+        (
+            "flavorprofiles",
+            "flavorprofile",
+            json!({"name": "q", "provider_name": "amphora", "flavor_data": "{}"}),
+        ),
+        (
+            "flavors",
+            "flavor",
+            json!({"name": "f", "flavor_profile_id": profile}),
+        ),
+        (
+            "availabilityzoneprofiles",
+            "availability_zone_profile",
+            json!({"name": "q", "provider_name": "amphora", "availability_zone_data": "{}"}),
+        ),
+        (
+            "availabilityzones",
+            "availability_zone",
+            json!({"name": "z", "availability_zone_profile_id": zone_profile}),
+        ),
+    ] {
+        let answer = api
+            .post(&format!("/v2/lbaas/{path}"), json!({ root: body }))
+            .await;
+        let shown = answer.ok(201)[root].clone();
+        api.settle().await;
+        let names = |value: &Value| {
+            let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+            names.sort();
+            names
+        };
+        let listed = &document["components"]["schemas"][format!("{root}_shown")]["properties"];
+        assert_eq!(names(&shown), names(listed), "{root}");
+    }
 }
 
 #[tokio::test]

@@ -239,3 +239,67 @@ fn an_ipv6_address_is_served_and_survives() {
     wait::for_condition("the standby answers", answers);
     assert!(backend.requests() > 0);
 }
+
+/// VIPs of both families: each answers, both move together, and both go.
+#[test]
+fn additional_vips_are_served_and_move_together() {
+    let _alone = alone();
+    let system = krater_e2e::system::System::start();
+    let body = json!({"loadbalancer": {"name": "two", "vip_subnet_id": system.api.subnet("public-subnet"),
+        "additional_vips": [{"subnet_id": system.api.subnet("public-subnet6")}]}});
+    let created = system.api.create("loadbalancers", &body);
+    let story = Story::around(system, &created);
+    let more = text(&created["additional_vips"][0]["ip_address"]);
+    let six: std::net::IpAddr = more.parse().expect("an address");
+    assert!(six.is_ipv6() && story.vip.is_ipv4());
+    let place = krater_e2e::place::Place::new(&story.system, "public", "2001:db8:1::201");
+    let client6 = std::sync::Arc::new(place);
+    let at = |port| std::net::SocketAddr::new(six, port);
+    let both = || {
+        story.answers();
+        wait::for_condition("the further VIP answers", || {
+            client::get(&client6, at(80), "/").is_ok_and(|answer| answer.status == 200)
+        });
+    };
+    both();
+    // Negative control: nothing listens on another port.
+    assert!(client::get(&client6, at(81), "/").is_err());
+    let before = story.amphorae();
+    let held = |id: &String| {
+        let addresses = Amphora::find(&story.system, id).addresses();
+        [story.vip, six].map(|vip| addresses.contains(&vip))
+    };
+    let active = wait::until("one amphora holds both", || {
+        let owners: Vec<&String> = before
+            .iter()
+            .filter(|id| held(id) == [true, true])
+            .collect();
+        let others = before
+            .iter()
+            .filter(|id| held(id) == [false, false])
+            .count();
+        (owners.len() == 1 && others == 1).then(|| owners[0].clone())
+    });
+    Amphora::find(&story.system, &active).kill_and_cut();
+    both();
+    let standby = before
+        .iter()
+        .find(|id| **id != active)
+        .expect("the standby");
+    assert_eq!(held(standby), [true, true], "they move together");
+    wait::for_condition("a new pair", || {
+        let list = story.amphorae();
+        let status = &story.active()["provisioning_status"];
+        list.len() == 2 && !list.contains(&active) && status == "ACTIVE"
+    });
+    both();
+    let path = format!(
+        "/v2/lbaas/loadbalancers/{}?cascade=true",
+        story.load_balancer
+    );
+    story.system.api.must("DELETE", &path, None);
+    wait::for_condition("both are gone", || {
+        client::get(&client6, at(80), "/").is_err()
+            && client::get(&story.client, story.at(80), "/").is_err()
+    });
+}

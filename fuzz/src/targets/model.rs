@@ -1,6 +1,9 @@
 //! Parsers of krater-model, and the configuration files.
 
+use krater_controller::app::policy::file::Overrides;
+use krater_controller::app::policy::{Identity, Rule};
 use krater_controller::config::Config;
+use krater_controller::http::access::policy_names;
 use krater_controller::tokens::Tokens;
 use krater_model::config::AgentConfig;
 use krater_model::config::appliance::{Appliance, Book, MAX_ADDRESSES};
@@ -144,6 +147,26 @@ pub(super) fn tokens_toml(data: &[u8]) {
     match Tokens::parse(text) {
         Ok(tokens) => assert_ne!(format!("{tokens:?}"), "0 tokens"),
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A file of policy overrides. What it says is answered for everybody, in bounded time.
+pub(super) fn policy_yaml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match Overrides::parse(text, &policy_names()) {
+        Ok(file) => {
+            for role in ["admin", "member", "load-balancer_observer", "other"] {
+                let who = Identity::new("u".into(), "p".into(), [role.to_owned()]);
+                for name in policy_names() {
+                    let _ = file.may(&who, Some(&name), Rule::Write, Some("p"));
+                    let _ = file.reads_all(&who, Some(&name));
+                }
+                let _ = file.reads_all_quotas(&who);
+            }
+        }
+        Err(why) => assert!(!why.is_empty(), "a refusal says why"),
     }
 }
 

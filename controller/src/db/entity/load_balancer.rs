@@ -34,6 +34,9 @@ pub struct Model {
     pub vip_subnet_id: String,
     /// Network of the VIP.
     pub vip_network_id: String,
+    /// Further VIPs, which the port has too: JSON of `app::vip::More`. Null: none.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub additional_vips: Option<String>,
     /// The port was made by us and goes with the load balancer.
     pub vip_port_owned: bool,
     /// Flow that holds the load balancer; null when mutable.

@@ -7,6 +7,7 @@ mod m0002_flavors;
 mod m0003_secrets;
 mod m0004_long_texts;
 mod m0005_availability_zones;
+mod m0007_additional_vips;
 
 /// Runs what is missing.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_secrets::Migration),
             Box::new(m0004_long_texts::Migration),
             Box::new(m0005_availability_zones::Migration),
+            Box::new(m0007_additional_vips::Migration),
         ]
     }
 }

@@ -108,6 +108,8 @@ pub async fn load(db: &impl ConnectionTrait, id: &str) -> Result<Option<Graph>, 
         .chain(members.iter().filter_map(|m| m.subnet_id.clone()))
         .collect();
     subnet_ids.insert(load_balancer.vip_subnet_id.clone());
+    let more = crate::app::vip::additional(&load_balancer);
+    subnet_ids.extend(more.into_iter().map(|vip| vip.subnet_id));
     let subnets = subnet::Entity::find()
         .filter(subnet::Column::Id.is_in(subnet_ids))
         .order_by_asc(subnet::Column::CreatedAt)

@@ -247,12 +247,7 @@ pub async fn create_port(
     wish: Option<IpAddr>,
 ) -> Result<(port::Model, IpAddr), AllocationError> {
     hold(db, subnet).await?;
-    let address = match wish {
-        Some(address) => check_wish(db, subnet, address).await?,
-        None => first_free(db, subnet, 1)
-            .await?
-            .ok_or_else(|| AllocationError::Full(subnet.id.clone()))?,
-    };
+    let address = choose(db, subnet, wish).await?;
     let port = port::ActiveModel {
         id: Set(new.id.unwrap_or_else(PortId::random).to_string()),
         network_id: Set(new.network_id),
@@ -277,17 +272,16 @@ pub async fn create_port(
     Ok((port, address))
 }
 
-/// Gives a port one more address, the first free one of `subnet`.
+/// Gives a port one more address of `subnet`: the wished one, or the first free one.
 pub async fn add_address(
     db: &impl ConnectionTrait,
     port_id: &str,
     subnet: &subnet::Model,
+    wish: Option<IpAddr>,
 ) -> Result<IpAddr, AllocationError> {
     hold(db, subnet).await?;
     let position = addresses_of(db, port_id).await?.len();
-    let address = first_free(db, subnet, 1)
-        .await?
-        .ok_or_else(|| AllocationError::Full(subnet.id.clone()))?;
+    let address = choose(db, subnet, wish).await?;
     address::ActiveModel {
         subnet_id: Set(subnet.id.clone()),
         ip_address: Set(address.to_string()),
@@ -325,6 +319,19 @@ async fn hold(db: &impl ConnectionTrait, subnet: &subnet::Model) -> Result<(), D
         .exec(db)
         .await
         .map(drop)
+}
+
+async fn choose(
+    db: &impl ConnectionTrait,
+    subnet: &subnet::Model,
+    wish: Option<IpAddr>,
+) -> Result<IpAddr, AllocationError> {
+    match wish {
+        Some(address) => check_wish(db, subnet, address).await,
+        None => first_free(db, subnet, 1)
+            .await?
+            .ok_or_else(|| AllocationError::Full(subnet.id.clone())),
+    }
 }
 
 async fn check_wish(

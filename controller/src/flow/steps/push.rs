@@ -383,7 +383,7 @@ async fn allocate_ports(
             };
             changed = true;
             if let Some(port_id) = &port_id {
-                network::add_address(txn, port_id, subnet).await?;
+                network::add_address(txn, port_id, subnet, None).await?;
                 continue;
             }
             let free = (1..=MAX_NICS).map(|n| format!("eth{n}"));

@@ -138,6 +138,7 @@ fn caller() -> Caller {
     Caller {
         request_id: format!("req-{}", uuid::Uuid::new_v4()),
         project_id: None,
+        token: None,
         scope: None,
     }
 }

@@ -44,6 +44,7 @@ fn graph() -> Graph {
             vip_port_id: text(90),
             vip_subnet_id: text(91),
             vip_network_id: text(92),
+            additional_vips: None,
             vip_port_owned: true,
             locked_by_flow: None,
             error_reason: None,

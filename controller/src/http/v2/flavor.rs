@@ -1,8 +1,8 @@
 //! `/flavors`
 
 use super::page_answer;
-use crate::app::Error;
 use crate::app::flavor::{self as app, Change, New};
+use crate::app::{Error, catalog};
 use crate::db::entity::flavor;
 use crate::http::body::{Body, TEXT};
 use crate::http::call::Call;
@@ -23,6 +23,9 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/flavors",
     create: CREATE,
     update: UPDATE,
+    required: &["name", "flavor_profile_id"],
+    choices: &[],
+    shown: &["id", "name", "description", "enabled", "flavor_profile_id"],
 };
 
 fn render(row: &flavor::Model) -> Value {
@@ -37,14 +40,14 @@ fn render(row: &flavor::Model) -> Value {
 
 pub(super) async fn list(call: Call) -> Result<Response, Error> {
     let page = call.page()?;
-    let rows = app::list(&call.state, &page).await?;
+    let rows = catalog::list::<flavor::Entity>(&call.state, &page).await?;
     let items: Vec<Value> = rows.iter().map(render).collect();
     let links = call.links(&page, &items);
     Ok(page_answer(&call, "flavors", links, items))
 }
 
 pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let row = app::show(&call.state, &id).await?;
+    let row = catalog::show::<flavor::Entity>(&call.state, &id).await?;
     Ok(ok(json!({"flavor": call.fields(render(&row))})))
 }
 

@@ -1,10 +1,10 @@
 //! `/flavorprofiles`
 
 use super::page_answer;
-use crate::app::Error;
 use crate::app::flavor_data::{self, FlavorData};
 use crate::app::flavor_profile::{self as app, Change, New};
 use crate::app::profile_data;
+use crate::app::{Error, catalog};
 use crate::db::entity::flavor_profile;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
@@ -24,6 +24,9 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/flavorprofiles",
     create: CREATE,
     update: CREATE,
+    required: &["name", "provider_name", "flavor_data"],
+    choices: &[],
+    shown: &["id", "name", "provider_name", "flavor_data"],
 };
 
 fn render(row: &flavor_profile::Model) -> Value {
@@ -37,14 +40,14 @@ fn render(row: &flavor_profile::Model) -> Value {
 
 pub(super) async fn list(call: Call) -> Result<Response, Error> {
     let page = call.page()?;
-    let rows = app::list(&call.state, &page).await?;
+    let rows = catalog::list::<flavor_profile::Entity>(&call.state, &page).await?;
     let items: Vec<Value> = rows.iter().map(render).collect();
     let links = call.links(&page, &items);
     Ok(page_answer(&call, "flavorprofiles", links, items))
 }
 
 pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let row = app::show(&call.state, &id).await?;
+    let row = catalog::show::<flavor_profile::Entity>(&call.state, &id).await?;
     Ok(ok(json!({"flavorprofile": call.fields(render(&row))})))
 }
 

@@ -58,6 +58,31 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/healthmonitors",
     create: CREATE,
     update: UPDATE,
+    required: &["pool_id", "type", "delay", "timeout", "max_retries"],
+    choices: &[("type", TYPES), ("http_method", METHODS)],
+    shown: &[
+        "id",
+        "name",
+        "provisioning_status",
+        "operating_status",
+        "admin_state_up",
+        "project_id",
+        "tenant_id",
+        "created_at",
+        "updated_at",
+        "tags",
+        "type",
+        "delay",
+        "timeout",
+        "max_retries",
+        "max_retries_down",
+        "http_method",
+        "url_path",
+        "expected_codes",
+        "pools",
+        "http_version",
+        "domain_name",
+    ],
 };
 const TYPES: &[&str] = &[
     "HTTP",
@@ -190,6 +215,7 @@ pub(super) fn parse(body: &Body) -> Result<New, Error> {
     let delay = body.int("delay", 1, MAX_SECONDS)?;
     let timeout = body.int("timeout", 1, MAX_SECONDS)?;
     let retries = body.int("max_retries", 1, 10)?;
+    body.uuid("pool_id")?;
     Ok(New {
         pool_id: String::new(),
         name: body.text("name", TEXT)?.or_default(),

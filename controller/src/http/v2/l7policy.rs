@@ -52,6 +52,29 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/l7policies",
     create: CREATE,
     update: UPDATE,
+    required: &["listener_id", "action"],
+    choices: &[("action", ACTIONS)],
+    shown: &[
+        "id",
+        "name",
+        "description",
+        "provisioning_status",
+        "operating_status",
+        "admin_state_up",
+        "project_id",
+        "tenant_id",
+        "created_at",
+        "updated_at",
+        "tags",
+        "action",
+        "listener_id",
+        "redirect_pool_id",
+        "redirect_url",
+        "redirect_prefix",
+        "redirect_http_code",
+        "position",
+        "rules",
+    ],
 };
 const ACTIONS: &[&str] = &[
     "REDIRECT_PREFIX",
@@ -154,6 +177,7 @@ fn parse(body: &Body) -> Result<New, Error> {
 /// A policy of a single-call create; a pool defined inside it is hoisted into `pools`.
 pub(super) fn parse_in_graph(body: &Body, pools: &mut Vec<NewPool>) -> Result<New, Error> {
     let mut new = parse(body)?;
+    body.uuid("listener_id")?;
     if let Field::Set(nested) = body.object("redirect_pool", pool::CREATE)? {
         new.redirect_pool = Some(pool::reference(&nested, pools)?);
         new.target.action = Some("REDIRECT_TO_POOL".to_owned());

@@ -85,6 +85,47 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/listeners",
     create: CREATE,
     update: UPDATE,
+    required: &["loadbalancer_id", "protocol", "protocol_port"],
+    choices: &[
+        ("protocol", PROTOCOLS),
+        ("client_authentication", &["MANDATORY", "NONE", "OPTIONAL"]),
+    ],
+    shown: &[
+        "id",
+        "name",
+        "description",
+        "provisioning_status",
+        "operating_status",
+        "admin_state_up",
+        "project_id",
+        "tenant_id",
+        "created_at",
+        "updated_at",
+        "tags",
+        "protocol",
+        "protocol_port",
+        "connection_limit",
+        "default_pool_id",
+        "l7policies",
+        "insert_headers",
+        "loadbalancers",
+        "timeout_client_data",
+        "timeout_member_connect",
+        "timeout_member_data",
+        "timeout_tcp_inspect",
+        "allowed_cidrs",
+        "default_tls_container_ref",
+        "sni_container_refs",
+        "client_ca_tls_container_ref",
+        "client_crl_container_ref",
+        "client_authentication",
+        "tls_ciphers",
+        "tls_versions",
+        "alpn_protocols",
+        "hsts_max_age",
+        "hsts_include_subdomains",
+        "hsts_preload",
+    ],
 };
 const PROTOCOLS: &[&str] = &[
     "HTTP",
@@ -220,6 +261,7 @@ fn parse(body: &Body) -> Result<New, Error> {
 /// A listener of a single-call create; pools defined inside it are hoisted into `pools`.
 pub(super) fn parse_in_graph(body: &Body, pools: &mut Vec<NewPool>) -> Result<New, Error> {
     let mut new = parse(body)?;
+    body.uuid("loadbalancer_id")?;
     if let Field::Set(nested) = body.object("default_pool", pool::CREATE)? {
         new.default_pool = Some(pool::reference(&nested, pools)?);
     }

@@ -48,10 +48,42 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/loadbalancers",
     create: CREATE,
     update: UPDATE,
+    required: &[],
+    choices: &[],
+    shown: &[
+        "id",
+        "name",
+        "description",
+        "provisioning_status",
+        "operating_status",
+        "admin_state_up",
+        "project_id",
+        "tenant_id",
+        "created_at",
+        "updated_at",
+        "tags",
+        "vip_address",
+        "vip_port_id",
+        "vip_subnet_id",
+        "vip_network_id",
+        "vip_qos_policy_id",
+        "vip_sg_ids",
+        "vip_vnic_type",
+        "additional_vips",
+        "listeners",
+        "pools",
+        "provider",
+        "flavor_id",
+        "availability_zone",
+    ],
 };
 
 fn render(view: &View) -> Value {
     let row = &view.row;
+    let more = vip::additional(row).into_iter().map(|vip| {
+        json!({"subnet_id": vip.subnet_id, "ip_address": vip.ip_address, "port_id": row.vip_port_id})
+    });
+    let more: Vec<Value> = more.collect();
     json!({
         "id": row.id,
         "name": row.name,
@@ -70,7 +102,7 @@ fn render(view: &View) -> Value {
         "vip_qos_policy_id": null,
         "vip_sg_ids": [],
         "vip_vnic_type": "normal",
-        "additional_vips": [],
+        "additional_vips": more,
         "listeners": id_list(&view.listeners),
         "pools": id_list(&view.pools),
         "provider": row.provider,
@@ -118,10 +150,24 @@ pub(super) fn created(outer: Map<String, Value>) -> Result<New, Error> {
             subnet_id: body.uuid("vip_subnet_id")?.value(),
             network_id: body.uuid("vip_network_id")?.value(),
         },
+        additional_vips: additional_vips(&body)?,
         tags: body.tags()?.or_default(),
         listeners,
         pools,
     })
+}
+
+fn additional_vips(body: &Body) -> Result<Vec<vip::MoreWish>, Error> {
+    let mut all = Vec::new();
+    for item in body.objects("additional_vips", &["subnet_id", "ip_address"])? {
+        let subnet = item.uuid("subnet_id")?;
+        let address = item.ip("ip_address")?.value();
+        all.push(vip::MoreWish {
+            subnet_id: item.required("subnet_id", subnet)?,
+            address: address.and_then(|text| text.parse().ok()),
+        });
+    }
+    Ok(all)
 }
 
 pub(super) async fn create(call: Call) -> Result<Response, Error> {

@@ -50,6 +50,28 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/pools/{pool}/members",
     create: CREATE,
     update: UPDATE,
+    required: &["address", "protocol_port"],
+    choices: &[],
+    shown: &[
+        "id",
+        "name",
+        "provisioning_status",
+        "operating_status",
+        "admin_state_up",
+        "project_id",
+        "tenant_id",
+        "created_at",
+        "updated_at",
+        "tags",
+        "address",
+        "protocol_port",
+        "weight",
+        "backup",
+        "subnet_id",
+        "monitor_address",
+        "monitor_port",
+        "vnic_type",
+    ],
 };
 
 /// A member as the API shows it.

@@ -3,7 +3,12 @@
 use super::call::{Call, decode, object, page};
 use super::envelope::ok;
 use super::openapi::Resource;
+use crate::app::catalog::Catalog;
 use crate::app::{self, AppState, Error};
+use crate::db::entity::{
+    availability_zone, availability_zone_profile, flavor as flavor_row,
+    flavor_profile as flavor_profile_row,
+};
 use axum::Router;
 use axum::response::Response;
 use axum::routing::{get, put};
@@ -40,6 +45,9 @@ pub(super) const RESOURCES: &[Resource] = &[
     zone_profile::RESOURCE,
     zone::RESOURCE,
 ];
+
+/// Names of limits, for the OpenAPI document.
+pub(super) const QUOTAS: [&str; 9] = quota::LIMITS;
 
 /// What a body is read as: the resource and the operation, as `krater-fuzz` names them.
 pub const BODIES: [&str; 26] = [
@@ -124,10 +132,10 @@ pub fn read_query(list: &str, query: &str) -> Result<String, Error> {
         "l7policies" => app::l7policy::ATTRIBUTES,
         "rules" => app::l7rule::ATTRIBUTES,
         "amphorae" => app::amphora::ATTRIBUTES,
-        "flavorprofiles" => app::flavor_profile::ATTRIBUTES,
-        "flavors" => app::flavor::ATTRIBUTES,
-        "availabilityzoneprofiles" => app::zone_profile::ATTRIBUTES,
-        "availabilityzones" => app::zone::ATTRIBUTES,
+        "flavorprofiles" => <flavor_profile_row::Entity as Catalog>::ATTRIBUTES,
+        "flavors" => <flavor_row::Entity as Catalog>::ATTRIBUTES,
+        "availabilityzoneprofiles" => <availability_zone_profile::Entity as Catalog>::ATTRIBUTES,
+        "availabilityzones" => <availability_zone::Entity as Catalog>::ATTRIBUTES,
         other => return Err(Error::bad(format!("no list is {other}"))),
     };
     let request = page(&decode(query))?;

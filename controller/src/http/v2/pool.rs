@@ -61,6 +61,35 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/pools",
     create: CREATE,
     update: UPDATE,
+    required: &["protocol", "lb_algorithm"],
+    choices: &[("protocol", PROTOCOLS), ("lb_algorithm", ALGORITHMS)],
+    shown: &[
+        "id",
+        "name",
+        "description",
+        "provisioning_status",
+        "operating_status",
+        "admin_state_up",
+        "project_id",
+        "tenant_id",
+        "created_at",
+        "updated_at",
+        "tags",
+        "protocol",
+        "lb_algorithm",
+        "session_persistence",
+        "loadbalancers",
+        "listeners",
+        "healthmonitor_id",
+        "members",
+        "tls_enabled",
+        "tls_container_ref",
+        "ca_tls_container_ref",
+        "crl_container_ref",
+        "tls_ciphers",
+        "tls_versions",
+        "alpn_protocols",
+    ],
 };
 const PERSISTENCE: &[&str] = &[
     "type",
@@ -196,6 +225,8 @@ pub(super) fn reference(body: &Body, pools: &mut Vec<New>) -> Result<String, Err
         }
         pools.push(parse(body)?);
     }
+    body.bool("admin_state_up")?;
+    body.bool("tls_enabled")?;
     Ok(name)
 }
 

@@ -4,7 +4,7 @@ use super::page_answer;
 use crate::app::Error;
 use crate::app::quota::{self as app, Limits};
 use crate::db::entity::quota;
-use crate::http::body::Body;
+use crate::http::body::{Body, line};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
 use crate::transaction;
@@ -18,9 +18,8 @@ const UNLIMITED: i32 = -1;
 /// Upstream's largest limit.
 const MAX_LIMIT: i32 = 2_000_000_000;
 
-const UPDATE: &[&str] = &[
-    "project_id",
-    "tenant_id",
+/// Names of limits; two are upstream's older ones.
+pub(super) const LIMITS: [&str; 9] = [
     "loadbalancer",
     "load_balancer",
     "listener",
@@ -71,7 +70,13 @@ pub(super) async fn list(call: Call) -> Result<Response, Error> {
     Ok(page_answer(&call, "quotas", json!([]), items))
 }
 
+/// A project as a path names it.
+fn project(text: String) -> Result<String, Error> {
+    line(&Value::String(text), 36).map_err(|why| Error::input("project_id", "", why))
+}
+
 pub(super) async fn show(Path(project): Path<String>, call: Call) -> Result<Response, Error> {
+    let project = self::project(project)?;
     let row = app::row(call.state.db.read(), &project).await?;
     Ok(ok(json!({"quota": render(row.as_ref())})))
 }
@@ -80,12 +85,14 @@ pub(super) async fn defaults() -> Response {
     ok(json!({"quota": render(None)}))
 }
 
-pub(super) async fn defaults_of(Path(_project): Path<String>) -> Response {
-    ok(json!({"quota": render(None)}))
+pub(super) async fn defaults_of(Path(project): Path<String>) -> Result<Response, Error> {
+    self::project(project)?;
+    Ok(ok(json!({"quota": render(None)})))
 }
 
 pub(super) fn changed(outer: Map<String, Value>) -> Result<Limits, Error> {
-    let body = Body::open(outer, "quotas", "quota", UPDATE)?;
+    let known = [&LIMITS[..], &["project_id", "tenant_id"]].concat();
+    let body = Body::open(outer, "quotas", "quota", &known)?;
     let limit =
         |name: &str| Ok::<_, Error>(body.int(name, UNLIMITED, MAX_LIMIT)?.change_or_clear());
     let either = |name: &str, old: &str| Ok::<_, Error>(limit(name)?.or(limit(old)?));
@@ -101,10 +108,7 @@ pub(super) fn changed(outer: Map<String, Value>) -> Result<Limits, Error> {
 }
 
 pub(super) async fn update(Path(project): Path<String>, call: Call) -> Result<Response, Error> {
-    if project.len() > 36 {
-        let why = "Value should have a maximum character requirement of 36";
-        return Err(Error::input("project_id", project, why));
-    }
+    let project = self::project(project)?;
     let limits = changed(call.json("quotas")?)?;
     let db = &call.state.db;
     let done: Result<quota::Model, Error> =
@@ -116,6 +120,7 @@ pub(super) async fn update(Path(project): Path<String>, call: Call) -> Result<Re
 }
 
 pub(super) async fn reset(Path(project): Path<String>, call: Call) -> Result<Response, Error> {
+    let project = self::project(project)?;
     let db = &call.state.db;
     let done: Result<(), Error> = transaction!(db, |txn| { app::reset(txn, &project).await });
     done?;

@@ -1,8 +1,8 @@
 //! `/availabilityzones`
 
 use super::page_answer;
-use crate::app::Error;
 use crate::app::zone::{self as app, Change, New};
+use crate::app::{Error, catalog};
 use crate::db::entity::availability_zone;
 use crate::http::body::{Body, TEXT};
 use crate::http::call::Call;
@@ -28,6 +28,14 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/availabilityzones",
     create: CREATE,
     update: UPDATE,
+    required: &["name", "availability_zone_profile_id"],
+    choices: &[],
+    shown: &[
+        "name",
+        "description",
+        "enabled",
+        "availability_zone_profile_id",
+    ],
 };
 
 fn render(row: &availability_zone::Model) -> Value {
@@ -41,14 +49,14 @@ fn render(row: &availability_zone::Model) -> Value {
 
 pub(super) async fn list(call: Call) -> Result<Response, Error> {
     let page = call.page()?;
-    let rows = app::list(&call.state, &page).await?;
+    let rows = catalog::list::<availability_zone::Entity>(&call.state, &page).await?;
     let items: Vec<Value> = rows.iter().map(render).collect();
     let links = call.links(&page, &items);
     Ok(page_answer(&call, "availability_zones", links, items))
 }
 
 pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let row = app::show(&call.state, &id).await?;
+    let row = catalog::show::<availability_zone::Entity>(&call.state, &id).await?;
     Ok(ok(json!({"availability_zone": call.fields(render(&row))})))
 }
 

@@ -1,10 +1,10 @@
 //! `/availabilityzoneprofiles`
 
 use super::page_answer;
-use crate::app::Error;
 use crate::app::profile_data;
 use crate::app::zone_data::{self, ZoneData};
 use crate::app::zone_profile::{self as app, Change, New};
+use crate::app::{Error, catalog};
 use crate::db::entity::availability_zone_profile;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
@@ -24,6 +24,9 @@ pub(super) const RESOURCE: Resource = Resource {
     path: "/availabilityzoneprofiles",
     create: CREATE,
     update: CREATE,
+    required: &["name", "provider_name", "availability_zone_data"],
+    choices: &[],
+    shown: &["id", "name", "provider_name", "availability_zone_data"],
 };
 
 fn render(row: &availability_zone_profile::Model) -> Value {
@@ -37,7 +40,7 @@ fn render(row: &availability_zone_profile::Model) -> Value {
 
 pub(super) async fn list(call: Call) -> Result<Response, Error> {
     let page = call.page()?;
-    let rows = app::list(&call.state, &page).await?;
+    let rows = catalog::list::<availability_zone_profile::Entity>(&call.state, &page).await?;
     let items: Vec<Value> = rows.iter().map(render).collect();
     let links = call.links(&page, &items);
     Ok(page_answer(
@@ -49,7 +52,7 @@ pub(super) async fn list(call: Call) -> Result<Response, Error> {
 }
 
 pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Error> {
-    let row = app::show(&call.state, &id).await?;
+    let row = catalog::show::<availability_zone_profile::Entity>(&call.state, &id).await?;
     Ok(ok(
         json!({"availability_zone_profile": call.fields(render(&row))}),
     ))
