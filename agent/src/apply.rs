@@ -180,7 +180,7 @@ impl<L: LinkControl, N: AsFd + Send + Sync, F: Family> Applier<L, N, F> {
             let why = format!("{}: set log_json in agent.toml instead", state.logging.json);
             return Err(FieldError::new("logging.json", why).into());
         }
-        plan::refuse(&state, self.links.management_nic(self.listen).await?)?;
+        plan::refuse(&state, &self.links.management_nics(self.listen).await?)?;
         let next = Arc::new(InForce {
             state,
             digest,

@@ -22,7 +22,7 @@ fn verdict(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     if text.trim_ascii_start().starts_with(b"{") {
         let state = DesiredState::parse(&text).with_context(|| path.display().to_string())?;
-        crate::apply::plan::refuse(&state, None).with_context(|| path.display().to_string())?;
+        crate::apply::plan::refuse(&state, &[]).with_context(|| path.display().to_string())?;
         return Ok(format!(
             "desired state {} of amphora {}: {} interfaces, {} virtual routers, {} load balancers",
             state.revision(),

@@ -54,6 +54,8 @@ pub(crate) enum Command {
     },
     /// Ask the processes of an amphora on this host.
     Ctl(CtlArgs),
+    /// Process 1 of the amphora image; its kernel starts it.
+    Init,
 }
 
 /// A part of an appliance.

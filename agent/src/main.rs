@@ -1,7 +1,7 @@
 //! `amphora`: everything that runs in an amphora, in one program.
 //!
 //! Owns: the command line, the agent (its REST API, applying desired states, the ledger, the children,
-//! heartbeats). The data plane and vrrp are libraries that this program calls before any thread exists,
+//! heartbeats), and process 1 of the image. The data plane and vrrp are libraries that this program calls before any thread exists,
 //! because they change user, capabilities and namespace first.
 
 mod agent;
@@ -17,6 +17,7 @@ mod control;
 mod ctl;
 mod family;
 mod heartbeat;
+mod init;
 mod ledger;
 mod memory;
 mod metrics;
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
         cli::complain(&anyhow::Error::from(error).context("unblock signals"));
         return ExitCode::FAILURE;
     }
+    // The kernel gives its first process the words of its command line that it does not know: not our options.
+    if init::is_wanted() {
+        init::run();
+    }
     let outcome = match cli::Cli::parse().command {
         cli::Command::Agent { config } => agent::run(&config),
         cli::Command::Dataplane(args) => child::dataplane(args),
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
         cli::Command::Run { config, only } => appliance::run(&config, only),
         cli::Command::Check { file, config } => check::run(file.as_deref(), config.as_deref()),
         cli::Command::Ctl(args) => ctl::run(args),
+        cli::Command::Init => init::command(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,6 +29,11 @@ impl Identity {
         Self(Some(std::fs::read_to_string(path).expect("controller.pem")))
     }
 
+    /// Certificate and key in one text.
+    pub const fn from_pem(pem: String) -> Self {
+        Self(Some(pem))
+    }
+
     /// None.
     pub const fn none() -> Self {
         Self(None)
@@ -77,6 +82,8 @@ pub struct Agent {
     address: IpAddr,
     server_name: String,
     roots: RootCertStore,
+    /// Longest wait for an answer.
+    patience: Duration,
 }
 
 /// Status and body.
@@ -99,19 +106,39 @@ impl Agent {
             .iter()
             .find(|pin| pin.to_string_lossy().ends_with("-management"))
             .expect("the management network");
-        let ca = std::fs::read(pki(system).join("server-ca.pem")).expect("server-ca.pem");
+        let ca = std::fs::read_to_string(pki(system).join("server-ca.pem"));
+        let address = crate::api::text(&amphora["lb_network_ip"]);
+        Self::at(
+            NetNs::open(management).expect("the management network"),
+            address.parse().expect("lb_network_ip"),
+            &crate::api::text(&amphora["id"]),
+            &ca.expect("server-ca.pem"),
+        )
+    }
+
+    /// The agent at an address that is reached from `netns`, with the authority (PEM) of its certificate.
+    ///
+    /// # Panics
+    /// When the authority cannot be read.
+    pub fn at(netns: NetNs, address: IpAddr, server_name: &str, ca: &str) -> Self {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&ca) {
+        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
             roots.add(certificate.expect("PEM")).expect("a root");
         }
         Self {
-            management: NetNs::open(management).expect("the management network"),
-            address: crate::api::text(&amphora["lb_network_ip"])
-                .parse()
-                .expect("lb_network_ip"),
-            server_name: crate::api::text(&amphora["id"]),
+            management: netns,
+            address,
+            server_name: server_name.to_owned(),
             roots,
+            patience: ANSWER,
         }
+    }
+
+    /// Waits longer for answers: for one in an emulated machine.
+    #[must_use]
+    pub const fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// A TLS connection; the handshake is done.
@@ -142,9 +169,9 @@ impl Agent {
         let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         let tcp = self.management.tcp_connect(
             (self.address, krater_model::wire::agent::PORT).into(),
-            ANSWER,
+            self.patience,
         )?;
-        tcp.set_read_timeout(Some(ANSWER))?;
+        tcp.set_read_timeout(Some(self.patience))?;
         let mut stream = StreamOwned::new(connection, tcp);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;

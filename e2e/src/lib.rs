@@ -10,6 +10,7 @@
 //! | [`client`] | blocking HTTP clients, and clients that keep work in flight and count |
 //! | [`agent`] | an agent's API, with right and wrong certificates |
 //! | [`amphora`] | an amphora's processes and namespaces |
+//! | [`guest`] | the image's kernel and initrd in virtual machines |
 //! | [`database`] | PostgreSQL and MariaDB, each test's own |
 //! | [`keystone`] | a real Keystone, each test's own |
 //! | [`wait`] | waiting for a condition |
@@ -30,6 +31,7 @@ pub mod api;
 pub mod backend;
 pub mod client;
 pub mod database;
+pub mod guest;
 pub mod keystone;
 pub mod place;
 pub mod system;

@@ -1,6 +1,7 @@
 //! The targets.
 
 mod api;
+mod guest;
 mod http;
 mod model;
 mod proxy;
@@ -33,6 +34,13 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("stored_certificate", secrets::stored_certificate),
     ("pkcs12_file", secrets::pkcs12_file),
     ("vrrp_heartbeat", vrrp::heartbeat),
+    ("meta_data", guest::meta_data),
+    ("network_data", guest::network_data),
+    ("cloud_config", guest::cloud_config),
+    ("module_order", guest::module_order),
+    ("disk_label", guest::disk_label),
+    ("uevent", guest::uevent),
+    ("dhcp_packet", guest::dhcp_packet),
 ];
 
 /// By name.

@@ -1,6 +1,7 @@
 //! The committed corpora, and a short search, as ordinary tests.
 
 use krater_fuzz::{Mutator, TARGETS, corpus};
+use krater_model::guest;
 
 #[path = "../../dataplane/tests/differential/table.rs"]
 #[allow(
@@ -97,6 +98,23 @@ fn the_corpus_holds_messages_that_are_accepted() {
     krater_model::config::AgentConfig::parse(&read("agent_toml/full.toml")).unwrap();
     serde_json::from_str::<krater_model::wire::heartbeat::Beat>(&read("heartbeat/beat.json"))
         .unwrap();
+    for name in ["nova.json", "dhcp.json"] {
+        let text = read(&format!("network_data/{name}"));
+        guest::network_data::Management::parse(text.as_bytes()).unwrap();
+    }
+    guest::meta_data::MetaData::parse(read("meta_data/nova.json").as_bytes()).unwrap();
+    guest::cloud_config::CloudConfig::parse(read("cloud_config/octavia.yaml").as_bytes()).unwrap();
+    assert_eq!(
+        guest::order::parse(&read("module_order/cloud"))
+            .unwrap()
+            .len(),
+        2
+    );
+    for (path, packet) in corpus("dhcp_packet").unwrap() {
+        let mac = krater_model::MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);
+        let taken = guest::dhcp::packet::read(&packet, mac, 1);
+        assert!(taken.is_ok(), "{}: {taken:?}", path.display());
+    }
     // A message of every resource and operation, each understood as what its name says.
     for body in krater_controller::http::v2::BODIES {
         let text = read(&format!("api_body/{body}.json"));

@@ -11,6 +11,7 @@
 pub mod config;
 pub mod control;
 pub mod error;
+pub mod guest;
 pub mod id;
 pub mod names;
 pub mod net;

@@ -101,7 +101,7 @@ impl Announcer {
         // Protocol 0: it receives nothing, so that nothing piles up.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         let index = i32::try_from(index).map_err(io::Error::other)?;
-        socket.bind(&sys::link_address(index, 0)?)?;
+        socket.bind(&sys::link_address(index, 0, None)?)?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket })
     }

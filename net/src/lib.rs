@@ -14,6 +14,8 @@
 //! | [`sync`] | the same operations without an async runtime, for vrrp's own thread and the local drivers |
 //! | [`filter`] | addresses to which no packets are accepted: one nftables table |
 //! | [`announce`] | gratuitous ARP and unsolicited NA frames, and the socket that sends them |
+//! | [`dhcp`] | sockets of a DHCPv4 client |
+//! | [`uevent`] | the kernel's events about devices |
 //! | [`resident`] | giving back pages that only start-up needed |
 //! | [`process`] | starting a detached process in a namespace, finding and killing what runs in one |
 //!
@@ -23,6 +25,7 @@
 //! of routes and `FRA_PROTOCOL` of rules. A diff looks only at its own tag.
 
 pub mod announce;
+pub mod dhcp;
 pub mod fake;
 pub mod filter;
 pub mod link;
@@ -34,6 +37,7 @@ pub mod rtnl;
 pub mod sync;
 mod sys;
 pub mod sysctl;
+pub mod uevent;
 pub mod watch;
 
 use std::io;

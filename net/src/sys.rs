@@ -65,8 +65,12 @@ pub(crate) fn tokio_netlink(socket: netlink_sys::Socket) -> io::Result<netlink_s
     Ok(unsafe { netlink_sys::TokioSocket::from_raw_fd(socket.into_raw_fd()) })
 }
 
-/// The address that binds a packet socket to an interface.
-pub(crate) fn link_address(index: i32, ethertype: u16) -> io::Result<socket2::SockAddr> {
+/// The address that binds a packet socket to an interface, or that sends a packet there to a MAC address.
+pub(crate) fn link_address(
+    index: i32,
+    ethertype: u16,
+    to: Option<[u8; 6]>,
+) -> io::Result<socket2::SockAddr> {
     // SAFETY: a sockaddr_ll is smaller than the zeroed, aligned sockaddr_storage that `try_init`
     // hands us, and all its fields are plain integers; the length set is its size.
     let (_, address) = unsafe {
@@ -75,6 +79,10 @@ pub(crate) fn link_address(index: i32, ethertype: u16) -> io::Result<socket2::So
             (*ll).sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
             (*ll).sll_protocol = ethertype.to_be();
             (*ll).sll_ifindex = index;
+            if let Some(to) = to {
+                (*ll).sll_halen = 6;
+                (*ll).sll_addr = [to[0], to[1], to[2], to[3], to[4], to[5], 0, 0];
+            }
             *length = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
             Ok(())
         })

@@ -54,7 +54,11 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("perf", "krater-perf", &["krater-model", "krater-net"]),
-    ("e2e", "krater-e2e", &["krater-model", "krater-net"]),
+    (
+        "e2e",
+        "krater-e2e",
+        &["krater-model", "krater-net", "krater-image"],
+    ),
     (
         "fuzz",
         "krater-fuzz",

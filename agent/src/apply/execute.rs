@@ -92,24 +92,25 @@ impl<L: LinkControl, N: AsFd> Links<L, N> {
         })
     }
 
-    /// Address of the NIC that carries `address` in the management namespace.
-    pub(crate) async fn management_nic(
-        &self,
-        address: IpAddr,
-    ) -> Result<Option<MacAddr>, LinkError> {
-        let addresses = self.management.addresses().await.map_err(LinkError::List)?;
-        let Some(index) = addresses
-            .iter()
-            .find(|a| a.net.addr() == address)
-            .map(|a| a.link)
-        else {
-            return Ok(None);
-        };
+    /// MAC addresses of the NICs over which the agent is reached: the one that carries `address` in the management
+    /// namespace, or, when it serves at any address, each that has one there.
+    pub(crate) async fn management_nics(&self, address: IpAddr) -> Result<Vec<MacAddr>, LinkError> {
+        let mut addresses = self.management.addresses().await.map_err(LinkError::List)?;
+        addresses.retain(|a| {
+            let ip = a.net.addr();
+            // Every NIC that is up has a link-local one.
+            let own = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+            ip == address || (address.is_unspecified() && !own && !ip.is_loopback())
+        });
+        if addresses.is_empty() {
+            return Ok(Vec::new());
+        }
         let links = self.management.links().await.map_err(LinkError::List)?;
         Ok(links
             .into_iter()
-            .find(|link| link.index == index)
-            .and_then(|link| link.mac))
+            .filter(|link| addresses.iter().any(|a| a.link == link.index))
+            .filter_map(|link| link.mac)
+            .collect())
     }
 
     /// Observes when all NICs of `desired` are there; waits for them, but not for ever.

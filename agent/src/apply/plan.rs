@@ -127,7 +127,7 @@ pub(crate) fn missing<'a>(desired: &'a [Interface], observed: &Observed) -> Vec<
 }
 
 /// What this agent can never do with a document, whatever is plugged in.
-pub(crate) fn refuse(state: &DesiredState, management: Option<MacAddr>) -> Result<(), FieldError> {
+pub(crate) fn refuse(state: &DesiredState, management: &[MacAddr]) -> Result<(), FieldError> {
     for (b, lb) in state.load_balancers.iter().enumerate() {
         for (l, listener) in lb.listeners.iter().enumerate() {
             let log = listener.options.access_log.as_ref();
@@ -142,7 +142,7 @@ pub(crate) fn refuse(state: &DesiredState, management: Option<MacAddr>) -> Resul
         let at = |field: &str, why: String| {
             Err(FieldError::new(format!("interfaces[{i}].{field}"), why))
         };
-        if Some(interface.mac) == management {
+        if management.contains(&interface.mac) {
             let why = format!("{} is the management NIC: leave it out", interface.mac);
             return at("mac", why);
         }

@@ -71,6 +71,7 @@ struct Rig {
     dir: tempfile::TempDir,
     family: FakeFamily,
     patience: Duration,
+    listen: IpAddr,
 }
 
 impl Rig {
@@ -83,6 +84,7 @@ impl Rig {
             dir: tempfile::tempdir().unwrap(),
             family: FakeFamily::default(),
             patience: Duration::from_secs(60),
+            listen: "100.96.0.2".parse().unwrap(),
         }
     }
 
@@ -97,7 +99,7 @@ impl Rig {
                 patience: self.patience,
             },
             &self.family,
-            "100.96.0.2".parse().unwrap(),
+            self.listen,
             false,
         )
     }
@@ -330,4 +332,36 @@ async fn a_disk_error_changes_nothing() {
         "{error}"
     );
     assert!(rig.calls().is_empty() && applier.current().is_none());
+}
+
+/// In the image a NIC that waits for the agent is beside the management NIC: only an address tells them apart.
+#[tokio::test]
+async fn the_management_nic_is_known_by_its_address_also_when_the_agent_serves_at_any() {
+    for (listen, refused) in [
+        ("100.96.0.2", true),
+        ("0.0.0.0", true),
+        ("::", true),
+        ("100.96.0.3", false),
+    ] {
+        let mut rig = Rig::new();
+        rig.listen = listen.parse().unwrap();
+        rig.management.plug("eth0", MAC);
+        let link = rig.management.link_by_mac(MAC).await.unwrap().unwrap();
+        for net in ["100.96.0.2/16", "fe80::1/64"] {
+            let address = krater_net::link::Address {
+                link: link.index,
+                net: net.parse().unwrap(),
+                protocol: 0,
+                no_prefix_route: false,
+            };
+            rig.management.add_address(&address).await.unwrap();
+        }
+        let applier = rig.applier();
+        let outcome = applier
+            .apply(state(1, &[("eth1", MAC, "192.0.2.5/24")]))
+            .await;
+        let is_refused =
+            matches!(&outcome, Err(ApplyError::Field(error)) if error.field == "interfaces[0].mac");
+        assert_eq!(is_refused, refused, "{listen}: {outcome:?}");
+    }
 }

@@ -14,6 +14,7 @@ mod crash;
 mod demo;
 mod disk;
 mod faults;
+mod guest;
 mod heartbeats;
 mod live;
 mod logs;

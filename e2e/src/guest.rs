@@ -1,0 +1,642 @@
+//! The amphora image's kernel and initrd in a virtual machine (TCG), with config drives as Nova's own tools make
+//! them. Each machine has a network namespace of its own, in which port 9443 of 127.0.0.1 is its agent's.
+//!
+//! Needs `KRATER_IMAGE`, the folder of `cargo xtask image`, and the peers.
+
+use crate::agent::{Agent, Identity};
+use crate::wait;
+use krater_image::cpio::Archive;
+use krater_net::netns::{self, NetNs};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Booting under emulation on a loaded machine takes tens of seconds; only broken things take this.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// The name that the agent believes its controller has.
+const CONTROLLER: &str = "krater-controller";
+/// What QEMU's own DHCP server gives.
+const ADDRESS: &str = "10.0.2.15";
+/// Of the management NIC.
+pub const MANAGEMENT_MAC: &str = "52:54:00:00:00:01";
+
+/// A program of the peers or of the host.
+fn program(name: &str) -> Command {
+    let tree = peers().join("tree");
+    let folders = ["usr/bin", "usr/sbin", "sbin", "bin"];
+    let own = folders.iter().map(|folder| tree.join(folder).join(name));
+    let hosts = folders
+        .iter()
+        .map(|folder| Path::new("/").join(folder).join(name));
+    let path = own.chain(hosts).find(|path| path.exists());
+    let path = path.unwrap_or_else(|| panic!("{name} is missing: `cargo xtask setup` fetches it"));
+    let mut command = Command::new(path);
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|l| tree.join(l));
+    let joined = std::env::join_paths(libraries).expect("no colon in the path");
+    command.env("LD_LIBRARY_PATH", joined);
+    command
+}
+
+/// QEMU with its firmware: the launcher that `cargo xtask setup` writes, or the program itself.
+fn emulator() -> Command {
+    let launcher = peers().join("qemu/qemu-system-x86_64");
+    if launcher.exists() {
+        return Command::new(launcher);
+    }
+    let share = peers().join("tree/usr/share");
+    let mut command = program("qemu-system-x86_64");
+    for folder in ["qemu", "seabios"].map(|name| share.join(name)) {
+        if folder.is_dir() {
+            command.arg("-L").arg(folder);
+        }
+    }
+    command
+}
+
+fn peers() -> PathBuf {
+    std::env::var_os("KRATER_PEERS")
+        .map_or_else(|| crate::root().join("target/peers"), PathBuf::from)
+}
+
+fn image(name: &str) -> PathBuf {
+    let folder = std::env::var_os("KRATER_IMAGE");
+    let folder = folder.map_or_else(|| crate::root().join("target/image/default"), PathBuf::from);
+    let path = folder.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: `cargo xtask image` makes it",
+        path.display()
+    );
+    path
+}
+
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Both authorities, and who the amphora is.
+pub struct Pki {
+    /// Id of the amphora.
+    pub amphora: String,
+    servers: (String, Issuer<'static, KeyPair>),
+    clients: (String, Issuer<'static, KeyPair>),
+}
+
+impl std::fmt::Debug for Pki {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pki")
+            .field("amphora", &self.amphora)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Pki {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pki {
+    /// New ones.
+    ///
+    /// # Panics
+    /// Never in practice: when no key can be made.
+    pub fn new() -> Self {
+        let authority = || {
+            let key = KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::new(vec![]).expect("parameters");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let pem = params.self_signed(&key).expect("a certificate").pem();
+            (pem, Issuer::new(params, key))
+        };
+        Self {
+            amphora: uuid::Uuid::new_v4().to_string(),
+            servers: authority(),
+            clients: authority(),
+        }
+    }
+
+    /// The controller's certificate.
+    pub fn controller(&self) -> Identity {
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        Identity::from_pem(issue(&self.clients.1, CONTROLLER, usage))
+    }
+
+    /// What the controller puts on a config drive.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let usage = ExtendedKeyUsagePurpose::ServerAuth;
+        let config = format!(
+            r#"
+amphora_id = "{}"
+listen = "{ADDRESS}:9443"
+run_dir = "/run/krater"
+state_dir = "/var/lib/krater"
+log_dir = "/var/log/krater"
+vip_netns = "/run/netns/vip"
+server_pem = "server.pem"
+client_ca = "client-ca.pem"
+seal_key = "seal.key"
+"#,
+            self.amphora
+        );
+        let file = |name: &str, text: String| (format!("/etc/krater/{name}"), text);
+        vec![
+            file("agent.toml", config),
+            file("server.pem", issue(&self.servers.1, &self.amphora, usage)),
+            file("client-ca.pem", self.clients.0.clone()),
+            file("seal.key", "ab".repeat(32)),
+        ]
+    }
+}
+
+fn issue(issuer: &Issuer<'static, KeyPair>, name: &str, usage: ExtendedKeyUsagePurpose) -> String {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.extended_key_usages = vec![usage];
+    let certificate = params.signed_by(&key, issuer).expect("a certificate");
+    certificate.pem() + &key.serialize_pem()
+}
+
+/// The tree of a config drive, before it is one.
+#[derive(Debug)]
+pub struct Drive {
+    folder: TempDir,
+}
+
+impl Drive {
+    /// With these files, `network_data.json` for DHCP, and a seed.
+    ///
+    /// # Panics
+    /// When the folder for temporary files cannot be written.
+    pub fn new(files: &[(String, String)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let drive = Self { folder };
+        let entries: Vec<Value> = files
+            .iter()
+            .enumerate()
+            .map(|(n, (path, _))| json!({"path": path, "content_path": format!("/content/{n:04}")}))
+            .collect();
+        for (n, (_, text)) in files.iter().enumerate() {
+            drive.put(&format!("openstack/content/{n:04}"), text);
+        }
+        let meta = json!({"uuid": "83679162-1378-4288-a2d4-70e13ec132aa", "hostname": "amphora-e2e",
+            "random_seed": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "files": entries});
+        drive.put("openstack/latest/meta_data.json", &meta.to_string());
+        let network = json!({
+            "links": [{"id": "l", "type": "ovs", "ethernet_mac_address": MANAGEMENT_MAC, "mtu": 1450}],
+            "networks": [{"id": "n", "type": "ipv4_dhcp", "link": "l"}], "services": []});
+        drive.put("openstack/latest/network_data.json", &network.to_string());
+        drive
+    }
+
+    /// Writes a file of the tree.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn put(&self, path: &str, text: &str) {
+        let path = self.folder.path().join("tree").join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, text).expect("a file");
+    }
+
+    /// As Nova makes it by default, with Nova's arguments (nova/virt/configdrive.py).
+    pub fn iso(self) -> Disk {
+        let disk = self.folder.path().join("disk");
+        run(program("genisoimage")
+            .arg("-o")
+            .arg(&disk)
+            .args([
+                "-ldots",
+                "-allow-lowercase",
+                "-allow-multidot",
+                "-l",
+                "-publisher",
+                "Krater",
+            ])
+            .args(["-quiet", "-J", "-r", "-V", "config-2"])
+            .arg(self.folder.path().join("tree")));
+        Disk(self.folder)
+    }
+
+    /// As Nova makes it with `config_drive_format=vfat`: 64 MiB.
+    ///
+    /// # Panics
+    /// When the disk cannot be made.
+    pub fn vfat(self) -> Disk {
+        let disk = self.folder.path().join("disk");
+        let file = std::fs::File::create(&disk).expect("a file");
+        file.set_len(64 << 20).expect("64 MiB");
+        run(program("mkfs.vfat").args(["-n", "config-2"]).arg(&disk));
+        run(program("mcopy")
+            .args(["-s", "-i"])
+            .arg(&disk)
+            .arg(self.folder.path().join("tree/openstack"))
+            .arg("::/"));
+        Disk(self.folder)
+    }
+}
+
+/// The file of a disk; goes away with it.
+#[derive(Debug)]
+pub struct Disk(TempDir);
+
+impl Disk {
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("disk")
+    }
+
+    /// An amphora's data partition with a file of `filled` bytes in it.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn data(filled: usize) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = folder.path().join("disk");
+        let tree = folder.path().join("tree");
+        std::fs::create_dir(&tree).expect("a folder");
+        std::fs::write(tree.join("filler"), vec![1; filled]).expect("a file");
+        let file = std::fs::File::create(&disk).expect("a file");
+        file.set_len(32 << 20).expect("32 MiB");
+        run(program("mkfs.ext4")
+            .args(["-q", "-F", "-m", "0", "-L", "krater-data", "-d"])
+            .arg(&tree)
+            .arg(&disk));
+        Self(folder)
+    }
+
+    /// Overwrites a piece.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn damage(&self, at: u64, bytes: &[u8]) {
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::File::options()
+            .write(true)
+            .open(self.path())
+            .expect("the disk");
+        file.write_all_at(bytes, at).expect("damage");
+    }
+}
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// A CD-ROM on IDE; machine `pc`.
+    Ide,
+    /// A CD-ROM on SATA; machine `q35`.
+    Sata,
+    /// A CD-ROM on virtio-scsi.
+    Scsi,
+    /// A disk on virtio-blk.
+    Virtio,
+}
+
+/// A machine to boot.
+#[derive(Debug)]
+pub struct Machine {
+    arguments: Vec<String>,
+    kind: &'static str,
+    append: String,
+    debug: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            arguments: Vec::new(),
+            kind: "pc",
+            append: String::new(),
+            debug: false,
+        }
+    }
+}
+
+impl Machine {
+    /// Of the type `q35` instead of `pc`.
+    #[must_use]
+    pub fn q35(mut self) -> Self {
+        self.kind = "q35";
+        self
+    }
+
+    /// With the shell of the debug variant.
+    #[must_use]
+    pub fn debug(mut self) -> Self {
+        self.debug = true;
+        // A line of the kernel in the middle of the shell's is not what a test looks for.
+        self.append("loglevel=3")
+    }
+
+    /// With more words on the kernel's command line.
+    #[must_use]
+    pub fn append(mut self, words: &str) -> Self {
+        self.append.push(' ');
+        self.append.push_str(words);
+        self
+    }
+
+    /// With more arguments for QEMU.
+    #[must_use]
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    /// With a disk.
+    #[must_use]
+    pub fn disk(self, disk: &Disk, bus: Bus) -> Self {
+        let id = format!("disk{}", self.arguments.len());
+        let read_only = if bus == Bus::Virtio {
+            ""
+        } else {
+            ",media=cdrom,readonly=on"
+        };
+        let drive = format!(
+            "id={id},if=none,format=raw,file={}{read_only}",
+            disk.path().display()
+        );
+        let machine = self.with(&["-drive", &drive, "-device"]);
+        match bus {
+            Bus::Ide => machine.with(&[&format!("ide-cd,drive={id},bus=ide.1")]),
+            Bus::Sata => machine.with(&[&format!("ide-cd,drive={id},bus=ide.2")]),
+            Bus::Virtio => machine.with(&[&format!("virtio-blk-pci,drive={id}")]),
+            Bus::Scsi => machine.with(&[
+                "virtio-scsi-pci,id=scsi",
+                "-device",
+                &format!("scsi-cd,bus=scsi.0,drive={id}"),
+            ]),
+        }
+    }
+
+    /// Boots it.
+    ///
+    /// # Panics
+    /// Without root, the image or the peers.
+    pub fn boot(self) -> Guest {
+        let folder = tempfile::tempdir().expect("a folder");
+        let netns = NetNs::create(&folder.path().join("netns")).expect("these tests need root");
+        let initrd = folder.path().join("initrd");
+        let mut bytes = std::fs::read(image("initrd")).expect("the initrd");
+        // The kernel unpacks archives one after another, each beginning at a multiple of four.
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        if self.debug {
+            bytes.extend(shell());
+        }
+        std::fs::write(&initrd, bytes).expect("an initrd");
+        let console = folder.path().join("console");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let mut command = emulator();
+        command
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-m",
+                "192",
+            ])
+            .args(["-machine", self.kind, "-cpu", "max", "-kernel"])
+            .arg(image("vmlinuz"))
+            .arg("-initrd")
+            .arg(&initrd)
+            .args(["-append", &format!("console=ttyS0 panic=10{}", self.append)])
+            .args([
+                "-chardev",
+                &format!(
+                    "socket,id=c,server=on,wait=off,path={},logfile={}",
+                    path("serial"),
+                    console.display()
+                ),
+            ])
+            .args(["-serial", "chardev:c"])
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", path("qmp"))])
+            .args([
+                "-netdev",
+                &format!("user,id=n0,hostfwd=tcp:127.0.0.1:9443-{ADDRESS}:9443"),
+            ])
+            .args([
+                "-device",
+                &format!("virtio-net-pci,netdev=n0,mac={MANAGEMENT_MAC},romfile="),
+            ])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("stderr")).expect("a file"));
+        let child = netns
+            .run(|| command.spawn())
+            .expect("enter the namespace")
+            .expect("start QEMU");
+        Guest {
+            child,
+            netns,
+            folder,
+            serial: OnceLock::new(),
+        }
+    }
+}
+
+/// The shell, and that the image is of the debug variant.
+fn shell() -> Vec<u8> {
+    let busybox = program("busybox");
+    let busybox = std::fs::read(busybox.get_program()).expect("busybox");
+    let about = json!({"name": "amphora", "version": "e2e", "kernel": "", "variant": "debug"});
+    let mut archive = Archive::new();
+    archive.file("bin/busybox", 0o755, busybox).expect("a path");
+    let about = about.to_string().into_bytes();
+    archive
+        .file("etc/krater-image.json", 0o644, about)
+        .expect("a path");
+    archive.finish()
+}
+
+/// A machine that runs, or ran.
+#[derive(Debug)]
+pub struct Guest {
+    child: Child,
+    netns: NetNs,
+    folder: TempDir,
+    serial: OnceLock<UnixStream>,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("console of the guest:\n{}", self.console());
+        }
+        let _ = netns::delete(&self.folder.path().join("netns"));
+    }
+}
+
+impl Guest {
+    /// All that it said.
+    pub fn console(&self) -> String {
+        let bytes = std::fs::read(self.folder.path().join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until it has said `text` so many times; gives all that it said.
+    ///
+    /// # Panics
+    /// When it does not, or ends before.
+    pub fn says_times(&mut self, text: &str, times: usize) -> String {
+        wait::within(PATIENCE, text, || {
+            let ended = self.ended();
+            let console = self.console();
+            if console.matches(text).count() >= times {
+                return Some(console);
+            }
+            if let Some(status) = ended {
+                let errors = std::fs::read_to_string(self.folder.path().join("stderr"));
+                panic!("{text:?}: QEMU has ended: {status}: {errors:?}");
+            }
+            None
+        })
+    }
+
+    /// Waits until it has said `text`.
+    pub fn says(&mut self, text: &str) -> String {
+        self.says_times(text, 1)
+    }
+
+    /// The time since boot, in seconds, at which it said `text` first.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn said_at(&self, text: &str) -> f64 {
+        let console = self.console();
+        let line = console.lines().find(|line| line.contains(text));
+        let time = line.and_then(|line| line.split_once('[')?.1.split_once(']'));
+        let time = time.and_then(|(time, _)| time.trim().parse().ok());
+        time.unwrap_or_else(|| panic!("{text:?} was not said"))
+    }
+
+    /// How QEMU ended, if it has.
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
+    /// Waits until QEMU has ended: the machine went off.
+    pub fn goes_off(&mut self) {
+        wait::within(PATIENCE, "the machine goes off", || self.ended());
+    }
+
+    /// Its agent, which listens but may not answer yet.
+    pub fn agent(&self, pki: &Pki) -> Agent {
+        let netns = NetNs::open(&self.folder.path().join("netns")).expect("the namespace");
+        Agent::at(netns, [127, 0, 0, 1].into(), &pki.amphora, &pki.servers.0)
+    }
+
+    /// Waits until the agent answers its controller.
+    pub fn answers(&mut self, pki: &Pki) -> Value {
+        let (agent, controller) = (self.agent(pki), pki.controller());
+        wait::within(PATIENCE, "the agent answers", || {
+            let ended = self.ended();
+            assert!(ended.is_none(), "QEMU has ended: {ended:?}");
+            let answer = agent.send(&controller, "GET", "/2.0/info", "").ok()?;
+            (answer.status == 200).then(|| serde_json::from_str(&answer.body).expect("JSON"))
+        })
+    }
+
+    /// Types a line on the serial port.
+    ///
+    /// # Panics
+    /// When it cannot be reached.
+    pub fn types(&self, line: &str) {
+        // One visit for the machine's life: what a guest has not read yet is lost when the visitor leaves.
+        let mut port = self.serial.get_or_init(|| {
+            let port = UnixStream::connect(self.folder.path().join("serial")).expect("the port");
+            let mut output = port.try_clone().expect("a copy");
+            // Nobody waits for it: it ends with QEMU.
+            std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+            port
+        });
+        // Slower than a person: an emulated port has a queue of sixteen bytes.
+        for byte in format!("{line}\r").bytes() {
+            port.write_all(&[byte]).expect("type");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A command of QEMU's monitor; gives its answer.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn monitor(&self, command: &str, arguments: &Value) -> Value {
+        let mut monitor = self.monitor_socket();
+        say(
+            &mut monitor,
+            &json!({"execute": command, "arguments": arguments}),
+        );
+        let answer = hear(&mut monitor, |message| {
+            message.get("return").is_some() || message.get("error").is_some()
+        });
+        assert!(answer.get("error").is_none(), "{command}: {answer}");
+        answer["return"].clone()
+    }
+
+    /// Waits for an event of QEMU's monitor that comes after `trigger`.
+    pub fn event_after(&self, event: &str, trigger: impl FnOnce(&Self)) -> Value {
+        let mut monitor = self.monitor_socket();
+        // The monitor takes one visitor at a time: the trigger must not use it.
+        trigger(self);
+        hear(&mut monitor, |message| message["event"] == event)
+    }
+
+    fn monitor_socket(&self) -> BufReader<UnixStream> {
+        let path = self.folder.path().join("qmp");
+        let socket = wait::until("the monitor", || UnixStream::connect(&path).ok());
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut monitor = BufReader::new(socket);
+        hear(&mut monitor, |message| message.get("QMP").is_some());
+        say(&mut monitor, &json!({"execute": "qmp_capabilities"}));
+        hear(&mut monitor, |message| message.get("return").is_some());
+        monitor
+    }
+
+    /// The namespace of QEMU's own network.
+    pub const fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+}
+
+fn say(monitor: &mut BufReader<UnixStream>, message: &Value) {
+    let text = format!("{message}\n");
+    monitor
+        .get_mut()
+        .write_all(text.as_bytes())
+        .expect("the monitor");
+}
+
+fn hear(monitor: &mut BufReader<UnixStream>, wanted: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let mut line = String::new();
+        let length = monitor.read_line(&mut line).expect("the monitor answers");
+        assert!(length > 0, "the monitor is gone");
+        let message: Value = serde_json::from_str(&line).expect("JSON");
+        if wanted(&message) {
+            return message;
+        }
+    }
+}
