@@ -306,6 +306,15 @@ pub enum Bus {
     Virtio,
 }
 
+/// What finds the kernel on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS, and the boot loader in the image.
+    Bios,
+    /// OVMF, and the EFI program in the image.
+    Uefi,
+}
+
 /// A machine to boot.
 #[derive(Debug)]
 pub struct Machine {
@@ -313,6 +322,8 @@ pub struct Machine {
     kind: &'static str,
     append: String,
     debug: bool,
+    /// Kernel and initrd of the image at once, or its disk as a cloud boots it.
+    disk: Option<Firmware>,
 }
 
 impl Default for Machine {
@@ -322,6 +333,7 @@ impl Default for Machine {
             kind: "pc",
             append: String::new(),
             debug: false,
+            disk: None,
         }
     }
 }
@@ -331,6 +343,13 @@ impl Machine {
     #[must_use]
     pub fn q35(mut self) -> Self {
         self.kind = "q35";
+        self
+    }
+
+    /// From the image's qcow2, as a cloud boots it. The command line is the image's own.
+    #[must_use]
+    pub fn from_disk(mut self, firmware: Firmware) -> Self {
+        self.disk = Some(firmware);
         self
     }
 
@@ -409,14 +428,9 @@ impl Machine {
                 "-nodefaults",
                 "-display",
                 "none",
-                "-m",
-                "192",
             ])
-            .args(["-machine", self.kind, "-cpu", "max", "-kernel"])
-            .arg(image("vmlinuz"))
-            .arg("-initrd")
-            .arg(&initrd)
-            .args(["-append", &format!("console=ttyS0 panic=10{}", self.append)])
+            .args(["-machine", self.kind, "-cpu", "max"])
+            .args(self.start(&initrd))
             .args([
                 "-chardev",
                 &format!(
@@ -449,6 +463,31 @@ impl Machine {
             folder,
             serial: OnceLock::new(),
         }
+    }
+}
+
+impl Machine {
+    /// The arguments that say what is started.
+    fn start(&self, initrd: &Path) -> Vec<String> {
+        let path = |path: &Path| path.display().to_string();
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let Some(firmware) = self.disk else {
+            let append = format!("console=ttyS0 panic=10{}", self.append);
+            let (kernel, initrd) = (path(&image("vmlinuz")), path(initrd));
+            return words(&[
+                "-m", "192", "-kernel", &kernel, "-initrd", &initrd, "-append", &append,
+            ]);
+        };
+        assert!(!self.debug && self.append.is_empty(), "a disk is as it is");
+        let disk = path(&image("amphora.qcow2"));
+        let drive = format!("id=image,if=none,format=qcow2,snapshot=on,file={disk}");
+        let device = "virtio-blk-pci,drive=image,bootindex=0";
+        let mut all = words(&["-m", "256", "-drive", &drive, "-device", device]);
+        if firmware == Firmware::Uefi {
+            let code = path(&crate::machine::peer("usr/share/ovmf/OVMF.fd"));
+            all.extend(words(&["-bios", &code]));
+        }
+        all
     }
 }
 

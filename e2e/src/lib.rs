@@ -13,6 +13,7 @@
 //! | [`guest`] | the image's kernel and initrd in virtual machines |
 //! | [`database`] | PostgreSQL and MariaDB, each test's own |
 //! | [`keystone`] | a real Keystone, each test's own |
+//! | [`machine`] | what virtual machines boot from and run in |
 //! | [`wait`] | waiting for a condition |
 //!
 //! Tests need root and fail without it. They run beside each other; [`system::alone`] keeps the ones
@@ -33,6 +34,7 @@ pub mod client;
 pub mod database;
 pub mod guest;
 pub mod keystone;
+pub mod machine;
 pub mod place;
 pub mod system;
 pub mod wait;

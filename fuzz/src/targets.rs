@@ -3,6 +3,7 @@
 mod api;
 mod guest;
 mod http;
+mod image;
 mod model;
 mod proxy;
 mod secrets;
@@ -34,6 +35,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("stored_certificate", secrets::stored_certificate),
     ("pkcs12_file", secrets::pkcs12_file),
     ("vrrp_heartbeat", vrrp::heartbeat),
+    ("deb_package", image::deb_package),
+    ("kernel_module", image::kernel_module),
+    ("bios_installer", image::installer),
+    ("efi_stub", image::efi_stub),
+    ("image_lock", image::image_lock),
     ("meta_data", guest::meta_data),
     ("network_data", guest::network_data),
     ("cloud_config", guest::cloud_config),

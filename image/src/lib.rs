@@ -1,11 +1,36 @@
-//! Building blocks of the bootable amphora image: a kernel and an initrd that holds one static
-//! binary as PID 1.
+//! The bootable amphora image: a kernel and an initrd that holds one static binary as PID 1.
 //!
-//! Here so far: [`cpio`], the archive format of an initrd, written bit for bit the same whatever the
-//! clock, the umask and the order of the input. Kernel, disk images and the boot test come with the
-//! image issue; until then `krater image` refuses.
+//! | module | what |
+//! |---|---|
+//! | [`assemble`] | from packages and a program to the files of an image |
+//! | [`lock`] | which packages, by version and SHA-256 |
+//! | [`deb`] | Debian packages, read |
+//! | [`modules`] | which kernel modules, and in which order |
+//! | [`cpio`], [`initrd`] | the kernel's first file system |
+//! | [`uki`] | the EFI program |
+//! | [`fat`], [`gpt`], [`syslinux`] | a disk that BIOS and UEFI boot |
+//! | [`qcow2`] | the disk as Glance takes it |
+//! | [`sbom`] | what is inside |
 //!
-//! Architecture Invariant: this crate writes to memory only; its callers own files.
+//! Everything is written bit for bit the same whatever the clock, the umask and the order of the input.
+//!
+//! Architecture Invariant: this crate reads and writes memory only; its callers own files, downloads and programs.
 #![forbid(unsafe_code)]
 
+pub mod assemble;
+mod bytes;
 pub mod cpio;
+pub mod deb;
+pub mod elf;
+pub mod fat;
+pub mod gpt;
+pub mod initrd;
+pub mod lock;
+pub mod modules;
+pub mod qcow2;
+pub mod sbom;
+pub mod syslinux;
+pub mod uki;
+
+pub use assemble::{ARTEFACTS, BuildError, COMMAND_LINE, Image, Inputs, Variant, build, sha256};
+pub use lock::{Lock, Pin, Role};

@@ -1,5 +1,6 @@
 //! Release builds and what runs them.
 
+use crate::image;
 use crate::util::{Done, Failure, at, capture, cargo, release_dir, root, run, target_dir};
 use std::process::{Command, ExitCode};
 
@@ -46,14 +47,9 @@ pub(crate) fn openapi(args: &[String]) -> Done {
 
 /// Static binaries: they run in the image and on any distribution.
 pub(crate) fn dist() -> Done {
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    run(cargo()
-        .args(["build", "--release", "--target", &triple])
-        .args(PRODUCT)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    let built = image::static_build(&["krater-agent", "krater-controller"])?;
     let out = target_dir().join("dist");
     std::fs::create_dir_all(&out).map_err(at(&out))?;
-    let built = target_dir().join(&triple).join("release");
     for name in ["amphora", "krater"] {
         let to = out.join(name);
         std::fs::copy(built.join(name), &to).map_err(at(&to))?;

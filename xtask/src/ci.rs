@@ -1,7 +1,7 @@
 //! What must pass before a merge: `.ci/run` and `cargo xtask ci [nightly]`.
 
 use crate::util::{Done, Failure, cargo, release_dir, run};
-use crate::{bare, build, layers, setup, tests, tidy};
+use crate::{bare, build, image, layers, setup, tests, tidy};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -43,12 +43,19 @@ pub(crate) fn ci(args: &[String]) -> Done {
         setup::setup().map(|found| peers = Some(found))
     });
     part(&mut parts, "build", build::release);
+    let mut image = None;
+    part(&mut parts, "image", || {
+        image::for_tests().map(|folder| image = Some(folder))
+    });
     part(&mut parts, "test", || {
         let peers = peers
             .as_ref()
             .ok_or("not run: the peers are missing (see above)")?;
+        let image = image
+            .as_ref()
+            .ok_or("not run: the image is missing (see above)")?;
         run(Command::new(release_dir().join("krater")).arg("doctor"))?;
-        counts = tests::tests(&[], peers)?;
+        counts = tests::tests(&[], peers, image)?;
         if counts.failed > 0 {
             Err("tests failed".into())
         } else {
@@ -100,6 +107,9 @@ pub(crate) fn ci(args: &[String]) -> Done {
                 .args(["demo", "--strict", "--runs", "5"]))
         });
         part(&mut parts, "bare", bare::bare);
+        part(&mut parts, "two images", || {
+            image::image(&["--check-reproducible".into()])
+        });
     }
     report(&parts, counts)
 }

@@ -67,6 +67,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
             "krater-dataplane-core",
             "krater-vrrp-proto",
             "krater-controller",
+            "krater-image",
         ],
     ),
     ("xtask", "xtask", &[]),

@@ -9,6 +9,7 @@
 mod bare;
 mod build;
 mod ci;
+mod image;
 mod layers;
 mod ledger;
 mod numbers;
@@ -32,6 +33,8 @@ cargo xtask COMMAND
   numbers [--against URL]  times of the API beside its goals, and beside another API with no-op drivers
   bare             the demo on a Debian 12 made with debootstrap that has gcc and nothing else
   dist             static release binaries in target/dist
+  image [ARGS…]    static `amphora` and the bootable image around it: `krater image build ARGS…`, by default in
+                   target/image/default; --update-lock pins the newest packages, --check-reproducible builds in two clones
 ";
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Some("numbers") => numbers::numbers(rest),
         Some("bare") => bare::bare(),
         Some("dist") => build::dist(),
+        Some("image") => image::image(rest),
         Some("help" | "-h" | "--help") => {
             print!("{USAGE}");
             Ok(())

@@ -4,12 +4,13 @@
 
 use crate::util::{Failure, at, capture, root, target_dir};
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Debian packages that tests and benchmarks use, and the program that each must bring, below the tree or
 /// on the host (a package that the host has is not downloaded).
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("keepalived", "usr/sbin/keepalived"),
     ("curl", "usr/bin/curl"),
     ("python3-venv", "usr/bin/python3"),
@@ -25,9 +26,19 @@ const PACKAGES: [(&str, &str); 12] = [
     ("dnsmasq-base", "usr/sbin/dnsmasq"),
     ("postgresql-15", "usr/lib/postgresql/15/bin/postgres"),
     ("mariadb-server-core", "usr/sbin/mariadbd"),
+    ("qemu-system-x86", "usr/bin/qemu-system-x86_64"),
+    (APART, "usr/bin/qemu-img"),
+    ("seabios", "usr/share/seabios/bios-256k.bin"),
+    ("ovmf", "usr/share/ovmf/OVMF.fd"),
+    ("dosfstools", "sbin/fsck.fat"),
+    ("mtools", "usr/bin/mcopy"),
+    ("genisoimage", "usr/bin/genisoimage"),
+    ("busybox-static", "bin/busybox"),
 ];
+/// Resolved by itself: a host may have another version of it than Debian's, which the emulator's package breaks.
+const APART: &str = "qemu-utils";
 /// Raised when the folder's layout changes: a folder of an older layout is made again.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 /// Programs in Python, each group in an environment of its own: its folder, its packages, the file below `e2e/peers` that
 /// pins them.
 const VENVS: [(&str, &[&str], &str); 3] = [
@@ -82,6 +93,7 @@ pub(crate) fn setup() -> Result<Peers, Failure> {
             &root().join("e2e/peers").join(constraints),
         )?;
     }
+    launcher(&folder)?;
     if let Some((package, program)) = missing(&folder) {
         return Err(Failure(format!(
             "package {package} brought no {program}: neither {} nor the host has it\n  fix: see what \
@@ -147,15 +159,20 @@ fn packages(folder: &Path) -> Result<(), Failure> {
         ))
     })?;
     // The host's own packages count as present, so that only what is missing is downloaded.
-    let resolved = capture(apt("apt-get", folder).args(["install", "--simulate", "--no-install-recommends"]).args(&names))
-        .map_err(|failure| {
+    let (apart, together): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|n| *n == APART);
+    let mut set = BTreeSet::new();
+    for names in [together, apart] {
+        let simulate = ["install", "--simulate", "--no-install-recommends"];
+        let resolved = capture(apt("apt-get", folder).args(simulate).args(&names));
+        let resolved = resolved.map_err(|failure| {
             Failure(format!(
                 "the dependencies of {} could not be resolved.\n  {failure}\n  fix: run `apt-get check`; \
                  the packages are of Debian 12's section main",
                 names.join(", ")
             ))
         })?;
-    let set = to_download(&resolved);
+        set.extend(to_download(&resolved));
+    }
     let debs = folder.join("debs");
     for package in &set {
         download(package, folder, &debs)?;
@@ -208,6 +225,25 @@ pub(crate) fn unpack(package: &str, folder: &Path) -> Result<PathBuf, Failure> {
         unpack_one(&entry.map_err(at(&debs))?.path(), &tree)?;
     }
     Ok(tree)
+}
+
+/// `qemu/qemu-system-x86_64` below the folder: the program with its libraries, modules and firmware, wherever they are.
+fn launcher(folder: &Path) -> Result<(), Failure> {
+    let text = r#"#!/bin/sh
+# Written by `cargo xtask setup`.
+tree=$(dirname "$(readlink -f "$0")")/../tree
+libraries=$tree/usr/lib/$(uname -m)-linux-gnu
+program=$tree/usr/bin/qemu-system-x86_64
+if [ ! -x "$program" ]; then exec qemu-system-x86_64 "$@"; fi
+export LD_LIBRARY_PATH="$libraries:$tree/lib/$(uname -m)-linux-gnu" QEMU_MODULE_DIR="$libraries/qemu"
+exec "$program" -L "$tree/usr/share/seabios" -L "$tree/usr/share/qemu" -L "$tree/usr/lib/ipxe/qemu" "$@"
+"#;
+    let path = folder.join("qemu/qemu-system-x86_64");
+    let sub = folder.join("qemu");
+    std::fs::create_dir_all(&sub).map_err(at(&sub))?;
+    std::fs::write(&path, text).map_err(at(&path))?;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&path, mode).map_err(at(&path))
 }
 
 /// `name=version` of each `Inst name [old] (version …)` line of a simulation.

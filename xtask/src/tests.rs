@@ -4,8 +4,9 @@
 //! ones that the end-to-end tests start) and one test build of the workspace.
 
 use crate::util::{Done, Failure, cargo, line, release_dir, run};
-use crate::{build, setup};
+use crate::{build, image, setup};
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the test runner's closing lines add up to.
@@ -20,7 +21,8 @@ pub(crate) fn test(args: &[String]) -> Done {
     let peers = setup::setup()?;
     build::release()?;
     run(Command::new(release_dir().join("krater")).arg("doctor"))?;
-    let counts = tests(args, &peers)?;
+    let image = image::for_tests()?;
+    let counts = tests(args, &peers, &image)?;
     println!("{} passed, {} failed", counts.passed, counts.failed);
     if counts.failed > 0 {
         Err("tests failed".into())
@@ -30,13 +32,18 @@ pub(crate) fn test(args: &[String]) -> Done {
 }
 
 /// Runs `cargo test` over the workspace, shows its output and adds up its closing lines.
-pub(crate) fn tests(args: &[String], peers: &setup::Peers) -> Result<Counts, Failure> {
+pub(crate) fn tests(
+    args: &[String],
+    peers: &setup::Peers,
+    image: &Path,
+) -> Result<Counts, Failure> {
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(args)
         .env("KRATER_BIN_DIR", release_dir())
         .env("KRATER_PEERS", &peers.folder)
+        .env("KRATER_IMAGE", image)
         .stdout(Stdio::piped());
     eprintln!("$ {}", line(&command));
     let mut child = command

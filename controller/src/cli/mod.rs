@@ -18,6 +18,7 @@ pub mod db;
 pub mod doctor;
 pub mod down;
 pub mod flows;
+pub mod image;
 pub mod logs;
 pub mod net;
 pub mod openapi;
@@ -76,6 +77,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Stop the controller and end its amphorae.
     Down(down::Args),
+    /// Build the image that amphorae boot as virtual machines.
+    Image(image::Args),
     /// Run a command or a small server on a network of ours.
     Net(net::Args),
     /// Print the OpenAPI document of the REST API, or what it does not support yet.
@@ -112,6 +115,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Db(args) => db::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Down(args) => down::run(args),
+        Command::Image(args) => image::run(args),
         Command::Net(args) => net::run(args),
         Command::Openapi(args) => Ok(openapi::run(&args)),
         Command::Status(args) => status::run(args),

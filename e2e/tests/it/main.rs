@@ -16,6 +16,7 @@ mod disk;
 mod faults;
 mod guest;
 mod heartbeats;
+mod image;
 mod live;
 mod logs;
 mod metrics;

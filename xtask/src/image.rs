@@ -1,0 +1,159 @@
+//! `cargo xtask image`: the static `amphora`, and the bootable image around it.
+
+use crate::build;
+use crate::util::{Done, Failure, at, capture, cargo, release_dir, root, run, target_dir};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Builds the program and calls `krater image build`; `--update-lock` writes `image/kernel.lock` instead.
+pub(crate) fn image(args: &[String]) -> Done {
+    build::release()?;
+    let krater = release_dir().join("krater");
+    if args == ["--update-lock"] {
+        return run(Command::new(krater)
+            .args(["image", "lock", "--out"])
+            .arg(root().join("image/kernel.lock"))
+            .arg("--cache")
+            .arg(cache()));
+    }
+    if args == ["--check-reproducible"] {
+        return reproducible();
+    }
+    into(&krater, &static_amphora()?, &folder(args), args)
+}
+
+/// Where images go when nobody says otherwise: `target/image/default`, `target/image/debug`.
+fn folder(args: &[String]) -> PathBuf {
+    let debug = args.iter().any(|a| a == "debug" || a == "--variant=debug");
+    target_dir()
+        .join("image")
+        .join(if debug { "debug" } else { "default" })
+}
+
+/// Downloaded packages are the same for all images: they are known by their SHA-256.
+fn cache() -> PathBuf {
+    target_dir().join("image/downloads")
+}
+
+fn into(krater: &Path, amphora: &Path, out: &Path, args: &[String]) -> Done {
+    let mut command = Command::new(krater);
+    command
+        .args(["image", "build", "--amphora-bin"])
+        .arg(amphora)
+        .arg("--cache")
+        .arg(cache());
+    if !args.iter().any(|a| a == "--out" || a.starts_with("--out=")) {
+        command.arg("--out").arg(out);
+    }
+    run(command.args(args))
+}
+
+/// The image that tests boot, made of binaries that are built already. Gives the folder.
+pub(crate) fn for_tests() -> Result<PathBuf, Failure> {
+    let out = target_dir().join("image/default");
+    into(&release_dir().join("krater"), &static_amphora()?, &out, &[])?;
+    Ok(out)
+}
+
+/// The program of images, as `target/image/amphora`: a build of something else does not replace it.
+fn static_amphora() -> Result<PathBuf, Failure> {
+    let built = static_build(&["krater-agent"])?.join("amphora");
+    let to = target_dir().join("image/amphora");
+    std::fs::create_dir_all(target_dir().join("image")).map_err(at(&to))?;
+    std::fs::copy(&built, &to).map_err(at(&to))?;
+    Ok(to)
+}
+
+/// Builds packages of ours as static programs; gives the folder that they are in.
+///
+/// No path of this machine gets into them: two checkouts give the same bytes. `--target` keeps the flags, and with them
+/// what is built, apart from everything else in the target folder.
+pub(crate) fn static_build(packages: &[&str]) -> Result<PathBuf, Failure> {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let home = cargo_home()?;
+    let (from, home) = (root(), home.display().to_string());
+    let from = from.display().to_string();
+    let target = target_dir().display().to_string();
+    // The last one that fits counts: the target folder may lie inside the checkout.
+    let maps = [(from, "/krater"), (home, "/cargo"), (target, "/target")];
+    let mut rust = String::from("-C target-feature=+crt-static");
+    let mut c = String::new();
+    for (path, name) in &maps {
+        if path.contains(char::is_whitespace) {
+            return Err(Failure(format!(
+                "{path:?} has a blank in it, and RUSTFLAGS cannot say that; fix: build in another folder"
+            )));
+        }
+        rust += &format!(" --remap-path-prefix={path}={name}");
+        c += &format!(" -ffile-prefix-map={path}={name}");
+    }
+    let mut command = cargo();
+    command
+        .args(["build", "--release", "--target", &triple])
+        .args(packages.iter().flat_map(|p| ["-p", *p]))
+        .env("RUSTFLAGS", rust)
+        .env(format!("CFLAGS_{}", triple.replace('-', "_")), c.trim());
+    run(&mut command)?;
+    Ok(target_dir().join(triple).join("release"))
+}
+
+fn cargo_home() -> Result<PathBuf, Failure> {
+    match (std::env::var_os("CARGO_HOME"), std::env::var_os("HOME")) {
+        (Some(path), _) => Ok(path.into()),
+        (None, Some(home)) => Ok(PathBuf::from(home).join(".cargo")),
+        (None, None) => Err("neither CARGO_HOME nor HOME is set".into()),
+    }
+}
+
+/// Two clones of the committed state at paths of different length, built apart with another umask, language and time zone:
+/// every file must be the same. It compiles everything twice, so it belongs to the nightly run.
+fn reproducible() -> Done {
+    let base = target_dir().join("reproducible");
+    if base.exists() {
+        std::fs::remove_dir_all(&base).map_err(at(&base))?;
+    }
+    let settings = [
+        ("a", "022", "C", "UTC"),
+        (
+            "clone-at-a-longer-path/of/another/depth",
+            "077",
+            "C.UTF-8",
+            "Pacific/Kiritimati",
+        ),
+    ];
+    let mut sums = Vec::new();
+    for (path, umask, language, zone) in settings {
+        let clone = base.join(path);
+        run(Command::new("git")
+            .args(["clone", "--quiet"])
+            .arg(root())
+            .arg(&clone))?;
+        let script = format!("umask {umask} && exec cargo xtask image --out out");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script])
+            .current_dir(&clone)
+            .env_remove("CARGO_TARGET_DIR")
+            .env("LC_ALL", language)
+            .env("LANG", language)
+            .env("TZ", zone);
+        run(&mut command)?;
+        let path = clone.join("out/SHA256SUMS");
+        sums.push(std::fs::read_to_string(&path).map_err(at(&path))?);
+        // Gigabytes of build products prove nothing more.
+        let built = clone.join("target");
+        std::fs::remove_dir_all(&built).map_err(at(&built))?;
+    }
+    capture(
+        Command::new("diff")
+            .arg("-r")
+            .args(settings.map(|s| base.join(s.0).join("out"))),
+    )?;
+    print!("{}", sums.first().map_or("", String::as_str));
+    if sums.first() == sums.last() {
+        println!("two clones gave the same image");
+        Ok(())
+    } else {
+        Err("two clones gave different images".into())
+    }
+}
