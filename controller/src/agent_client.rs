@@ -208,6 +208,8 @@ pub struct Client {
     tls: TlsConnector,
     /// Idle connections. Bounded by the amphorae that exist: [`AgentApi::forget`] removes the others.
     kept: Mutex<HashMap<Address, Sender>>,
+    /// Deadlines are so many times those above.
+    patience: u32,
 }
 
 impl std::fmt::Debug for Client {
@@ -233,6 +235,16 @@ impl Client {
             dial,
             tls: TlsConnector::from(tls),
             kept: Mutex::default(),
+            patience: 1,
+        }
+    }
+
+    /// The same for agents on slow machines: every deadline is so many times as long.
+    #[must_use]
+    pub fn patient(self, times: u32) -> Self {
+        Self {
+            patience: times.max(1),
+            ..self
         }
     }
 
@@ -252,7 +264,7 @@ impl Client {
             what: "GET logs",
             request_id,
             body: Bytes::new(),
-            deadline: READ,
+            deadline: READ * self.patience,
         };
         let within = async {
             let mut sender = self.connect(to).await?;
@@ -317,18 +329,19 @@ impl Client {
             at,
             source,
         };
-        let tcp = tokio::time::timeout(CONNECT, self.dial.dial(at))
+        let connect = CONNECT * self.patience;
+        let tcp = tokio::time::timeout(connect, self.dial.dial(at))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(refuse)?;
         tcp.set_nodelay(true).map_err(refuse)?;
         // A peer whose links were cut never answers; a kept connection to it must fail soon.
         socket2::SockRef::from(&tcp)
-            .set_tcp_user_timeout(Some(CONNECT))
+            .set_tcp_user_timeout(Some(connect))
             .map_err(refuse)?;
         let name = ServerName::try_from(amphora.to_string())
             .map_err(|error| refuse(io::Error::other(error)))?;
-        let tls = tokio::time::timeout(CONNECT, self.tls.connect(name, tcp))
+        let tls = tokio::time::timeout(connect, self.tls.connect(name, tcp))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|source| Error::Identity {
@@ -366,7 +379,7 @@ impl Client {
             what,
             request_id,
             body: Bytes::new(),
-            deadline: READ,
+            deadline: READ * self.patience,
         };
         parse(to, what, &self.call(call).await?)
     }
@@ -484,7 +497,7 @@ impl AgentApi for Client {
                 what,
                 request_id: &state.request_id,
                 body: json(to, what, state)?,
-                deadline: APPLY,
+                deadline: APPLY * self.patience,
             };
             parse(to, what, &self.call(call).await?)
         })
@@ -522,7 +535,7 @@ impl AgentApi for Client {
                 what,
                 request_id,
                 body,
-                deadline: READ,
+                deadline: READ * self.patience,
             };
             self.call(call).await.map(drop)?;
             // The next call shows that the new certificate is in use.

@@ -21,6 +21,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// Load balancers and amphorae.
     pub controller: Controller,
+    /// Virtual machines of the `qemu` driver.
+    pub qemu: Qemu,
     /// Heartbeats.
     pub heartbeat: Heartbeat,
     /// Takeover between two amphorae.
@@ -172,6 +174,8 @@ pub enum Drivers {
     /// Namespaces and processes of this host.
     #[default]
     Netns,
+    /// Virtual machines of this host.
+    Qemu,
     /// Nothing: the API alone, for the test suites of its clients.
     Noop,
 }
@@ -203,6 +207,67 @@ impl Default for Controller {
             amphora_bin: None,
             amphora_workers: None,
             boot_timeout_ms: Millis::literal(30_000),
+        }
+    }
+}
+
+/// How the processors of virtual machines are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    /// KVM where it runs the image, which is tried at the first boot; else TCG.
+    #[default]
+    Auto,
+    /// By the host's processors.
+    Kvm,
+    /// By translation: slow, and everywhere.
+    Tcg,
+}
+
+/// What virtual machines start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootFrom {
+    /// Kernel and initrd of the image, at once.
+    #[default]
+    Kernel,
+    /// The image's disk through BIOS and boot loader, as in a cloud.
+    Disk,
+}
+
+/// `[qemu]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Qemu {
+    /// The folder that `krater image build` made. The `qemu` driver needs it.
+    pub image: Option<PathBuf>,
+    /// The QEMU program: a path, or a name that is looked up in `PATH`.
+    pub binary: PathBuf,
+    /// How the processors are made.
+    pub accel: Acceleration,
+    /// What machines start from.
+    pub boot: BootFrom,
+    /// Memory of a machine in MiB.
+    pub memory_mib: u32,
+    /// Processors of a machine.
+    pub cpus: u16,
+    /// How long a machine may take until its agent answers; counts instead of `controller.boot_timeout_ms`.
+    pub boot_timeout_ms: Millis,
+    /// Deadlines of calls to agents and of flows are so many times those of processes.
+    pub patience: u32,
+}
+
+impl Default for Qemu {
+    fn default() -> Self {
+        Self {
+            image: None,
+            binary: "qemu-system-x86_64".into(),
+            accel: Acceleration::default(),
+            boot: BootFrom::default(),
+            memory_mib: 256,
+            cpus: 1,
+            boot_timeout_ms: Millis::literal(120_000),
+            patience: 4,
         }
     }
 }
@@ -430,6 +495,15 @@ impl Config {
         if !(1..=256).contains(&self.controller.workers) {
             return refuse("controller.workers", "use 1 to 256".into());
         }
+        if !(96..=1_048_576).contains(&self.qemu.memory_mib) {
+            return refuse("qemu.memory_mib", "use 96 to 1048576".into());
+        }
+        if !(1..=255).contains(&self.qemu.cpus) {
+            return refuse("qemu.cpus", "use 1 to 255".into());
+        }
+        if !(1..=20).contains(&self.qemu.patience) {
+            return refuse("qemu.patience", "use 1 to 20".into());
+        }
         let vrrp = &self.vrrp;
         let v2 = vrrp.version == VrrpVersion::V2;
         if v2 && !vrrp.advert_centiseconds.value().is_multiple_of(100) {
@@ -581,6 +655,7 @@ mod tests {
             "url",
             "amphora_bin",
             "amphora_workers",
+            "image",
             "file",
         ] {
             assert!(
@@ -615,6 +690,10 @@ mod tests {
             ("[secrets]\ndriver = \"castellan\"", "unknown variant"),
             ("[keystone]\ncache_seconds = 3601", "keystone.cache_seconds"),
             ("[keystone]\npassword = \"p\"", "unknown field"),
+            ("[qemu]\nmemory_mib = 64", "qemu.memory_mib"),
+            ("[qemu]\ncpus = 0", "qemu.cpus"),
+            ("[qemu]\npatience = 21", "qemu.patience"),
+            ("[qemu]\naccel = \"xen\"", "unknown variant"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");

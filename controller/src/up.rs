@@ -14,13 +14,14 @@ use crate::app::AppState;
 use crate::app::policy::file::Overrides;
 use crate::auth::Auth;
 use crate::auth::keystone::Keystone;
-use crate::cli::{StateDir, doctor};
+use crate::cli::{Machines, StateDir, doctor};
 use crate::config::{Config, Drivers, SecretsDriver};
 use crate::db::server::Address;
 use crate::db::{Db, query::journal};
 use crate::desired::Common;
 use crate::drivers::compute::Compute;
 use crate::drivers::compute::netns::{NetnsCompute, amphora_bin};
+use crate::drivers::compute::qemu::{self, QemuCompute, image::Image};
 use crate::drivers::layout::Layout;
 use crate::drivers::network::Networks as _;
 use crate::drivers::network::local::LocalNetworks;
@@ -87,8 +88,10 @@ pub struct Args {
     #[arg(long, env = "KRATER_AMPHORA_BIN", value_name = "FILE")]
     amphora_bin: Option<PathBuf>,
     /// What makes amphorae and their networks; noop makes nothing, for test suites of the API. [default: netns]
-    #[arg(long, value_enum, env = "KRATER_DRIVERS")]
+    #[arg(long, visible_alias = "compute", value_enum, env = "KRATER_DRIVERS")]
     drivers: Option<Drivers>,
+    #[command(flatten)]
+    machines: Machines,
     /// The database, instead of a file in the state folder: postgres://USER:PASSWORD@HOST/DATABASE or mysql://…
     ///
     /// Other users of this host see the command line: a password belongs into the variable or the configuration file.
@@ -171,6 +174,7 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
     if let Some(drivers) = args.drivers {
         config.controller.drivers = drivers;
     }
+    args.machines.over(&mut config.qemu);
     if let Some(address) = args.database {
         config.database.url = Some(address);
     }
@@ -215,18 +219,7 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         json: logging.json,
         level: logging.level.clone(),
     })?;
-    let program = match config.controller.drivers {
-        Drivers::Noop => None,
-        Drivers::Netns => {
-            doctor::require(&doctor::Subject {
-                state_dir: &args.state.state_dir,
-                // An occupied port is reported by the bind below, which names the option.
-                listen: None,
-                amphora_bin: config.controller.amphora_bin.as_deref(),
-            })?;
-            Some(amphora_bin(config.controller.amphora_bin.as_deref())?)
-        }
-    };
+    let makes = Makes::of(&config, &args.state.state_dir)?;
     let layout = Layout::create(&args.state.state_dir)
         .with_context(|| format!("state folder {}", args.state.state_dir.display()))?;
     let _lock = lock(&layout.state_dir().join("lock"))?;
@@ -234,7 +227,7 @@ fn start(args: Args, roles: &[Role]) -> anyhow::Result<ExitCode> {
         .enable_all()
         .thread_name("krater")
         .build()?;
-    runtime.block_on(serve(config, layout, program, roles, log))?;
+    runtime.block_on(serve(config, layout, makes, roles, log))?;
     // Blocking helpers (namespaces) may still run; nobody waits for them.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
@@ -273,7 +266,7 @@ pub(crate) fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
 async fn serve(
     config: Config,
     layout: Layout,
-    program: Option<PathBuf>,
+    makes: Makes,
     roles: &[Role],
     log: LogControl,
 ) -> anyhow::Result<()> {
@@ -303,7 +296,7 @@ async fn serve(
         SystemTime::now(),
     )?);
     let vault = Vault::open(layout.state_dir(), &db).await?;
-    let amphorae = Amphorae::new(&db, &config, &layout, &pki, program, roles).await?;
+    let amphorae = Amphorae::new(&db, &config, &layout, &pki, makes, roles).await?;
     let compute = amphorae.compute.clone();
     let heartbeat_key = heartbeat_key(&layout.state_dir().join("heartbeat.key"))?;
     let world = Arc::new(World {
@@ -442,6 +435,61 @@ fn auth(config: &Config) -> anyhow::Result<Option<Auth>> {
     }))
 }
 
+/// What amphorae are made of, and with what; looked for before anything is changed.
+#[derive(Debug)]
+enum Makes {
+    /// Nothing.
+    Nothing,
+    /// Processes of this program.
+    Processes(PathBuf),
+    /// Virtual machines.
+    Machines(Box<qemu::Settings>),
+}
+
+impl Makes {
+    fn of(config: &Config, state_dir: &Path) -> anyhow::Result<Self> {
+        let require = |amphorae| {
+            doctor::require(&doctor::Subject {
+                state_dir,
+                // An occupied port is reported by the bind later, which names the option.
+                listen: None,
+                amphorae,
+            })
+        };
+        let given = config.controller.amphora_bin.as_deref();
+        let machines = &config.qemu;
+        Ok(match config.controller.drivers {
+            Drivers::Noop => Self::Nothing,
+            Drivers::Netns => {
+                require(doctor::Amphorae::Processes(given))?;
+                Self::Processes(amphora_bin(given)?)
+            }
+            Drivers::Qemu => {
+                require(doctor::Amphorae::Machines(machines))?;
+                let folder = machines.image.as_deref().unwrap_or_else(|| Path::new(""));
+                Self::Machines(Box::new(qemu::Settings {
+                    program: qemu::find_program(&machines.binary)?,
+                    console_writer: std::env::current_exe()?,
+                    image: Image::open(folder, machines.boot)?,
+                    acceleration: machines.accel,
+                    memory: machines.memory_mib,
+                    cpus: machines.cpus,
+                }))
+            }
+        })
+    }
+
+    /// None for nothing.
+    fn driver(self, layout: &Layout) -> io::Result<Option<Arc<dyn Compute>>> {
+        let layout = layout.clone();
+        Ok(match self {
+            Self::Nothing => None,
+            Self::Processes(program) => Some(Arc::new(NetnsCompute::new(layout, program))),
+            Self::Machines(settings) => Some(Arc::new(QemuCompute::new(layout, *settings)?)),
+        })
+    }
+}
+
 /// What makes amphorae, and what talks to them.
 #[derive(Debug)]
 struct Amphorae {
@@ -458,13 +506,13 @@ impl Amphorae {
         config: &Config,
         layout: &Layout,
         pki: &Pki,
-        program: Option<PathBuf>,
+        makes: Makes,
         roles: &[Role],
     ) -> anyhow::Result<Self> {
-        let Some(program) = program else {
+        let Some(compute) = makes.driver(layout)? else {
             if inventory::host(db, inventory::NOOP).await? != inventory::NOOP {
                 bail!(
-                    "the {} was made with drivers netns: --drivers noop would forget its amphorae, use another one",
+                    "the {} was made with drivers netns or qemu: --drivers noop would forget its amphorae, use another one",
                     db.name()
                 );
             }
@@ -485,9 +533,10 @@ impl Amphorae {
         let dial = Arc::new(ManagementDial {
             layout: layout.clone(),
         });
-        let client = Arc::new(Client::new(dial, pki.client_tls()?));
+        let client = Client::new(dial, pki.client_tls()?);
+        let client = Arc::new(client.patient(patience(config)));
         Ok(Self {
-            compute: Arc::new(NetnsCompute::new(layout.clone(), program)),
+            compute,
             agents: client.clone(),
             client: Some(client),
         })
@@ -533,12 +582,28 @@ fn announce(listen: SocketAddr, encrypted: bool) {
     let _ = out.flush();
 }
 
+/// How many times as long everything may take that a virtual machine does.
+const fn patience(config: &Config) -> u32 {
+    match config.controller.drivers {
+        Drivers::Qemu => config.qemu.patience,
+        Drivers::Netns | Drivers::Noop => 1,
+    }
+}
+
 fn settings(config: &Config) -> Settings {
+    let usual = Settings::default();
+    let patience = patience(config);
     Settings {
         certificate_days: config.certificates.validity_days,
         amphora_workers: config.controller.amphora_workers,
-        boot_timeout: config.controller.boot_timeout_ms.duration(),
-        ..Settings::default()
+        boot_timeout: match config.controller.drivers {
+            Drivers::Qemu => config.qemu.boot_timeout_ms.duration(),
+            Drivers::Netns | Drivers::Noop => config.controller.boot_timeout_ms.duration(),
+        },
+        ready_timeout: usual.ready_timeout * patience,
+        step_budget: usual.step_budget * patience,
+        undo_budget: usual.undo_budget * patience,
+        ..usual
     }
 }
 

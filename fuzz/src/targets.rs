@@ -6,6 +6,7 @@ mod http;
 mod image;
 mod model;
 mod proxy;
+mod qmp;
 mod secrets;
 mod vrrp;
 
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http1_chunked", http::chunked),
     ("l7_program", http::l7_program),
     ("proxy_header", proxy::header),
+    ("qmp_session", qmp::session),
     ("vrrp_packet", vrrp::packet),
     ("stored_certificate", secrets::stored_certificate),
     ("pkcs12_file", secrets::pkcs12_file),

@@ -11,6 +11,7 @@
 //! | [`fat`], [`gpt`], [`syslinux`] | a disk that BIOS and UEFI boot |
 //! | [`qcow2`] | the disk as Glance takes it |
 //! | [`sbom`] | what is inside |
+//! | [`config_drive`] | what a virtual machine is told, as Nova tells it |
 //!
 //! Everything is written bit for bit the same whatever the clock, the umask and the order of the input.
 //!
@@ -19,6 +20,7 @@
 
 pub mod assemble;
 mod bytes;
+pub mod config_drive;
 pub mod cpio;
 pub mod deb;
 pub mod elf;

@@ -15,6 +15,7 @@
 //! | [`filter`] | addresses to which no packets are accepted: one nftables table |
 //! | [`announce`] | gratuitous ARP and unsolicited NA frames, and the socket that sends them |
 //! | [`dhcp`] | sockets of a DHCPv4 client |
+//! | [`tap`] | interfaces whose other side is a descriptor, for virtual machines |
 //! | [`uevent`] | the kernel's events about devices |
 //! | [`resident`] | giving back pages that only start-up needed |
 //! | [`process`] | starting a detached process in a namespace, finding and killing what runs in one |
@@ -37,6 +38,7 @@ pub mod rtnl;
 pub mod sync;
 mod sys;
 pub mod sysctl;
+pub mod tap;
 pub mod uevent;
 pub mod watch;
 

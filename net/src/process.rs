@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -49,16 +49,33 @@ pub struct Detached<'a> {
     pub stderr: Option<&'a Path>,
 }
 
+/// Descriptors that a detached process gets beside its standard error.
+#[derive(Debug, Default)]
+pub struct Descriptors<'a> {
+    /// Standard input; none: nothing to read.
+    pub stdin: Option<OwnedFd>,
+    /// Standard output, and standard error too unless that has a file; none: nowhere.
+    pub output: Option<OwnedFd>,
+    /// Stay open, under the numbers that they have in the caller.
+    pub keep: &'a [BorrowedFd<'a>],
+}
+
 /// Starts a process that belongs to nobody: own session, own mount namespace, the given network
 /// namespace, no descriptor of ours, working folder `/`, an empty environment but `PATH`. It outlives the
 /// caller. The caller keeps the [`Child`] only to reap it (`try_wait`).
 pub fn spawn_detached(spec: &Detached<'_>) -> io::Result<Child> {
+    spawn_detached_with(spec, Descriptors::default())
+}
+
+/// The same, with descriptors of the caller's choice.
+pub fn spawn_detached_with(spec: &Detached<'_>, descriptors: Descriptors<'_>) -> io::Result<Child> {
     let with = |what: &str, path: &Path, error: io::Error| {
         io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
     };
-    let stderr = match spec.stderr {
-        None => Stdio::null(),
-        Some(path) => File::options()
+    let stderr = match (spec.stderr, &descriptors.output) {
+        (None, None) => Stdio::null(),
+        (None, Some(output)) => output.try_clone()?.into(),
+        (Some(path), _) => File::options()
             .create(true)
             .append(true)
             .open(path)
@@ -71,10 +88,12 @@ pub fn spawn_detached(spec: &Detached<'_>) -> io::Result<Child> {
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdin(descriptors.stdin.map_or_else(Stdio::null, Stdio::from))
+        .stdout(descriptors.output.map_or_else(Stdio::null, Stdio::from))
         .stderr(stderr);
     sys::in_new_session(&mut command);
+    let keep = descriptors.keep.iter().map(AsRawFd::as_raw_fd).collect();
+    sys::keep_open(&mut command, keep);
     // A child inherits the namespaces of the thread that forks it.
     helper(|| {
         setns(spec.netns, CloneFlags::CLONE_NEWNET)?;

@@ -1,8 +1,9 @@
 //! The only unsafe code of this crate.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -20,7 +21,6 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// Sends a signal to the process behind a pidfd.
 pub(crate) fn pidfd_send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is open for the time of the call; a null siginfo is allowed.
     let rc = unsafe {
@@ -54,6 +54,49 @@ pub(crate) fn with_signals(command: &mut Command) {
     unsafe {
         command.pre_exec(|| Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?));
     }
+}
+
+/// Makes `command` start with these descriptors open under the numbers that they have here.
+pub(crate) fn keep_open(command: &mut Command, numbers: Vec<RawFd>) {
+    // SAFETY: the closure runs in the child between fork and exec and calls only fcntl, which is
+    // async-signal-safe (signal-safety(7)); it reads a list that exists already and allocates nothing. A number
+    // that is not open is refused by the kernel.
+    unsafe {
+        command.pre_exec(move || {
+            for number in &numbers {
+                if libc::fcntl(*number, libc::F_SETFD, 0) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Makes a new tap device of this name out of an open `/dev/net/tun`.
+pub(crate) fn set_tap(file: &File, name: &str) -> io::Result<()> {
+    let bytes = name.as_bytes();
+    // SAFETY: an ifreq is plain integers and arrays of them, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte stays zero: the end.
+    if bytes.is_empty() || bytes.len() >= request.ifr_name.len() || bytes.contains(&0) {
+        let text = format!("{name:?} is no name of an interface: 1 to 15 bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+    request.ifr_ifru.ifru_flags = i16::from_ne_bytes(
+        u16::try_from(flags)
+            .map_err(io::Error::other)?
+            .to_ne_bytes(),
+    );
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call; the descriptor is open.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Hands a netlink socket to tokio. Must be called inside a tokio runtime with I/O enabled.

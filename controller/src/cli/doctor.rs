@@ -3,8 +3,11 @@
 //! Each check does for real what Krater will do, in a namespace that it makes and removes.
 #![allow(clippy::print_stdout, reason = "prints its findings")]
 
-use super::StateDir;
+use super::{Machines, StateDir};
+use crate::config::{Drivers, Qemu};
 use crate::drivers::compute::netns::amphora_bin;
+use crate::drivers::compute::qemu;
+use crate::drivers::compute::qemu::image::Image;
 use crate::drivers::layout::Layout;
 use crate::drivers::network::client::clients;
 use crate::drivers::network::local::has_ipv6;
@@ -45,6 +48,17 @@ pub struct Args {
     /// The `amphora` program. [default: the file of that name beside krater]
     #[arg(long, env = "KRATER_AMPHORA_BIN", value_name = "FILE")]
     amphora_bin: Option<PathBuf>,
+    /// What shall make amphorae.
+    #[arg(
+        long,
+        visible_alias = "drivers",
+        value_enum,
+        env = "KRATER_DRIVERS",
+        default_value = "netns"
+    )]
+    compute: Drivers,
+    #[command(flatten)]
+    machines: Machines,
     /// JSON instead of lines.
     #[arg(long)]
     json: bool,
@@ -109,16 +123,33 @@ pub struct Subject<'a> {
     pub state_dir: &'a Path,
     /// Where the API shall listen; none: not checked.
     pub listen: Option<SocketAddr>,
-    /// The `amphora` program, as on the command line.
-    pub amphora_bin: Option<&'a Path>,
+    /// What amphorae are made of.
+    pub amphorae: Amphorae<'a>,
+}
+
+/// What amphorae are made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Amphorae<'a> {
+    /// Processes of the `amphora` program, as on the command line.
+    Processes(Option<&'a Path>),
+    /// Virtual machines.
+    Machines(&'a Qemu),
+    /// Nothing.
+    Nothing,
 }
 
 /// Runs `krater doctor`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut config = Qemu::default();
+    args.machines.over(&mut config);
     let checks = examine(&Subject {
         state_dir: &args.state.state_dir,
         listen: Some(args.listen),
-        amphora_bin: args.amphora_bin.as_deref(),
+        amphorae: match args.compute {
+            Drivers::Netns => Amphorae::Processes(args.amphora_bin.as_deref()),
+            Drivers::Qemu => Amphorae::Machines(&config),
+            Drivers::Noop => Amphorae::Nothing,
+        },
     });
     if args.json {
         println!("{}", serde_json::to_string_pretty(&checks)?);
@@ -166,14 +197,19 @@ fn line(check: &Check) -> String {
 /// All checks, in the order in which they should be cured.
 pub fn examine(subject: &Subject<'_>) -> Vec<Check> {
     let mut checks = vec![capabilities(), mounts()];
-    checks.extend(kernel());
+    let machine = matches!(subject.amphorae, Amphorae::Machines(_));
+    checks.extend(kernel(machine));
     checks.push(ipv6());
     checks.push(pidfd());
     checks.push(open_files());
     checks.push(disk(subject.state_dir));
     checks.push(memory());
     checks.extend(subject.listen.map(|listen| port(listen, subject.state_dir)));
-    checks.push(program(subject.amphora_bin));
+    match subject.amphorae {
+        Amphorae::Processes(amphora_bin) => checks.push(program(amphora_bin)),
+        Amphorae::Machines(config) => checks.extend(machines(config)),
+        Amphorae::Nothing => {}
+    }
     checks.push(leftovers(subject.state_dir));
     checks
 }
@@ -227,7 +263,7 @@ fn mounts() -> Check {
 }
 
 /// Namespaces, veth, bridge, tags, packet sockets, parameters: each tried in a namespace of its own.
-fn kernel() -> Vec<Check> {
+fn kernel(machine: bool) -> Vec<Check> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let base = std::env::temp_dir();
     sweep(&base);
@@ -235,14 +271,14 @@ fn kernel() -> Vec<Check> {
     let folder = base.join(format!("{SCRATCH}{}-{number}", std::process::id()));
     let path = folder.join("netns");
     // SIGTERM right after the start would leave namespace and folder behind.
-    let tried = holding_signals(|| try_out(&folder, &path));
+    let tried = holding_signals(|| try_out(&folder, &path, machine));
     tried.unwrap_or_else(|error| {
         let cure = "allow rt_sigprocmask (seccomp)";
         vec![Check::bad("signals", error.to_string(), cure)]
     })
 }
 
-fn try_out(folder: &Path, path: &Path) -> Vec<Check> {
+fn try_out(folder: &Path, path: &Path, machine: bool) -> Vec<Check> {
     // Of a killed process that had our number.
     let _ = netns::delete(path);
     let made = std::fs::create_dir_all(folder).and_then(|()| NetNs::create(path));
@@ -256,6 +292,9 @@ fn try_out(folder: &Path, path: &Path) -> Vec<Check> {
             let mut checks = vec![Check::ok("namespaces", "made and pinned one")];
             checks.extend(links(&netns));
             checks.push(parameters(&netns));
+            if machine {
+                checks.push(tap_device(&netns));
+            }
             checks
         }
     };
@@ -477,6 +516,40 @@ fn program(given: Option<&Path>) -> Check {
     }
 }
 
+fn tap_device(netns: &NetNs) -> Check {
+    match krater_net::tap::create(netns, "t") {
+        Ok(_) => Check::ok("tap", "made one"),
+        Err(error) => Check::bad("tap", error.to_string(), "modprobe tun; give NET_ADMIN"),
+    }
+}
+
+fn machines(config: &Qemu) -> [Check; 2] {
+    let program = match qemu::find_program(&config.binary) {
+        Ok(path) => Check::ok("qemu program", path.display().to_string()),
+        Err(error) => Check::bad(
+            "qemu program",
+            error.to_string(),
+            "apt install qemu-system-x86, or --qemu-binary",
+        ),
+    };
+    let folder = config.image.as_deref();
+    let image = folder.map(|folder| Image::open(folder, config.boot));
+    let image = match (image, folder) {
+        (Some(Ok(_)), Some(folder)) => Check::ok("image", folder.display().to_string()),
+        (Some(Err(error)), _) => Check::bad(
+            "image",
+            error.to_string(),
+            "krater image build, then --image DIR",
+        ),
+        _ => Check::bad(
+            "image",
+            "none is named",
+            "krater image build, then --image DIR",
+        ),
+    };
+    [program, image]
+}
+
 fn leftovers(state_dir: &Path) -> Check {
     const NAME: &str = "leftovers";
     let Ok(layout) = Layout::open(state_dir) else {
@@ -509,7 +582,7 @@ mod tests {
         Subject {
             state_dir,
             listen: None,
-            amphora_bin: Some(Path::new("/bin/sh")),
+            amphorae: Amphorae::Processes(Some(Path::new("/bin/sh"))),
         }
     }
 
@@ -557,7 +630,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let checks = examine(&Subject {
             listen: taken.local_addr().ok(),
-            amphora_bin: Some(Path::new("/nonexistent/amphora")),
+            amphorae: Amphorae::Processes(Some(Path::new("/nonexistent/amphora"))),
             ..subject(dir.path())
         });
         for name in ["port", "amphora program"] {
@@ -566,7 +639,7 @@ mod tests {
             assert!(line(check).starts_with("FAIL") && !check.cure.is_empty());
         }
         let error = require(&Subject {
-            amphora_bin: Some(Path::new("/nonexistent/amphora")),
+            amphorae: Amphorae::Processes(Some(Path::new("/nonexistent/amphora"))),
             ..subject(dir.path())
         });
         assert!(error.unwrap_err().to_string().contains("--amphora-bin"));

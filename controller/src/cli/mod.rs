@@ -7,6 +7,7 @@
     reason = "the one place that reports a failed command"
 )]
 
+use crate::config::{Acceleration, Qemu};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 mod client;
+pub mod console;
 pub mod db;
 pub mod doctor;
 pub mod down;
@@ -35,6 +37,35 @@ pub struct StateDir {
         value_name = "DIR"
     )]
     pub state_dir: PathBuf,
+}
+
+/// Virtual machines, for `--compute qemu`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Machines {
+    /// Folder that `krater image build` made, for --compute qemu.
+    #[arg(long, env = "KRATER_IMAGE", value_name = "DIR")]
+    pub image: Option<PathBuf>,
+    /// The QEMU program, for --compute qemu. [default: qemu-system-x86_64 in PATH]
+    #[arg(long, env = "KRATER_QEMU", value_name = "FILE")]
+    pub qemu_binary: Option<PathBuf>,
+    /// Acceleration, for --compute qemu; auto takes KVM where it runs the image, else TCG. [default: auto]
+    #[arg(long, value_enum, env = "KRATER_ACCEL")]
+    pub accel: Option<Acceleration>,
+}
+
+impl Machines {
+    /// Over what a file says.
+    pub fn over(&self, config: &mut Qemu) {
+        if let Some(image) = &self.image {
+            config.image = Some(image.clone());
+        }
+        if let Some(binary) = &self.qemu_binary {
+            config.binary.clone_from(binary);
+        }
+        if let Some(accel) = self.accel {
+            config.accel = accel;
+        }
+    }
 }
 
 /// A running controller.
@@ -89,6 +120,11 @@ enum Command {
     Flows(flows::Args),
     /// Show the logs of an amphora.
     Logs(logs::Args),
+    /// Show what the serial port of an amphora said that is a virtual machine of this host.
+    Console(console::Args),
+    /// Write a machine's console down.
+    #[command(name = crate::drivers::compute::qemu::console::COMMAND, hide = true)]
+    ConsoleWriter(console::WriterArgs),
     /// Show certificates and when they end.
     Certs(status::CertsArgs),
     /// Start the system and stay: API, worker, health manager and housekeeping in one process.
@@ -121,6 +157,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Logs(args) => logs::run(args),
+        Command::Console(args) => console::run(args),
+        Command::ConsoleWriter(args) => console::write(&args),
         Command::Certs(args) => status::certs(args),
         Command::Up(args) => crate::up::run(args),
         Command::Controller(args) => crate::up::run_controller(args),

@@ -1,5 +1,5 @@
-//! An amphora as its host's operator sees it: processes in two namespaces. Used to kill it as when its
-//! host dies, and to weigh it.
+//! An amphora as its host's operator sees it: processes in two namespaces, or a virtual machine in one. Used
+//! to kill it as when its host dies, and to weigh it.
 
 use anyhow::{Context, bail};
 use krater_net::netns::{NetNs, NsId};
@@ -15,20 +15,25 @@ pub(super) struct Amphora {
 }
 
 impl Amphora {
-    /// Finds the pins `<state-dir>/netns/<instance>-<amphora id>-{mgmt,vip}`.
+    /// Finds the pins `<state-dir>/netns/<instance>-<amphora id>-{mgmt,vip}`, or `-vm`.
     pub(super) fn find(state_dir: &Path, id: &str) -> anyhow::Result<Self> {
         let mut namespaces = Vec::new();
+        let mut wanted = 2;
         for pin in pins(state_dir) {
             let name = pin
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            if name.ends_with(&format!("-{id}-mgmt")) || name.ends_with(&format!("-{id}-vip")) {
+            let is = |role: &str| name.ends_with(&format!("-{id}-{role}"));
+            if is("vm") {
+                wanted = 1;
+            }
+            if is("mgmt") || is("vip") || is("vm") {
                 namespaces.push(NetNs::open(&pin).with_context(|| pin.display().to_string())?);
             }
         }
-        if namespaces.len() != 2 {
+        if namespaces.len() != wanted {
             bail!(
                 "amphora {id} has {} namespaces below {}",
                 namespaces.len(),
@@ -54,8 +59,8 @@ impl Amphora {
             .collect())
     }
 
-    /// The process of one part: `agent`, `dataplane`, `vrrp`.
-    pub(super) fn process(&self, part: &str) -> anyhow::Result<ProcessId> {
+    /// The process of one part: `agent`, `dataplane`, `vrrp`; of a virtual machine its first option.
+    fn process(&self, part: &str) -> anyhow::Result<ProcessId> {
         let named = |p: &ProcessId| {
             p.command_line()
                 .is_ok_and(|line| line.get(1).is_some_and(|word| word == part))
@@ -64,6 +69,12 @@ impl Amphora {
             .into_iter()
             .find(named)
             .with_context(|| format!("no process {part}"))
+    }
+
+    /// What makes it take over: the process `vrrp`, or the virtual machine that it is in.
+    pub(super) fn vrrp(&self) -> anyhow::Result<ProcessId> {
+        self.process("vrrp")
+            .or_else(|_| self.process("-nodefaults"))
     }
 
     /// As when its host dies: everything stands still at once, nothing more leaves or enters, nothing

@@ -1,7 +1,7 @@
 //! Starts [`super::worker`] on network `public` and talks to it.
 
 use super::host::Host;
-use super::worker::{GET_DEADLINE, Got, Neighbours, Probed, Request};
+use super::worker::{Got, Neighbours, Probed, Request};
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -18,11 +18,17 @@ const QUICK: Duration = Duration::from_millis(100);
 pub(super) struct Client {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    /// Of an ordinary request.
+    deadline: Duration,
 }
 
 impl Client {
     /// `krater net exec public --ip ADDRESS -- krater demo --worker`.
-    pub(super) fn start(host: &mut Host, address: IpAddr) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        host: &mut Host,
+        address: IpAddr,
+        deadline: Duration,
+    ) -> anyhow::Result<Self> {
         let exe = host.exe().to_owned();
         let mut command =
             host.krater(&["net", "exec", "public", "--ip", &address.to_string(), "--"]);
@@ -34,6 +40,7 @@ impl Client {
         Ok(Self {
             input,
             output: BufReader::new(output),
+            deadline,
         })
     }
 
@@ -59,7 +66,7 @@ impl Client {
         path: &str,
         count: usize,
     ) -> anyhow::Result<Vec<(u16, String)>> {
-        self.get_within(to, path, count, GET_DEADLINE)
+        self.get_within(to, path, count, self.deadline)
     }
 
     fn get_within(
@@ -87,8 +94,9 @@ impl Client {
     }
 
     /// See [`Request::ProbeStart`].
-    pub(super) fn probe(&mut self, to: SocketAddr) -> anyhow::Result<()> {
-        self.ask::<serde_json::Value>(&Request::ProbeStart { to })
+    pub(super) fn probe(&mut self, to: SocketAddr, every: Duration) -> anyhow::Result<()> {
+        let every_ms = u32::try_from(every.as_millis())?;
+        self.ask::<serde_json::Value>(&Request::ProbeStart { to, every_ms })
             .map(|_| ())
     }
 

@@ -10,6 +10,7 @@
 //! | [`story`] | the steps |
 //! | [`system`] | the system under demonstration: its API objects, members and clients |
 //! | [`sabotage`] | breaks one part, to show that the demo would notice |
+//! | [`limits`] | how long things may take |
 //! | [`probe`], [`report`] | pure: gaps between answers; lines, medians |
 //! | [`api`], [`client`], [`worker`], [`amphora`], [`host`] | the means |
 #![allow(
@@ -22,6 +23,7 @@ mod amphora;
 mod api;
 mod client;
 mod host;
+mod limits;
 mod probe;
 mod report;
 mod sabotage;
@@ -29,6 +31,8 @@ mod story;
 mod system;
 mod worker;
 
+use crate::cli::Machines;
+use crate::config::Drivers;
 use report::{Run, spread};
 pub use sabotage::Sabotage;
 use std::process::ExitCode;
@@ -45,12 +49,23 @@ pub struct Args {
     /// Repeat from an empty system and give median and worst.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
-    /// Interval of VRRP advertisements in milliseconds, a multiple of 10; default: as shipped (100).
+    /// Interval of VRRP advertisements in milliseconds, a multiple of 10; default: as shipped (100), with qemu 1000.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u16).range(10..=40_950))]
     adverts: Option<u16>,
     /// A missed time counts as failed.
     #[arg(long)]
     strict: bool,
+    /// What amphorae are made of: netns or qemu. With qemu and TCG nothing is fast, and no time has a goal.
+    #[arg(
+        long,
+        visible_alias = "drivers",
+        value_enum,
+        env = "KRATER_DRIVERS",
+        default_value = "netns"
+    )]
+    compute: Drivers,
+    #[command(flatten)]
+    machines: Machines,
     /// Break one part from outside; the demo must notice and end with failed ≥ 1.
     #[arg(long, value_enum, value_name = "PART")]
     sabotage: Option<Sabotage>,
@@ -72,6 +87,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "--adverts {}: VRRP counts in centiseconds, use a multiple of 10",
             args.adverts.unwrap_or(0)
         );
+    }
+    if args.compute == Drivers::Noop {
+        anyhow::bail!("--compute noop: nothing would carry traffic, use netns or qemu");
     }
     host::catch_signals()?;
     let mut runs = Vec::new();

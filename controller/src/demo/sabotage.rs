@@ -10,7 +10,7 @@ use std::path::Path;
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sabotage {
-    /// The standby's vrrp process stands still when the active dies.
+    /// The standby's vrrp process stands still when the active dies; of a virtual machine all.
     Vrrp,
     /// The health monitor is deleted before the member stops.
     Health,
@@ -60,7 +60,7 @@ impl Sabotage {
     /// Just before the active amphora dies.
     pub(super) fn before_death(self, system: &mut System, standby: &Amphora) -> anyhow::Result<()> {
         match self {
-            Self::Vrrp => Ok(standby.process("vrrp")?.signal(Signal::SIGSTOP as i32)?),
+            Self::Vrrp => Ok(standby.vrrp()?.signal(Signal::SIGSTOP as i32)?),
             Self::Failover => {
                 let controller = system.host.child("controller")?.id();
                 Ok(krater_net::process::ProcessId::of(controller)?

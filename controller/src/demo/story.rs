@@ -2,51 +2,36 @@
 
 use super::amphora::{Amphora, pins};
 use super::host::{Host, interrupted};
+use super::limits::Limits;
 use super::probe::{first_answer, largest_gap, millis, unanswered};
 use super::report::{Run, Step, Unit};
 use super::sabotage::{Sabotage, swap_authority};
-use super::system::{ACTIVE_WITHIN, MEMBERS, Shown, System, pause, start_controller, until};
+use super::system::{MEMBERS, Shown, System, pause, start_controller, until};
 use super::worker::now;
 use super::{Args, report};
-use crate::config::Config;
+use crate::config::{Config, Drivers};
 use anyhow::{Context, bail, ensure};
+use krater_model::{Centiseconds, Millis};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// create → ACTIVE of a pair, milliseconds.
-const CREATE_GOAL: f64 = 1_500.0;
-/// A listener or member change in effect on both amphorae, milliseconds.
-const CHANGE_GOAL: f64 = 100.0;
-/// Outage when the active dies, at advertisements of 100 ms and of 10 ms, milliseconds.
-const OUTAGE_GOAL: [f64; 2] = [400.0, 60.0];
-/// Kill → pair complete, milliseconds.
-const PAIR_GOAL: f64 = 10_000.0;
-/// Resident memory of all processes of an idle amphora, megabytes.
-const MEMORY_GOAL: f64 = 30.0;
 /// An amphora without a change for so long is idle.
 const IDLE_WITHIN: Duration = Duration::from_secs(6);
 /// How often its memory is read meanwhile.
 const IDLE_POLL: Duration = Duration::from_millis(250);
 
-/// A standby that has not taken over by then does not work; how fast it is, is another question.
-const TAKEOVER_WITHIN: Duration = Duration::from_secs(3);
-/// A replacement that is not there by then does not come.
-const PAIR_WITHIN: Duration = Duration::from_secs(30);
-/// A stopped member still in use by then is not monitored.
-const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 /// Requests that show how traffic is spread: a hundred for each of three members.
 const SPREAD: usize = 300;
 /// Round robin is exact; answers to probes of other connections may fall between.
 const SPREAD_TOLERANCE: usize = 3;
 /// Answers in a row without a member that show that it is gone: five rounds.
 const GONE: usize = 15;
-/// Probes before the kill: they show what no outage looks like.
-const BASELINE: Duration = Duration::from_millis(500);
 
 /// Prints and collects.
 struct Teller<'a> {
     args: &'a Args,
+    limits: Limits,
     run: Run,
 }
 
@@ -98,6 +83,7 @@ fn elapsed(start: Instant) -> f64 {
 pub(super) fn tell(args: &Args) -> anyhow::Result<Run> {
     let mut teller = Teller {
         args,
+        limits: Limits::of(args.compute),
         run: Run::default(),
     };
     let host = Host::new(args.keep)?;
@@ -110,7 +96,7 @@ pub(super) fn tell(args: &Args) -> anyhow::Result<Run> {
 
 /// The controller comes up. None when it does not; the folder is gone then.
 fn start(teller: &mut Teller<'_>, mut host: Host) -> Option<System> {
-    let args = teller.args;
+    let (args, limits) = (teller.args, teller.limits);
     let mut system = None;
     teller.step("controller starts", None, |run| {
         let config = settings(args, &host, run)?;
@@ -122,40 +108,57 @@ fn start(teller: &mut Teller<'_>, mut host: Host) -> Option<System> {
             swap_authority(&host.state_dir())?;
             api = start_controller(&mut host, config.as_deref())?;
         }
-        system = Some(System::new(host, api)?);
+        system = Some(System::new(host, api, limits)?);
         Ok((took, format!("API answers on {}", api.address)))
     });
     system
 }
 
-/// `--adverts` needs a file; without it the controller has its shipped defaults.
+/// What differs from the shipped defaults needs a file.
 fn settings(args: &Args, host: &Host, run: &mut Run) -> anyhow::Result<Option<std::path::PathBuf>> {
-    let defaults = Config::default();
-    let shipped = defaults.vrrp.advert_centiseconds.value() * 10;
-    run.numbers.insert(
-        "heartbeat_interval_ms",
-        defaults.heartbeat.interval_ms.value().into(),
-    );
-    run.numbers.insert(
-        "heartbeat_timeout_ms",
-        defaults.heartbeat.stale_after_ms.value().into(),
-    );
-    run.numbers
-        .insert("advert_ms", args.adverts.unwrap_or(shipped).into());
-    let Some(adverts) = args.adverts else {
+    let mut config = Config::default();
+    if args.compute == Drivers::Qemu {
+        config.controller.drivers = args.compute;
+        args.machines.over(&mut config.qemu);
+        // A machine under TCG stands still for longer than three advertisements of 100 ms when another one boots
+        // beside it, and its heartbeats come late.
+        config.vrrp.advert_centiseconds = centiseconds(1_000)?;
+        config.heartbeat.stale_after_ms = Millis::literal(20_000);
+    }
+    if let Some(adverts) = args.adverts {
+        config.vrrp.advert_centiseconds = centiseconds(adverts)?;
+    }
+    for (name, value) in [
+        (
+            "heartbeat_interval_ms",
+            config.heartbeat.interval_ms.value(),
+        ),
+        (
+            "heartbeat_timeout_ms",
+            config.heartbeat.stale_after_ms.value(),
+        ),
+        (
+            "advert_ms",
+            u32::from(config.vrrp.advert_centiseconds.value()) * 10,
+        ),
+    ] {
+        run.numbers.insert(name, value.into());
+    }
+    if config == Config::default() {
         return Ok(None);
-    };
+    }
     let path = host.file("krater.toml");
-    std::fs::write(
-        &path,
-        format!("[vrrp]\nadvert_centiseconds = {}\n", adverts / 10),
-    )?;
+    std::fs::write(&path, config.to_toml()?)?;
     Ok(Some(path))
 }
 
+fn centiseconds(millis: u16) -> anyhow::Result<Centiseconds> {
+    Centiseconds::new(u64::from(millis / 10)).map_err(|why| anyhow::anyhow!("--adverts: {why}"))
+}
+
 fn story(teller: &mut Teller<'_>, mut system: System) -> System {
-    let sabotage = teller.args.sabotage;
-    let up = teller.step("load balancer created", Some(CREATE_GOAL), |run| {
+    let (sabotage, goals) = (teller.args.sabotage, teller.limits);
+    let up = teller.step("load balancer created", goals.create_goal, |run| {
         create(run, &mut system)
     }) && teller.step("configured", None, |_| configure(&mut system))
         && idle(teller, &system);
@@ -169,8 +172,8 @@ fn story(teller: &mut Teller<'_>, mut system: System) -> System {
     let steps: [(&str, Option<f64>, Work); 6] = [
         ("traffic is spread", None, spread),
         ("L7 policy", None, l7),
-        ("new listener serves", Some(CHANGE_GOAL), new_listener),
-        ("new member serves", Some(CHANGE_GOAL), new_member),
+        ("new listener serves", goals.change_goal, new_listener),
+        ("new member serves", goals.change_goal, new_member),
         ("stopped member leaves", None, member_leaves),
         ("member comes back", None, member_returns),
     ];
@@ -196,7 +199,7 @@ fn create(run: &mut Run, system: &mut System) -> anyhow::Result<(f64, String)> {
     system.vip = vip
         .parse()
         .with_context(|| format!("vip_address {vip:?}"))?;
-    system.until_active(ACTIVE_WITHIN)?;
+    system.until_active(system.limits.active_within)?;
     let took = elapsed(begin);
     run.numbers.insert("create_active_ms", took);
     let pair = system
@@ -282,7 +285,8 @@ fn idle(teller: &mut Teller<'_>, system: &System) -> bool {
     // An agent gives memory back a few seconds after its last change; before that it is not idle.
     let begin = Instant::now();
     let mut weight = weigh();
-    while matches!(weight, Ok((megabytes, _)) if megabytes > MEMORY_GOAL)
+    let goal = teller.limits.memory_goal;
+    while matches!(weight, Ok((megabytes, _)) if goal.is_some_and(|goal| megabytes > goal))
         && begin.elapsed() < IDLE_WITHIN
     {
         std::thread::sleep(IDLE_POLL);
@@ -310,7 +314,7 @@ fn idle(teller: &mut Teller<'_>, system: &System) -> bool {
         unit: Unit::Megabytes,
         checked,
         passed,
-        goal: Some(MEMORY_GOAL),
+        goal,
     })
 }
 
@@ -396,16 +400,17 @@ fn in_effect(
 ) -> anyhow::Result<f64> {
     let begin = Instant::now();
     send(system)?;
-    let deadline = begin + ACTIVE_WITHIN;
+    let within = system.limits.active_within;
+    let deadline = begin + within;
     while !seen(system)? {
         ensure!(
             Instant::now() < deadline,
             "not seen in traffic within {} s",
-            ACTIVE_WITHIN.as_secs()
+            within.as_secs()
         );
         pause()?;
     }
-    system.until_active(ACTIVE_WITHIN)?;
+    system.until_active(system.limits.active_within)?;
     Ok(elapsed(begin))
 }
 
@@ -466,7 +471,7 @@ fn member_leaves(run: &mut Run, system: &mut System) -> anyhow::Result<(f64, Str
     let mut lost = 0;
     let mut asked = 0;
     until(
-        LEAVE_WITHIN,
+        system.limits.leave_within,
         "web3 is stopped, but its requests are still sent there or the API does not show it",
         || {
             let answers = system.client.get(to, "/", GONE)?;
@@ -491,7 +496,7 @@ fn member_returns(run: &mut Run, system: &mut System) -> anyhow::Result<(f64, St
     let begin = Instant::now();
     system.serve(2)?;
     until(
-        LEAVE_WITHIN,
+        system.limits.leave_within,
         "web3 runs again, but gets no requests",
         || {
             let back = system.client.get(to, "/", 3)?.iter().any(|a| a.1 == "web3");
@@ -505,7 +510,7 @@ fn member_returns(run: &mut Run, system: &mut System) -> anyhow::Result<(f64, St
 
 /// The active amphora dies.
 fn failover(teller: &mut Teller<'_>, system: &mut System) {
-    let args = teller.args;
+    let (args, goals) = (teller.args, teller.limits);
     let mut death = None;
     teller.step("active amphora killed", None, |run| {
         let (active, others) = system.owner()?;
@@ -520,9 +525,9 @@ fn failover(teller: &mut Teller<'_>, system: &mut System) {
         if let Some(part) = args.sabotage {
             part.before_death(system, &standby_at)?;
         }
-        system.prober.probe(system.at(80))?;
+        system.prober.probe(system.at(80), goals.probe_every)?;
         let baseline = Instant::now();
-        while baseline.elapsed() < BASELINE {
+        while baseline.elapsed() < goals.baseline {
             pause()?;
         }
         let at = now();
@@ -546,15 +551,17 @@ fn failover(teller: &mut Teller<'_>, system: &mut System) {
         detection(run, system, &death)
     });
     let complete = detected
-        && teller.step("pair complete again", Some(PAIR_GOAL), |run| {
+        && teller.step("pair complete again", goals.pair_goal, |run| {
             pair_complete(run, system, &death)
         });
-    let goal = if args.adverts.is_some_and(|ms| ms <= 10) {
-        OUTAGE_GOAL[1]
-    } else {
-        OUTAGE_GOAL[0]
-    };
-    teller.step("time without answers", Some(goal), |run| {
+    let goal = goals.outage_goal.map(|[normal, fast]| {
+        if args.adverts.is_some_and(|ms| ms <= 10) {
+            fast
+        } else {
+            normal
+        }
+    });
+    teller.step("time without answers", goal, |run| {
         outage(run, system, &death)
     });
     if took_over && complete {
@@ -581,9 +588,11 @@ impl Death {
 
 fn takeover(system: &mut System, death: &Death) -> anyhow::Result<(f64, String)> {
     let to = system.at(80);
-    until(TAKEOVER_WITHIN, "nobody answers on the VIP", || {
-        system.client.body(to, "/")
-    })?;
+    until(
+        system.limits.takeover_within,
+        "nobody answers on the VIP",
+        || system.client.body(to, "/"),
+    )?;
     let took = death.since();
     let (owner, _) = system.owner()?;
     ensure!(
@@ -598,11 +607,15 @@ fn takeover(system: &mut System, death: &Death) -> anyhow::Result<(f64, String)>
 }
 
 fn detection(run: &mut Run, system: &System, death: &Death) -> anyhow::Result<(f64, String)> {
-    until(PAIR_WITHIN, "the controller does not react", || {
-        let known = |a: &Shown| a.id == death.active.id || a.id == death.standby.id;
-        let changed = system.status()? != "ACTIVE" || !system.amphorae()?.iter().all(known);
-        Ok(changed.then_some(()))
-    })?;
+    until(
+        system.limits.pair_within,
+        "the controller does not react",
+        || {
+            let known = |a: &Shown| a.id == death.active.id || a.id == death.standby.id;
+            let changed = system.status()? != "ACTIVE" || !system.amphorae()?.iter().all(known);
+            Ok(changed.then_some(()))
+        },
+    )?;
     let took = death.since();
     run.numbers.insert("detection_ms", took);
     let number = |name: &str| run.numbers.get(name).copied().unwrap_or_default();
@@ -615,12 +628,16 @@ fn detection(run: &mut Run, system: &System, death: &Death) -> anyhow::Result<(f
 }
 
 fn pair_complete(run: &mut Run, system: &System, death: &Death) -> anyhow::Result<(f64, String)> {
-    let pair = until(PAIR_WITHIN, "the pair is not complete", || {
-        let pair = system.pair(Some(&death.active.id))?;
-        Ok(pair
-            .filter(|_| true)
-            .filter(|_| matches!(system.status().as_deref(), Ok("ACTIVE"))))
-    })?;
+    let pair = until(
+        system.limits.pair_within,
+        "the pair is not complete",
+        || {
+            let pair = system.pair(Some(&death.active.id))?;
+            Ok(pair
+                .filter(|_| true)
+                .filter(|_| matches!(system.status().as_deref(), Ok("ACTIVE"))))
+        },
+    )?;
     let took = death.since();
     run.numbers.insert("pair_complete_ms", took);
     let fresh = pair
@@ -630,7 +647,10 @@ fn pair_complete(run: &mut Run, system: &System, death: &Death) -> anyhow::Resul
     let processes = Amphora::find(&system.host.state_dir(), &fresh.id)?
         .processes()?
         .len();
-    ensure!(processes >= 3, "the new amphora has {processes} processes");
+    ensure!(
+        processes >= system.limits.processes,
+        "the new amphora has {processes} processes"
+    );
     Ok((
         took,
         format!(
@@ -653,7 +673,7 @@ fn outage(run: &mut Run, system: &mut System, death: &Death) -> anyhow::Result<(
     let gap = largest_gap(&samples, death.at);
     let back = first_answer(&samples, death.at).context("no probe was answered after the kill")?;
     ensure!(
-        before > 100,
+        before >= system.limits.fewest_probes,
         "only {before} probes before the kill: this host is too busy to measure"
     );
     run.numbers.insert("outage_ms", gap.millis());
@@ -670,8 +690,9 @@ fn outage(run: &mut Run, system: &mut System, death: &Death) -> anyhow::Result<(
         "the gap is not the kill's"
     );
     let checked = format!(
-        "{} probes, one each ms, each a new connection: largest gap; {} unanswered, {lost_before} of them before the kill",
+        "{} probes, one in {} ms, each a new connection: largest gap; {} unanswered, {lost_before} of them before the kill",
         samples.len(),
+        system.limits.probe_every.as_millis(),
         unanswered(&samples),
     );
     Ok((gap.millis(), checked))
@@ -710,20 +731,26 @@ fn delete(system: &System) -> anyhow::Result<(f64, String)> {
     let begin = Instant::now();
     let path = format!("/v2/lbaas/loadbalancers/{}", system.ids.load_balancer);
     // A flow that still runs makes the load balancer immutable: only its end allows the deletion.
-    until(ACTIVE_WITHIN, "the load balancer cannot be deleted", || {
-        let status = system
-            .api
-            .send("DELETE", &format!("{path}?cascade=true"), None)?
-            .status;
-        ensure!(
-            [204, 404, 409].contains(&status),
-            "DELETE {path} answered {status}"
-        );
-        Ok((status != 409).then_some(()))
-    })?;
-    until(ACTIVE_WITHIN, "the load balancer is still there", || {
-        Ok((system.api.send("GET", &path, None)?.status == 404).then_some(()))
-    })?;
+    until(
+        system.limits.active_within,
+        "the load balancer cannot be deleted",
+        || {
+            let status = system
+                .api
+                .send("DELETE", &format!("{path}?cascade=true"), None)?
+                .status;
+            ensure!(
+                [204, 404, 409].contains(&status),
+                "DELETE {path} answered {status}"
+            );
+            Ok((status != 409).then_some(()))
+        },
+    )?;
+    until(
+        system.limits.active_within,
+        "the load balancer is still there",
+        || Ok((system.api.send("GET", &path, None)?.status == 404).then_some(())),
+    )?;
     until(
         Duration::from_secs(5),
         "namespaces of its amphorae are left",

@@ -3,6 +3,7 @@
 use super::api::{Api, text};
 use super::client::Client;
 use super::host::{Host, interrupted};
+use super::limits::Limits;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,8 +13,6 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// How long the controller may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long a change may take until the load balancer is ACTIVE again.
-pub(super) const ACTIVE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Members of the pool `web`, of the pool `api`, and one that joins `api` later. High addresses, which
 /// the controller gives to nobody soon.
@@ -63,6 +62,7 @@ pub(super) struct System {
     pub(super) public_subnet: String,
     pub(super) ids: Ids,
     pub(super) vip: IpAddr,
+    pub(super) limits: Limits,
 }
 
 /// An amphora as the API shows it.
@@ -124,9 +124,9 @@ pub(super) fn pause() -> anyhow::Result<()> {
 
 impl System {
     /// A controller is ready: makes clients and finds the subnets.
-    pub(super) fn new(mut host: Host, api: Api) -> anyhow::Result<Self> {
-        let client = Client::start(&mut host, CLIENTS[0].into())?;
-        let prober = Client::start(&mut host, CLIENTS[1].into())?;
+    pub(super) fn new(mut host: Host, api: Api, limits: Limits) -> anyhow::Result<Self> {
+        let client = Client::start(&mut host, CLIENTS[0].into(), limits.request_within)?;
+        let prober = Client::start(&mut host, CLIENTS[1].into(), limits.request_within)?;
         let subnet = |name: &str| -> anyhow::Result<String> {
             let found = api.get(&format!("/network/v2.0/subnets?name={name}"))?;
             let first = found
@@ -151,6 +151,7 @@ impl System {
             public_subnet,
             ids: Ids::default(),
             vip,
+            limits,
         })
     }
 
@@ -190,7 +191,7 @@ impl System {
     /// The same, until the load balancer is ACTIVE; the new id.
     pub(super) fn create_and_wait(&self, path: &str, body: &Value) -> anyhow::Result<String> {
         let created = self.create(path, body)?;
-        self.until_active(ACTIVE_WITHIN)
+        self.until_active(self.limits.active_within)
             .with_context(|| format!("after POST {path}"))?;
         Ok(text(&created, &["id"]).to_owned())
     }
@@ -204,7 +205,7 @@ impl System {
     ) -> anyhow::Result<()> {
         self.api
             .must(method, &format!("/v2/lbaas/{path}"), body.as_ref())?;
-        self.until_active(ACTIVE_WITHIN)
+        self.until_active(self.limits.active_within)
             .with_context(|| format!("after {method} {path}"))
     }
 

@@ -15,13 +15,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// One probe is started in each of these.
-const PROBE_EVERY: Duration = Duration::from_millis(1);
 /// A probe's own deadline. Shorter than the kernel's first repetition of a lost SYN (1 s), so that a
 /// probe of the outage is not answered after it.
 const PROBE_DEADLINE: Duration = Duration::from_millis(250);
-/// An ordinary request's deadline.
-pub(super) const GET_DEADLINE: Duration = Duration::from_secs(2);
 /// Requests that wait for the client; the demo sends one at a time.
 const QUEUE: usize = 4;
 /// Largest answer that is read, in bytes.
@@ -38,8 +34,8 @@ pub(super) enum Request {
         count: usize,
         deadline_ms: u32,
     },
-    /// One request each millisecond until `ProbeStop`.
-    ProbeStart { to: SocketAddr },
+    /// One request in each of so many milliseconds until `ProbeStop`.
+    ProbeStart { to: SocketAddr, every_ms: u32 },
     /// Ends the probes and gives them.
     ProbeStop,
     /// Hardware addresses behind these addresses, as the kernel resolved them.
@@ -126,8 +122,9 @@ async fn serve(request: Request, probe: &mut Option<Prober>) -> anyhow::Result<S
             }
             serde_json::to_string(&Got { answers })?
         }
-        Request::ProbeStart { to } => {
-            *probe = Some(Prober::start(to));
+        Request::ProbeStart { to, every_ms } => {
+            let every = Duration::from_millis(every_ms.max(1).into());
+            *probe = Some(Prober::start(to, every));
             "{}".to_owned()
         }
         Request::ProbeStop => {
@@ -227,11 +224,11 @@ struct Prober {
 }
 
 impl Prober {
-    fn start(to: SocketAddr) -> Self {
+    fn start(to: SocketAddr, every: Duration) -> Self {
         let samples: Rc<RefCell<Vec<Sample>>> = Rc::default();
         let into = Rc::clone(&samples);
         let ticker = tokio::task::spawn_local(async move {
-            let mut tick = interval(PROBE_EVERY);
+            let mut tick = interval(every);
             tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
             loop {
                 tick.tick().await;

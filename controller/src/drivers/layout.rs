@@ -12,13 +12,27 @@ use std::path::{Path, PathBuf};
 /// Digits of an instance id.
 const INSTANCE_DIGITS: usize = 8;
 
-/// The two namespaces of an amphora.
+/// The namespaces of an amphora: the first two of processes, the last of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Where the agent runs and NICs are plugged.
     Mgmt,
     /// Where VIPs, data plane and vrrp are.
     Vip,
+    /// Where nothing but its machine's processes is.
+    Vm,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Mgmt, Self::Vip, Self::Vm];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mgmt => "mgmt",
+            Self::Vip => "vip",
+            Self::Vm => "vm",
+        }
+    }
 }
 
 /// A state folder and its instance id.
@@ -118,17 +132,32 @@ impl Layout {
 
     /// A namespace of an amphora.
     pub fn amphora_netns(&self, amphora: AmphoraId, role: Role) -> PathBuf {
-        let role = match role {
-            Role::Mgmt => "mgmt",
-            Role::Vip => "vip",
-        };
-        let name = format!("{}-{role}", self.compute_id(amphora));
-        self.netns_dir().join(name)
+        self.netns_dir().join(self.netns_name(amphora, role))
+    }
+
+    fn netns_name(&self, amphora: AmphoraId, role: Role) -> String {
+        format!("{}-{}", self.compute_id(amphora), role.as_str())
+    }
+
+    /// The namespace of a machine that is only tried out.
+    pub fn trial(&self) -> PathBuf {
+        self.netns_dir().join(format!("{}-trial", self.instance))
     }
 
     /// The folder of an amphora.
     pub fn amphora_dir(&self, amphora: AmphoraId) -> PathBuf {
         self.amphorae_dir().join(amphora.to_string())
+    }
+
+    /// The console of its virtual machine, newest part.
+    pub fn console(&self, amphora: AmphoraId) -> PathBuf {
+        self.amphora_dir(amphora).join("console.log")
+    }
+
+    /// The same, when the machine is gone; kept for a while.
+    pub fn kept_console(&self, amphora: AmphoraId) -> PathBuf {
+        let name = format!("consoles/{amphora}.log");
+        self.state_dir.join(name)
     }
 
     /// Its agent's configuration.
@@ -149,9 +178,9 @@ impl Layout {
         }
         for name in self.pinned()? {
             let middle = name.strip_prefix(&self.instance).and_then(|rest| {
-                let rest = rest.strip_prefix('-')?;
-                rest.strip_suffix("-mgmt")
-                    .or_else(|| rest.strip_suffix("-vip"))
+                let (id, role) = rest.strip_prefix('-')?.rsplit_once('-')?;
+                let known = Role::ALL.iter().any(|known| known.as_str() == role);
+                known.then_some(id)
             });
             found.extend(middle.and_then(|id| id.parse::<AmphoraId>().ok()));
         }
@@ -166,6 +195,16 @@ impl Layout {
         let mut names = names(&self.netns_dir())?;
         names.retain(|name| name.starts_with(&own));
         Ok(names)
+    }
+
+    /// Ends an amphora's processes by force, whatever driver made it, and removes everything it had.
+    pub fn remove_amphora(&self, amphora: AmphoraId) -> io::Result<()> {
+        let name = |role| self.netns_name(amphora, role);
+        self.remove_namespaces(&Role::ALL.map(name))?;
+        match std::fs::remove_dir_all(self.amphora_dir(amphora)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Ends all processes in the namespaces of that name and removes the namespaces with their links.
@@ -285,14 +324,19 @@ mod tests {
         let layout = Layout::create(dir.path()).unwrap();
         assert_eq!(Layout::create(dir.path()).unwrap(), layout);
         let (ours, other) = (AmphoraId::random(), AmphoraId::random());
+        let machine = AmphoraId::random();
         std::fs::write(layout.amphora_netns(ours, Role::Vip), "").unwrap();
+        std::fs::write(layout.amphora_netns(machine, Role::Vm), "").unwrap();
+        std::fs::write(layout.trial(), "").unwrap();
         std::fs::write(layout.amphora_netns(ours, Role::Mgmt), "").unwrap();
         let foreign = layout.netns_dir().join(format!("00000000x-{other}-mgmt"));
         std::fs::write(foreign, "").unwrap();
         std::fs::write(layout.fabric(), "").unwrap();
         std::fs::write(layout.management(), "").unwrap();
-        assert_eq!(layout.amphorae().unwrap(), [ours]);
-        assert_eq!(layout.pinned().unwrap().len(), 4);
+        let mut both = [ours, machine];
+        both.sort();
+        assert_eq!(layout.amphorae().unwrap(), both);
+        assert_eq!(layout.pinned().unwrap().len(), 6);
         std::fs::write(dir.path().join("instance"), "../../etc").unwrap();
         assert!(Layout::open(dir.path()).is_err());
     }

@@ -19,6 +19,7 @@ mod heartbeats;
 mod image;
 mod live;
 mod logs;
+mod machines;
 mod metrics;
 mod openstack;
 mod persistence;

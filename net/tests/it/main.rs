@@ -4,6 +4,7 @@
 
 mod netns;
 mod processes;
+mod taps;
 mod wire;
 
 use krater_net::netns::NetNs;

@@ -7,8 +7,10 @@ use ipnet::IpNet;
 use krater_model::state::Heartbeat;
 use krater_model::{AmphoraId, MacAddr, NetworkId, Secret};
 
+mod calls;
 pub mod fake;
 pub mod netns;
+pub mod qemu;
 
 /// A call failed.
 #[derive(Debug, thiserror::Error)]

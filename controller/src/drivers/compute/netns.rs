@@ -5,6 +5,7 @@
 //! the VIP namespace. What belongs to an amphora is found by namespace, never by a remembered process
 //! number, so that a step can be repeated by another controller process after a crash.
 
+use super::calls::{Calls, call};
 use super::{Boot, Compute, Error, Instance, Nic};
 use crate::drivers::layout::{Layout, MANAGEMENT_BRIDGE, Role, bridge_name, port_name};
 use crate::files;
@@ -17,15 +18,13 @@ use krater_net::link::{Address, LinkChange, VethSpec};
 use krater_net::netns::NetNs;
 use krater_net::process::{Detached, ProcessId, processes_in, spawn_detached};
 use krater_net::sync::NetlinkSocket;
-use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Name of the management NIC inside the amphora.
 const MANAGEMENT_NIC: &str = "mgmt0";
@@ -44,11 +43,8 @@ pub struct NetnsCompute {
 struct Inner {
     layout: Layout,
     amphora_bin: PathBuf,
-    /// Agents that this process started, to be reaped when they end. One per amphora at most.
-    children: Mutex<Vec<Child>>,
-    /// One call at a time for each amphora: an agent is never started twice, nor in an amphora that is
-    /// being removed.
-    busy: Mutex<HashMap<AmphoraId, Arc<Mutex<()>>>>,
+    /// Agents are reaped there, one per amphora at most.
+    calls: Calls,
 }
 
 impl NetnsCompute {
@@ -58,8 +54,7 @@ impl NetnsCompute {
             inner: Arc::new(Inner {
                 layout,
                 amphora_bin,
-                children: Mutex::default(),
-                busy: Mutex::default(),
+                calls: Calls::default(),
             }),
         }
     }
@@ -70,28 +65,13 @@ impl NetnsCompute {
         amphora: AmphoraId,
         work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, Error>> {
-        let inner = Arc::clone(&self.inner);
-        Box::pin(async move {
-            let done = tokio::task::spawn_blocking(move || {
-                inner.reap();
-                let turn = inner.turn(amphora);
-                let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                work(&inner)
-            });
-            let done = done
-                .await
-                .unwrap_or_else(|panic| Err(io::Error::other(panic)));
-            done.map_err(|source| Error {
-                amphora,
-                what,
-                // Repeating helps against everything but a missing program or right.
-                retryable: !matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-                ),
-                source: source.into(),
-            })
-        })
+        call(&self.inner, what, amphora, work)
+    }
+}
+
+impl AsRef<Calls> for Inner {
+    fn as_ref(&self) -> &Calls {
+        &self.calls
     }
 }
 
@@ -237,8 +217,7 @@ impl Inner {
             netns: &management,
             stderr: Some(&stderr),
         })?;
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        children.push(child);
+        self.calls.started(child);
         Ok(())
     }
 
@@ -286,21 +265,9 @@ impl Inner {
     }
 
     fn delete(&self, amphora: AmphoraId) -> io::Result<()> {
-        let name = |role| {
-            let path = self.layout.amphora_netns(amphora, role);
-            path.file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-        };
-        let names: Vec<_> = [Role::Mgmt, Role::Vip]
-            .into_iter()
-            .filter_map(name)
-            .collect();
-        self.layout.remove_namespaces(&names)?;
-        self.reap();
-        match std::fs::remove_dir_all(self.layout.amphora_dir(amphora)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.layout.remove_amphora(amphora)?;
+        self.calls.reap();
+        Ok(())
     }
 
     fn plug(&self, amphora: AmphoraId, nic: &Nic) -> io::Result<()> {
@@ -342,19 +309,6 @@ impl Inner {
             });
         }
         Ok(instances)
-    }
-
-    /// The lock of an amphora's calls.
-    fn turn(&self, amphora: AmphoraId) -> Arc<Mutex<()>> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(busy.entry(amphora).or_default())
-    }
-
-    /// Takes note of ended agents, so that they do not stay as zombies.
-    fn reap(&self) {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 }
 
@@ -409,7 +363,7 @@ fn is_agent(process: ProcessId, config: &Path) -> bool {
 }
 
 /// Replaces a file of mode 0600. Not synced: after a crash of the host the amphora is built anew.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let _ = std::fs::remove_file(&temporary);
     let mut options = OpenOptions::new();
@@ -423,7 +377,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// 32 random bytes as 64 hex digits.
-fn random_hex() -> io::Result<String> {
+pub(super) fn random_hex() -> io::Result<String> {
     let mut bytes = [0_u8; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -178,7 +178,7 @@ fn boot_is_repeatable_and_delete_leaves_nothing() {
         assert_eq!(host.runtime.block_on(host.compute.list()).unwrap(), []);
     }
     assert!(
-        host.compute.inner.children.lock().unwrap().is_empty(),
+        host.compute.inner.calls.children.lock().unwrap().is_empty(),
         "reaped"
     );
 }
@@ -386,7 +386,7 @@ fn an_agent_is_started_once_however_many_ask_and_never_in_an_amphora_that_goes()
         .runtime
         .block_on(futures_util::future::join_all(restarts));
     assert!(done.iter().all(Result::is_ok), "{done:?}");
-    let started = host.compute.inner.children.lock().unwrap().len();
+    let started = host.compute.inner.calls.children.lock().unwrap().len();
     assert_eq!(started, 1, "the first was reaped");
 
     let management = NetNs::open(&host.layout.amphora_netns(amphora, Role::Mgmt)).unwrap();
@@ -401,7 +401,7 @@ fn an_agent_is_started_once_however_many_ask_and_never_in_an_amphora_that_goes()
     host.runtime.block_on(all).unwrap();
     let left = processes_in(&[management.id().unwrap()]).unwrap();
     assert!(left.is_empty(), "{left:?}");
-    assert!(host.compute.inner.busy.lock().unwrap().len() <= 1);
+    assert!(host.compute.inner.calls.busy.lock().unwrap().len() <= 1);
 }
 
 mod isolation;
