@@ -71,7 +71,6 @@ pub const WANTED: &[Wanted] = &[
     // Networks.
     must("8021q"),
     must("macvlan"),
-    must("dummy"),
     must("veth"),
     must("bridge"),
     must("tls"),
