@@ -236,6 +236,14 @@ impl Keystone {
 
 impl Drop for Keystone {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let end: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("Keystone's log ends:");
+            for line in end.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
         self.down();
     }
 }

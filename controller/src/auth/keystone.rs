@@ -202,19 +202,23 @@ impl Keystone {
     /// Whose a token is and until when.
     async fn ask(&self, token: HeaderValue) -> Result<Option<(Identity, i64)>, Failure> {
         let what = "validating a token";
-        let mut renew = false;
+        let (mut renew, mut lost) = (false, false);
         loop {
             let own = self.own_token(renew).await?;
             let headers = [(TOKEN, own), (SUBJECT, token.clone())];
-            let answer = self
+            let path = "/auth/tokens?nocatalog";
+            let answer = match self
                 .service
-                .call(
-                    Method::GET,
-                    "/auth/tokens?nocatalog",
-                    &headers,
-                    Bytes::new(),
-                )
-                .await?;
+                .call(Method::GET, path, &headers, Bytes::new())
+                .await
+            {
+                // A worker of Keystone that ends takes its connections along; asking again changes nothing there.
+                Err(CallError::Lost(..)) if !lost => {
+                    lost = true;
+                    continue;
+                }
+                answer => answer?,
+            };
             match answer.status() {
                 StatusCode::OK => return understood(what, &answer).map(known),
                 StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => return Ok(None),

@@ -361,7 +361,9 @@ fn operation(path: &str, what: &str, status: &str, answer: Option<Value>) -> Val
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
             let schema = match name {
-                "project" => json!({"type": "string", "minLength": 1, "maxLength": 36}),
+                "project" => {
+                    json!({"type": "string", "minLength": 1, "maxLength": 36, "pattern": schema::LINE})
+                }
                 // Zones have nothing but their name.
                 "id" if path.contains("/availabilityzones/") || path.starts_with("/projects") => {
                     json!({"type": "string", "minLength": 1})

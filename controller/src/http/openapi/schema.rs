@@ -8,7 +8,7 @@ use crate::http::body::TEXT;
 use serde_json::{Map, Value, json};
 
 /// Text on one line.
-const LINE: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+pub(super) const LINE: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 /// Text with line breaks.
 const LINES: &str = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$";
 /// Words that are truth values.
