@@ -288,7 +288,12 @@ fn routers(
     let vrid = amphora.vrrp_id.unwrap_or(1);
     let mut routers = vec![router(graph, amphora, peers, common, vrid, &same)?];
     if !other.is_empty() {
-        routers.push(router(graph, amphora, peers, common, vrid + 1, &other)?);
+        let mut second = router(graph, amphora, peers, common, vrid + 1, &other)?;
+        // A heartbeat on the management network says which peer it is of, not which router: one session has it.
+        if let Some(liveness) = &mut second.liveness {
+            liveness.second_path = None;
+        }
+        routers.push(second);
         // Who has no peer waits for nobody.
         if !peers.is_empty() {
             for router in &mut routers {

@@ -600,7 +600,9 @@ fn settings(config: &Config) -> Settings {
             Drivers::Qemu => config.qemu.boot_timeout_ms.duration(),
             Drivers::Netns | Drivers::Noop => config.controller.boot_timeout_ms.duration(),
         },
-        ready_timeout: usual.ready_timeout * patience,
+        // Who hears no Active waits for three intervals and a part of one before it becomes that (RFC 9568 section 6.1).
+        ready_timeout: usual.ready_timeout * patience
+            + config.vrrp.advert_centiseconds.duration() * 4,
         step_budget: usual.step_budget * patience,
         undo_budget: usual.undo_budget * patience,
         ..usual

@@ -528,6 +528,9 @@ fn further_vips_have_tables_and_each_family_a_router_of_one_group() {
     assert_eq!(shown(&six.peers), ["2001:db8:1::4"]);
     assert!(four.sync_group.is_some());
     assert_eq!(four.sync_group, six.sync_group);
+    // A session each, and one of them on the management network.
+    let second = |router: &VirtualRouter| router.liveness.as_ref().unwrap().second_path.is_some();
+    assert!(second(four) && !second(six));
     let nic = &state.interfaces[0];
     assert_eq!(nic.addresses.len(), 3);
     let rules: Vec<String> = nic
