@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// A data plane that says for this long that it is not ready does not come back by itself: its agent
 /// restarts it within a second.
 const NOT_READY: Duration = Duration::from_secs(10);
-/// An amphora that is behind the desired state for this long missed a push.
+/// An amphora that still says after this long that it is behind the desired state missed a push.
 const BEHIND: Duration = Duration::from_secs(3);
 /// A pause of our own loop that is longer says that we, not the amphorae, were away.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
@@ -193,7 +193,8 @@ impl Watch {
                 continue;
             }
             let since = *self.behind.entry(amphora.id.clone()).or_insert(now);
-            if age(now, since) >= BEHIND {
+            // Only itself can say so: a dead one is replaced, and a push to it would stand in the way of that.
+            if amphora.heard.is_some_and(|at| age(at, since) >= BEHIND) {
                 let why = format!("amphora {} missed a state", amphora.id);
                 wishes
                     .entry(&amphora.load_balancer_id)
@@ -421,6 +422,14 @@ mod tests {
         };
         let asked = looks(&mut Watch::new(start), start, (0, 4), behind, &[], LIMITS);
         assert_eq!(asked, [(3_000, Request::Push)]);
+        // One that died meanwhile says nothing: it is replaced, without a push that would stand in the way.
+        let died = |_| {
+            let mut amphora = watched("a1", Some(start + Duration::from_secs(2)));
+            amphora.desired = revision(2);
+            vec![amphora]
+        };
+        let asked = looks(&mut Watch::new(start), start, (0, 8), died, &[], LIMITS);
+        assert_eq!(asked, [(7_000, Request::Amphora("a1".into()))]);
         let balancer = Balancer {
             id: "lb-a".into(),
             wanted: 2,
