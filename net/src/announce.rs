@@ -3,6 +3,7 @@
 use crate::netns::NetNs;
 use crate::sys;
 use krater_model::net::MacAddr;
+use krater_model::wire::checksum::{fold, sum};
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -75,18 +76,9 @@ fn ethernet(frame: &mut [u8], to: MacAddr, from: MacAddr, ethertype: u16) {
 /// RFC 4443 section 2.3: over the pseudo-header of RFC 8200 section 8.1 and the message, whose
 /// checksum field is zero.
 fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    let mut sum = 58 + (length >> 16) + (length & 0xffff);
-    let words = |bytes: &[u8]| -> u32 {
-        let word =
-            |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from);
-        bytes.chunks(2).map(word).sum()
-    };
-    sum += words(&source.octets()) + words(&destination.octets()) + words(message);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(u16::MAX)
+    let length = u64::try_from(message.len()).unwrap_or(u64::MAX);
+    let addresses = sum(&destination.octets(), sum(&source.octets(), 58 + length));
+    !fold(sum(message, addresses))
 }
 
 /// Sends frames on one interface. Never blocks: a full queue is an error to count, not to wait for.

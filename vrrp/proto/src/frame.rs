@@ -1,6 +1,7 @@
 //! Whole Ethernet frames for adverts to the group, which the kernel would send with the interface's own address.
 
 use crate::packet::{GROUP_V4, GROUP_V6, PROTOCOL};
+use krater_model::wire::checksum::{fold, sum};
 use krater_model::{MacAddr, Vrid};
 use std::net::IpAddr;
 
@@ -8,6 +9,8 @@ use std::net::IpAddr;
 const CLASS: u8 = 0xc0;
 /// RFC 9568 sections 5.1.1.3 and 5.1.2.3.
 const HOPS: u8 = 255;
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 /// Of 224.0.0.18 (RFC 1112 section 6.4) and ff02::12 (RFC 2464 section 7).
@@ -33,14 +36,15 @@ pub fn to_group(vrid: Vrid, source: IpAddr, message: &[u8], frame: &mut Vec<u8>)
             frame.extend(GROUP_MAC_V4.iter().chain(&mac.0).chain(&ETHERTYPE_IPV4));
             let [high, low] = length(20);
             // Version and length, class, total length, no identifier, Don't Fragment, TTL, protocol, checksum.
-            let mut header = vec![0x45, CLASS, high, low, 0, 0, 0x40, 0, HOPS, PROTOCOL, 0, 0];
-            header.extend(source.octets());
-            header.extend(GROUP_V4.octets());
-            let sum = checksum(&header);
-            for (to, from) in header.iter_mut().skip(10).zip(sum.to_be_bytes()) {
+            frame.extend([0x45, CLASS, high, low, 0, 0, 0x40, 0, HOPS, PROTOCOL, 0, 0]);
+            frame.extend(source.octets());
+            frame.extend(GROUP_V4.octets());
+            // RFC 791 section 3.1.
+            let checksum = !fold(sum(frame.get(ETHERNET..).unwrap_or_default(), 0));
+            let place = frame.iter_mut().skip(ETHERNET + 10);
+            for (to, from) in place.zip(checksum.to_be_bytes()) {
                 *to = from;
             }
-            frame.extend(header);
         }
         IpAddr::V6(source) => {
             frame.extend(GROUP_MAC_V6.iter().chain(&mac.0).chain(&ETHERTYPE_IPV6));
@@ -60,17 +64,6 @@ pub fn to_group(vrid: Vrid, source: IpAddr, message: &[u8], frame: &mut Vec<u8>)
         }
     }
     frame.extend_from_slice(message);
-}
-
-/// RFC 791 section 3.1.
-fn checksum(header: &[u8]) -> u16 {
-    let words = header.chunks(2).map(|pair| match pair {
-        [high, low] => u32::from(*high) << 8 | u32::from(*low),
-        _ => 0,
-    });
-    let sum: u32 = words.sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]
@@ -105,7 +98,7 @@ mod tests {
             let source = std::net::Ipv4Addr::new(192, 0, 2, last);
             let message = vec![0; usize::from(last) * 4];
             to_group(Vrid::new(1).unwrap(), source.into(), &message, &mut frame);
-            assert_eq!(checksum(&frame[14..34]), 0, "{last}");
+            assert_eq!(!fold(sum(&frame[14..34], 0)), 0, "{last}");
             assert_eq!(frame.len(), 34 + message.len());
         }
     }

@@ -8,6 +8,7 @@
 //! ```
 
 use krater_model::state::MAX_PASSWORD;
+use krater_model::wire::checksum::{fold, sum};
 use krater_model::{Centiseconds, Vrid};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -281,27 +282,6 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, length: usize) -> u64 {
     };
     let length = u64::try_from(length).unwrap_or_default();
     part(source) + part(destination) + u64::from(PROTOCOL) + length
-}
-
-fn sum(bytes: &[u8], start: u64) -> u64 {
-    let mut words = bytes.chunks_exact(2);
-    let whole: u64 = words
-        .by_ref()
-        .map(|word| match word {
-            [high, low] => u64::from(u16::from_be_bytes([*high, *low])),
-            _ => 0,
-        })
-        .sum();
-    let odd = words.remainder().first().map_or(0, |b| u64::from(*b) << 8);
-    start + whole + odd
-}
-
-/// Folds the carries of a one's complement sum into 16 bits.
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::{Lease, MAX_ROUTES, Route};
 use crate::MacAddr;
+use crate::wire::checksum::{fold, sum};
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -175,12 +176,12 @@ pub(super) fn in_packet(data: &[u8], from: (Ipv4Addr, u16), to: (Ipv4Addr, u16))
     pseudo.extend([0, UDP]);
     pseudo.extend(udp_length.to_be_bytes());
     // RFC 768: a sum of zero is sent as ones, for zero means none.
-    let sum = match checksum(&[&pseudo, &udp]) {
+    let checksum = match !fold(sum(&udp, sum(&pseudo, 0))) {
         0 => u16::MAX,
-        sum => sum,
+        checksum => checksum,
     };
     if let Some(place) = udp.get_mut(6..8) {
-        place.copy_from_slice(&sum.to_be_bytes());
+        place.copy_from_slice(&checksum.to_be_bytes());
     }
     let mut out = Vec::with_capacity(usize::from(length));
     out.extend([0x45, 0x10]); // version 4, no options, low delay
@@ -188,28 +189,12 @@ pub(super) fn in_packet(data: &[u8], from: (Ipv4Addr, u16), to: (Ipv4Addr, u16))
     out.extend([0, 0, 0, 0, 64, UDP, 0, 0]); // no fragment, time to live, sum
     out.extend(from.0.octets());
     out.extend(to.0.octets());
-    let sum = checksum(&[&out]);
+    let checksum = !fold(sum(&out, 0));
     if let Some(place) = out.get_mut(10..12) {
-        place.copy_from_slice(&sum.to_be_bytes());
+        place.copy_from_slice(&checksum.to_be_bytes());
     }
     out.extend(udp);
     out
-}
-
-/// RFC 1071. Every part but the last has an even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0_u64;
-    for part in parts {
-        for pair in part.chunks(2) {
-            let high = pair.first().copied().unwrap_or_default();
-            let low = pair.get(1).copied().unwrap_or_default();
-            sum += u64::from(u16::from_be_bytes([high, low]));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or_default()
 }
 
 /// What a server says.
