@@ -12,7 +12,7 @@ pub(crate) fn give_back() {
             sys::drop_text(start, end);
         }
     }
-    sys::trim_heap();
+    krater_net::resident::trim_heap();
 }
 
 /// The range of a mapping that holds nothing but program text, or the constants in front of it. Data that

@@ -4,20 +4,15 @@
 //! was made in, whoever holds it. Sessions only shorten a takeover: what fails here is logged and shown by vrrp's
 //! status, and nothing waits for it.
 
+use crate::track;
 use krater_model::SCHEMA;
 use krater_model::control::{HandSecondPath, VrrpConfig};
 use krater_model::wire::liveness::PORT;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
-};
 use socket2::{Domain, Socket, Type};
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
-
-/// Relative to the run folder.
-const SOCKET: &str = "vrrp-track.sock";
 
 /// The socket, kept so that the next vrrp gets the same.
 #[derive(Debug, Default)]
@@ -63,25 +58,10 @@ fn bound(source: IpAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Never blocks: vrrp's queue is empty unless vrrp is stuck, and then this fails.
 fn hand_over(source: IpAddr, path: &OwnedFd) -> io::Result<()> {
-    let frame = serde_json::to_vec(&HandSecondPath {
+    let frame = HandSecondPath {
         schema: SCHEMA,
         second_path: source,
-    })?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    connect(socket.as_raw_fd(), &UnixAddr::new(SOCKET)?)?;
-    let sent = sendmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(&frame)],
-        &[ControlMessage::ScmRights(&[path.as_raw_fd()])],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    if sent == frame.len() {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WriteZero.into())
-    }
+    };
+    track::send(&frame, &[path.as_raw_fd()])
 }

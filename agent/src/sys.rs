@@ -80,9 +80,3 @@ pub(crate) fn drop_text(start: usize, end: usize) {
     // meanwhile, as nothing here unloads libraries, the call fails and changes nothing.
     let _ = unsafe { libc::madvise(start, end.saturating_sub(start.addr()), libc::MADV_DONTNEED) };
 }
-
-/// Gives free heap pages back to the kernel.
-pub(crate) fn trim_heap() {
-    // SAFETY: malloc_trim touches only the allocator's own state, under its lock.
-    let _ = unsafe { libc::malloc_trim(0) };
-}

@@ -62,6 +62,8 @@ pub struct WorkerShared {
     load: Cell<(u32, u64)>,
     /// What was added to the process's sums so far.
     published: Cell<Figures>,
+    /// Waiting clients were woken for the drain.
+    drain_told: Cell<bool>,
 }
 
 /// A worker's part of [`crate::runtime::Usage`].
@@ -85,6 +87,7 @@ impl WorkerShared {
             ticks: Cell::default(),
             load: Cell::new((u32::MAX, 0)),
             published: Cell::default(),
+            drain_told: Cell::default(),
         }
     }
 
@@ -105,7 +108,8 @@ impl WorkerShared {
             kept: self.members.len() as u64,
             reused: self.members.reused(),
         });
-        if self.shared.is_draining() {
+        // Once: who waits later sees the drain at its first look, and it has no way back.
+        if self.shared.is_draining() && !self.drain_told.replace(true) {
             self.timers.wake_all();
         }
     }

@@ -34,6 +34,9 @@ pub use vrrp::*;
 /// Largest body on a control socket, in bytes.
 pub const MAX_BODY: usize = crate::state::MAX_DOCUMENT;
 
+/// A drain may take a day at most, in milliseconds.
+pub const MAX_DRAIN_MS: u32 = 86_400_000;
+
 /// The data plane's part of the desired state: one immutable document, swapped whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

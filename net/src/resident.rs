@@ -19,6 +19,13 @@ pub fn release_startup_pages() -> io::Result<u64> {
     Ok(released)
 }
 
+/// Gives back what only starting, or a change, needed: [`release_startup_pages`], and [`trim_heap`] also when that fails.
+pub fn give_back() -> io::Result<u64> {
+    let released = release_startup_pages();
+    trim_heap();
+    released
+}
+
 /// Gives the free pages of the heap back.
 pub fn trim_heap() {
     sys::trim_heap();

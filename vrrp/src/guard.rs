@@ -195,10 +195,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), VrrpErro
 
 /// Gives back what only starting, or a change, needed.
 fn rest() {
-    if let Err(error) = krater_net::resident::release_startup_pages() {
+    if let Err(error) = krater_net::resident::give_back() {
         warn!(%error, "start-up's memory stays");
     }
-    krater_net::resident::trim_heap();
 }
 
 struct Descriptors {

@@ -48,10 +48,9 @@ impl Memory {
             debug!(%error, "memory stays");
             return;
         }
-        if let Err(error) = krater_net::resident::release_startup_pages() {
+        if let Err(error) = krater_net::resident::give_back() {
             debug!(%error, "memory stays");
         }
-        krater_net::resident::trim_heap();
         if lockable {
             *locked = lock();
             if let Granted::No(why) = &*locked {

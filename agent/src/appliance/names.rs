@@ -187,12 +187,13 @@ impl Names {
     /// Keeps what came of asking, and forgets what does not hold any more.
     fn observe(&self, name: &Name, outcomes: Vec<(Family, query::Outcome)>) {
         let now = self.now();
-        let (before, after, written) = {
+        let (before, after, first, written) = {
             let mut all = self.lock();
             let Some(known) = all.get_mut(name) else {
                 return;
             };
             let before = known.found();
+            let first = !known.records.values().all(Record::is_asked);
             let resolver = Arc::clone(&known.resolver);
             for (family, outcome) in outcomes {
                 if let Some(record) = known.records.get_mut(&family) {
@@ -203,11 +204,11 @@ impl Names {
                 record.expire(now, &resolver);
             }
             let after = known.found();
-            let changed = before.addresses != after.addresses;
-            let written = changed.then(|| to_remember(&all));
-            (before, after, written)
+            let moved = before.addresses != after.addresses;
+            let written = moved.then(|| to_remember(&all));
+            (before, after, first, written)
         };
-        if before.addresses != after.addresses {
+        if written.is_some() {
             let (old, new) = (list(&before.addresses), list(&after.addresses));
             let problem = after.problem.as_deref().unwrap_or("none");
             tracing::info!(%name, old, new, problem, "addresses of a name changed");
@@ -223,7 +224,10 @@ impl Names {
         {
             tracing::warn!(%error, "addresses of names not written down");
         }
-        self.changed.send_replace(());
+        // Who waits for the first answers wants to know of them whatever they were.
+        if first || before != after {
+            self.changed.send_replace(());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
-use krater_model::control::Refusal;
+use krater_model::control::{MAX_DRAIN_MS, Refusal};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -21,8 +21,6 @@ use tokio::sync::Semaphore;
 pub(crate) const SOCKET: &str = "appliance.sock";
 /// Patience of who asks for a reload: both children take the largest document.
 pub(crate) const RELOAD: Duration = Duration::from_secs(40);
-/// A drain may take a day, as in the file.
-const MAX_DRAIN_MS: u64 = 86_400_000;
 /// A drain's body has less.
 const MAX_BODY: usize = 1_024;
 /// An operator has one connection, or a few.
@@ -133,7 +131,7 @@ async fn drain(running: &Running, request: Request<Incoming>) -> Result<(), Stri
     let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
     let body = body.map_err(|error| error.to_string())?.to_bytes();
     let Drain { deadline_ms } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    if let Some(ms) = deadline_ms.filter(|ms| *ms > MAX_DRAIN_MS) {
+    if let Some(ms) = deadline_ms.filter(|ms| *ms > u64::from(MAX_DRAIN_MS)) {
         return Err(format!("{ms} is out of range: use 0 to {MAX_DRAIN_MS}"));
     }
     let ending = running.end.try_send(deadline_ms.map(Duration::from_millis));

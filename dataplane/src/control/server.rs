@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use krater_dataplane_core::member::Wish;
 use krater_model::Weight;
-use krater_model::control::{MAX_BODY, Refusal};
+use krater_model::control::{MAX_BODY, MAX_DRAIN_MS, Refusal};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -21,8 +21,6 @@ use tokio::sync::Semaphore;
 
 /// Control connections at a time: the agent has one or two, an operator a few more.
 const CONNECTIONS: usize = 32;
-/// A drain ends after a day at the latest.
-const MAX_DRAIN_MS: u64 = 24 * 3_600 * 1_000;
 
 /// Patience with the writer of access logs.
 const REOPEN: Duration = Duration::from_secs(2);
@@ -104,7 +102,7 @@ async fn answer(control: &Rc<Control>, request: Request<Incoming>) -> Answer {
             Err(refused) => refused,
         },
         (&Method::POST, "/drain") => match parsed::<Drain>(request).await {
-            Ok(Drain { deadline_ms }) if deadline_ms <= MAX_DRAIN_MS => {
+            Ok(Drain { deadline_ms }) if deadline_ms <= u64::from(MAX_DRAIN_MS) => {
                 control.drain(Duration::from_millis(deadline_ms));
                 empty()
             }

@@ -6,7 +6,7 @@
 //! reads the files.
 
 use crate::SCHEMA;
-use crate::control::{Snapshot, VrrpConfig};
+use crate::control::{MAX_DRAIN_MS, Snapshot, VrrpConfig};
 use crate::error::FieldError;
 use crate::id::CertificateId;
 use crate::names::Resolver;
@@ -80,9 +80,6 @@ pub struct Settings {
     #[serde(default)]
     pub resolver: Resolver,
 }
-
-/// A drain may take a day at most, as the data plane says too.
-const MAX_DRAIN: u32 = 86_400_000;
 
 fn drain_timeout() -> Millis {
     Millis::literal(5_000)
@@ -177,9 +174,9 @@ impl Appliance {
             );
             return Err(FieldError::new("log_level", why));
         }
-        if settings.drain_timeout.value() > MAX_DRAIN {
+        if settings.drain_timeout.value() > MAX_DRAIN_MS {
             let drain = settings.drain_timeout.value();
-            let why = format!("{drain} ms is out of range: use 0 to {MAX_DRAIN}");
+            let why = format!("{drain} ms is out of range: use 0 to {MAX_DRAIN_MS}");
             return Err(FieldError::new("drain_timeout", why));
         }
         hosts::check(&settings.resolver).map_err(|e| e.within("resolver"))?;
