@@ -13,6 +13,7 @@ use crate::db::entity::{
 use crate::db::query::graph::{Graph, Nic};
 use crate::secrets::vault::Vault;
 use ipnet::IpNet;
+use krater_model::net::everything;
 use krater_model::state::{
     Algorithm, Announce, Certificate, HealthCheck, HealthMonitor, Heartbeat, HttpCheck,
     HttpVersion, InsertHeader, Interface, InterfaceRole, L7Action, L7Compare, L7Policy, L7Rule,
@@ -265,13 +266,6 @@ fn vip_routes(graph: &Graph) -> Built<(Vec<Route>, Vec<Rule>)> {
         });
     }
     Ok((routes, rules))
-}
-
-fn everything(like: IpAddr) -> IpNet {
-    match like {
-        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
-        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
-    }
 }
 
 /// One virtual router for each family of the VIPs, that of the first VIP first.

@@ -157,17 +157,17 @@ pub async fn create(state: &AppState, caller: &Caller, new: &New) -> Result<Stri
         };
         quota::check(txn, &project, Counted::LoadBalancer, 1).await?;
         let id = Uuid::new_v4().to_string();
-        let vip = match state.drivers {
+        let (vip, more) = match state.drivers {
             Drivers::Netns | Drivers::Qemu => {
-                vip::allocate(txn, &id, &project, topology, &new.vip).await?
+                let vip = vip::allocate(txn, &id, &project, topology, &new.vip).await?;
+                let more = vip::allocate_more(txn, &vip, &new.additional_vips).await?;
+                (vip, more)
             }
-            Drivers::Noop => noop::vip(txn, &new.vip).await?,
-        };
-        let more = match state.drivers {
-            Drivers::Netns | Drivers::Qemu => {
-                vip::allocate_more(txn, &vip, &new.additional_vips).await?
+            Drivers::Noop => {
+                let vip = noop::vip(txn, &new.vip).await?;
+                let more = noop::more_vips(txn, &vip, &new.additional_vips).await?;
+                (vip, more)
             }
-            Drivers::Noop => noop::more_vips(txn, &vip, &new.additional_vips).await?,
         };
         if let Some(zone) = &zone {
             zone.check(&vip.network_id)?;

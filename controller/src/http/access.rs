@@ -453,13 +453,8 @@ async fn parameter(request: &mut Request, name: &str) -> Result<String, Response
 /// The request again, and the object below the root of its body; what is none is refused by the handler.
 async fn body(request: Request, root: &str) -> Result<(Request, Value), Response> {
     let (parts, body) = request.into_parts();
-    let Ok(bytes) = axum::body::to_bytes(body, super::MAX_BODY).await else {
-        let text = format!(
-            "The request body is incomplete or larger than {} bytes.",
-            super::MAX_BODY
-        );
-        return Err(fault(StatusCode::PAYLOAD_TOO_LARGE, &text));
-    };
+    let bytes = super::call::whole(body).await;
+    let bytes = bytes.map_err(IntoResponse::into_response)?;
     let mut whole: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let object = whole.get_mut(root).map(Value::take).unwrap_or_default();
     Ok((Request::from_parts(parts, Body::from(bytes)), object))

@@ -5,6 +5,7 @@ use super::access::Scope;
 use super::envelope::RequestId;
 use crate::app::{AppState, Caller, Error};
 use crate::db::query::list::PageRequest;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use krater_model::Secret;
@@ -27,7 +28,7 @@ pub(super) struct Call {
     /// Path without query.
     path: String,
     headers: HeaderMap,
-    bytes: axum::body::Bytes,
+    bytes: Bytes,
 }
 
 impl FromRequest<AppState> for Call {
@@ -74,12 +75,7 @@ impl FromRequest<AppState> for Call {
                 .map(Secret::new),
             scope: parts.extensions.get::<Scope>().map(|scope| scope.0.clone()),
         };
-        let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
-            Error::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("The request body is incomplete or larger than {MAX_BODY} bytes."),
-            )
-        })?;
+        let bytes = whole(body).await?;
         Ok(Self {
             state: state.clone(),
             caller,
@@ -90,6 +86,16 @@ impl FromRequest<AppState> for Call {
             bytes,
         })
     }
+}
+
+/// The bytes of a body.
+pub(super) async fn whole(body: Body) -> Result<Bytes, Error> {
+    axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
+        Error::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The request body is incomplete or larger than {MAX_BODY} bytes."),
+        )
+    })
 }
 
 fn missing(argument: &str) -> Error {
@@ -314,30 +320,34 @@ fn descending(text: &str) -> Result<bool, Error> {
     }
 }
 
+/// `%XX` as the byte that it stands for; a broken escape stays as it is.
+pub(super) fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, more @ ..] = rest {
+        let digits = more.get(..2).filter(|_| *first == b'%');
+        let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = more.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = more;
+            }
+        }
+    }
+    bytes
+}
+
 /// `application/x-www-form-urlencoded`, leniently: a broken escape stays as it is.
 pub(super) fn decode(query: &str) -> Vec<(String, String)> {
     let text = |part: &str| {
-        let bytes = part.as_bytes();
-        let mut out = Vec::with_capacity(bytes.len());
-        let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            let hex = bytes
-                .get(at + 1..at + 3)
-                .and_then(|digits| std::str::from_utf8(digits).ok())
-                .filter(|digits| digits.bytes().all(|c| c.is_ascii_hexdigit()))
-                .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            match (byte, hex) {
-                (b'+', _) => out.push(b' '),
-                (b'%', Some(value)) => {
-                    out.push(value);
-                    at += 2;
-                }
-                _ => out.push(byte),
-            }
-            at += 1;
-        }
+        let bytes = unescape(&part.replace('+', " "));
         // No text that is stored has a NUL, and PostgreSQL refuses to look for one.
-        String::from_utf8_lossy(&out).replace('\0', "\u{fffd}")
+        String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}")
     };
     query
         .split('&')

@@ -1,12 +1,12 @@
 //! No request waits for ever: neither for the rest of its body nor for a database that hangs without dying. What was waited
 //! for goes on to be true when it is over: the connection that hangs is given up, its transaction is rolled back.
 
-use super::MAX_BODY;
+use super::call;
 use super::envelope::{fault, silent_database};
 use crate::app::AppState;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -36,12 +36,9 @@ where
 
 async fn whole(limit: Duration, request: Request) -> Result<Request, Response> {
     let (parts, body) = request.into_parts();
-    match timeout(limit, axum::body::to_bytes(body, MAX_BODY)).await {
+    match timeout(limit, call::whole(body)).await {
         Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
-        Ok(Err(_)) => {
-            let text = format!("The request body is incomplete or larger than {MAX_BODY} bytes.");
-            Err(fault(StatusCode::PAYLOAD_TOO_LARGE, &text))
-        }
+        Ok(Err(refusal)) => Err(refusal.into_response()),
         Err(_) => {
             let text = format!("The request body did not arrive within {limit:?}.");
             Err(fault(StatusCode::REQUEST_TIMEOUT, &text))

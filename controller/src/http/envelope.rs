@@ -50,23 +50,7 @@ pub(super) async fn wrap(mut request: Request, next: Next) -> Response {
 
 /// Whether a path is UTF-8 when its escapes are read.
 fn is_text(path: &str) -> bool {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, more @ ..] = rest {
-        let hex = more.get(..2).filter(|_| *first == b'%');
-        let digits = hex.and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = more.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = more;
-            }
-        }
-    }
-    std::str::from_utf8(&bytes).is_ok()
+    std::str::from_utf8(&super::call::unescape(path)).is_ok()
 }
 
 /// An id that a trusted proxy or another service made. Anything else is replaced by our own.

@@ -24,13 +24,13 @@ use zeroize::Zeroizing;
 /// The client asks for this service's versions by it.
 const VERSION_HEADER: &str = "openstack-api-version";
 /// Media types of payloads.
-const BINARY: &[&str] = &[
+pub(super) const BINARY: &[&str] = &[
     "application/octet-stream",
     "application/pkcs8",
     "application/pkix-cert",
 ];
-const PLAIN: &str = "text/plain";
-const SECRET_TYPES: &[&str] = &[
+pub(super) const PLAIN: &str = "text/plain";
+pub(super) const SECRET_TYPES: &[&str] = &[
     "certificate",
     "opaque",
     "passphrase",

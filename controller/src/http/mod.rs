@@ -1,7 +1,9 @@
 //! The REST API: axum handlers without SQL. Parse the request, call `app`, show the result.
 
 use crate::app::AppState;
-use axum::Router;
+use axum::{Json, Router};
+use serde_json::Value;
+use std::sync::LazyLock;
 use tower::ServiceExt as _;
 
 pub mod access;
@@ -21,6 +23,9 @@ pub use envelope::REQUEST_ID_HEADER;
 /// Largest request body in bytes: a single-call create with 1,000 members takes about 300 kB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
+/// What `/openapi.json` says, made when it is first asked for.
+static DOCUMENT: LazyLock<Value> = LazyLock::new(openapi::document);
+
 /// All paths of the API, to be served as it is; further routes may be merged in.
 pub fn router(state: AppState) -> Router {
     let db = state.db.clone();
@@ -33,7 +38,7 @@ pub fn router(state: AppState) -> Router {
         // `/openapi.json`, as everything else after its path was normalised.
         .route(
             "/openapi",
-            axum::routing::get(|| async { envelope::ok(openapi::document()) }),
+            axum::routing::get(|| async { Json(&*DOCUMENT) }),
         )
         .fallback(envelope::no_such_path)
         .method_not_allowed_fallback(envelope::no_such_method)

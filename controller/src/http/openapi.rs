@@ -2,7 +2,9 @@
 //! so that an attribute cannot be accepted and undocumented. Committed as `openapi/control.json`;
 //! a test fails when it differs.
 
+use super::key_manager::{BINARY, PLAIN, SECRET_TYPES};
 use super::v2;
+use super::v2::quota;
 use crate::app::load_balancer::PROVIDERS;
 use schema::Use;
 use serde_json::{Map, Value, json};
@@ -26,9 +28,21 @@ pub(super) struct Resource {
     pub(super) required: &'static [&'static str],
     /// Attributes that have one of some words.
     pub(super) choices: &'static [(&'static str, &'static [&'static str])],
-    /// Attributes that are shown.
-    pub(super) shown: &'static [&'static str],
+    /// Attributes that are shown, in groups.
+    pub(super) shown: &'static [&'static [&'static str]],
 }
+
+/// What each object of a load balancer shows.
+pub(super) const STANDING: &[&str] = &[
+    "provisioning_status",
+    "operating_status",
+    "admin_state_up",
+    "project_id",
+    "tenant_id",
+    "created_at",
+    "updated_at",
+    "tags",
+];
 
 /// Further operations: method, path, what, status of success.
 const MORE: &[(&str, &str, &str, &str)] = &[
@@ -286,6 +300,12 @@ fn more(method: &str, path: &str) -> Option<Value> {
     }
 }
 
+/// What a payload is like, in each of its media types.
+fn payload(like: &Value) -> Value {
+    let all = [PLAIN].iter().chain(BINARY);
+    all.map(|kind| ((*kind).to_owned(), like.clone())).collect()
+}
+
 /// Bodies, parameters and media types of the further operations.
 fn further(method: &str, path: &str, operation: &mut Value) {
     let whole = |schema: Value| json!({"required": true, "content": {"application/json": {"schema": schema}}});
@@ -304,18 +324,11 @@ fn further(method: &str, path: &str, operation: &mut Value) {
             operation["requestBody"] = whole(reference("container_create"));
         }
         ("put", "/v1/secrets/{id}") => {
-            let content: Map<String, Value> = MEDIA
-                .iter()
-                .map(|kind| ((*kind).to_owned(), json!({"schema": {"type": "string"}})))
-                .collect();
+            let content = payload(&json!({"schema": {"type": "string"}}));
             operation["requestBody"] = json!({"required": true, "content": content});
         }
         ("get", "/v1/secrets/{id}/payload") => {
-            let content: Map<String, Value> = MEDIA
-                .iter()
-                .map(|kind| ((*kind).to_owned(), json!({})))
-                .collect();
-            operation["responses"]["200"]["content"] = Value::Object(content);
+            operation["responses"]["200"]["content"] = payload(&json!({}));
         }
         ("get", "/healthcheck") => {
             operation["responses"]["200"]["content"] = json!({"text/plain": {}});
@@ -334,14 +347,6 @@ fn further(method: &str, path: &str, operation: &mut Value) {
         _ => {}
     }
 }
-
-/// Media types of payloads.
-const MEDIA: &[&str] = &[
-    "text/plain",
-    "application/octet-stream",
-    "application/pkcs8",
-    "application/pkix-cert",
-];
 
 fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
@@ -474,22 +479,14 @@ fn schemas() -> Value {
             .collect();
         json!({"type": "object", "properties": properties, "additionalProperties": false})
     };
-    let limit = schema::integer(-1, 2_000_000_000);
+    let limit = schema::integer(quota::UNLIMITED.into(), quota::MAX_LIMIT.into());
     insert("quota_update", limits(&limit, &["project_id", "tenant_id"]));
     insert("quota_shown", limits(&json!({"type": "integer"}), &[]));
     let (line, number) = (schema::line(255), schema::integer(1, 2_147_483_647));
-    let types = [
-        "certificate",
-        "opaque",
-        "passphrase",
-        "private",
-        "public",
-        "symmetric",
-    ];
     let mut secret = object(
         &[
             ("name", line.clone()),
-            ("secret_type", schema::words(&types)),
+            ("secret_type", schema::words(SECRET_TYPES)),
             ("algorithm", line.clone()),
             ("bit_length", number),
             ("mode", line.clone()),

@@ -2,8 +2,9 @@
 //! other links are the agent's to use, by what its controller says.
 
 use super::{bounded, shown};
+use crate::net::everything;
 use crate::{FieldError, MacAddr};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::Deserialize;
 use std::net::IpAddr;
 
@@ -192,7 +193,7 @@ fn add(management: &mut Management, network: &Network) -> Result<(), FieldError>
     let mut routes = Vec::new();
     if let Some(text) = &network.gateway {
         routes.push(Route {
-            to: default_of(&net),
+            to: everything(net.addr()),
             via: Some(gateway("gateway", text, &net)?),
         });
     }
@@ -221,13 +222,6 @@ fn add(management: &mut Management, network: &Network) -> Result<(), FieldError>
         }
     }
     Ok(())
-}
-
-fn default_of(net: &IpNet) -> IpNet {
-    match net {
-        IpNet::V4(_) => IpNet::V4(Ipv4Net::default()),
-        IpNet::V6(_) => IpNet::V6(Ipv6Net::default()),
-    }
 }
 
 fn gateway(field: &str, text: &str, net: &IpNet) -> Result<IpAddr, FieldError> {

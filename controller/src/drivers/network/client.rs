@@ -10,6 +10,7 @@ use crate::drivers::layout::Layout;
 use crate::files;
 use ipnet::IpNet;
 use krater_model::MacAddr;
+use krater_model::net::everything;
 use krater_net::link::{Address, Route, TABLE_MAIN, VethSpec};
 use krater_net::netns::NetNs;
 use krater_net::process::ProcessId;
@@ -107,7 +108,7 @@ impl Client {
                 .find(|gateway| gateway.contains(&net.addr()));
             if let Some(gateway) = gateway {
                 inside.add_route(&Route {
-                    to: everything(gateway),
+                    to: everything(gateway.addr()),
                     via: Some(gateway.addr()),
                     link: Some(nic.index),
                     table: TABLE_MAIN,
@@ -119,14 +120,6 @@ impl Client {
             }
         }
         Ok(())
-    }
-}
-
-/// The whole address range of the family.
-fn everything(of: &IpNet) -> IpNet {
-    match of {
-        IpNet::V4(_) => ipnet::Ipv4Net::default().into(),
-        IpNet::V6(_) => ipnet::Ipv6Net::default().into(),
     }
 }
 

@@ -3,8 +3,9 @@
 //! that are right.
 
 use super::Resource;
-use crate::app::not_supported;
+use crate::app::{not_supported, profile_data};
 use crate::http::body::TEXT;
+use crate::http::v2::{health_monitor, listener};
 use serde_json::{Map, Value, json};
 
 /// Text on one line.
@@ -58,6 +59,8 @@ pub(super) fn shown(resource: &Resource) -> Value {
     let properties: Map<String, Value> = resource
         .shown
         .iter()
+        .copied()
+        .flatten()
         .map(|name| ((*name).to_owned(), shown_attribute(resource, name)))
         .collect();
     json!({"type": "object", "properties": properties, "additionalProperties": false})
@@ -152,18 +155,18 @@ fn attribute(resource: &Resource, name: &str, what: Use) -> Value {
         "description" => lines(TEXT),
         "project_id" | "tenant_id" => line(36),
         "provider" => line(64),
-        "flavor_data" | "availability_zone_data" => lines(4_096),
+        "flavor_data" | "availability_zone_data" => lines(profile_data::MAX),
         "tls_ciphers" => line(2_048),
         "vip_address" | "address" | "monitor_address" => ip(),
         "protocol_port" | "monitor_port" => integer(1, 65_535),
         "connection_limit" => integer(-1, MOST),
         "weight" => integer(0, 256),
-        "delay" | "timeout" => integer(1, 2_073_600),
+        "delay" | "timeout" => integer(1, health_monitor::MAX_SECONDS.into()),
         "max_retries" | "max_retries_down" => integer(1, 10),
         "position" => integer(1, MOST),
         "hsts_max_age" => integer(0, MOST),
         "redirect_http_code" => integer(301, 308),
-        _ if name.starts_with("timeout_") => integer(0, 2_073_600_000),
+        _ if name.starts_with("timeout_") => integer(0, listener::MAX_TIMEOUT.into()),
         "admin_state_up"
         | "backup"
         | "enabled"

@@ -25,7 +25,7 @@ pub(super) const RESOURCE: Resource = Resource {
     update: UPDATE,
     required: &["name", "flavor_profile_id"],
     choices: &[],
-    shown: &["id", "name", "description", "enabled", "flavor_profile_id"],
+    shown: &[&["id", "name", "description", "enabled", "flavor_profile_id"]],
 };
 
 fn render(row: &flavor::Model) -> Value {

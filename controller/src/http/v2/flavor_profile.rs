@@ -26,7 +26,7 @@ pub(super) const RESOURCE: Resource = Resource {
     update: CREATE,
     required: &["name", "provider_name", "flavor_data"],
     choices: &[],
-    shown: &["id", "name", "provider_name", "flavor_data"],
+    shown: &[&["id", "name", "provider_name", "flavor_data"]],
 };
 
 fn render(row: &flavor_profile::Model) -> Value {

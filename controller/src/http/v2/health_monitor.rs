@@ -8,14 +8,14 @@ use crate::db::entity::health_monitor;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
-use crate::http::openapi::Resource;
+use crate::http::openapi::{Resource, STANDING};
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 /// Longest delay and time-out in seconds: what fits the data plane's 24 days in milliseconds.
-const MAX_SECONDS: i32 = 2_073_600;
+pub(in crate::http) const MAX_SECONDS: i32 = 2_073_600;
 
 /// Attributes of a create.
 pub(super) const CREATE: &[&str] = &[
@@ -61,27 +61,21 @@ pub(super) const RESOURCE: Resource = Resource {
     required: &["pool_id", "type", "delay", "timeout", "max_retries"],
     choices: &[("type", TYPES), ("http_method", METHODS)],
     shown: &[
-        "id",
-        "name",
-        "provisioning_status",
-        "operating_status",
-        "admin_state_up",
-        "project_id",
-        "tenant_id",
-        "created_at",
-        "updated_at",
-        "tags",
-        "type",
-        "delay",
-        "timeout",
-        "max_retries",
-        "max_retries_down",
-        "http_method",
-        "url_path",
-        "expected_codes",
-        "pools",
-        "http_version",
-        "domain_name",
+        &["id", "name"],
+        STANDING,
+        &[
+            "type",
+            "delay",
+            "timeout",
+            "max_retries",
+            "max_retries_down",
+            "http_method",
+            "url_path",
+            "expected_codes",
+            "pools",
+            "http_version",
+            "domain_name",
+        ],
     ],
 };
 const TYPES: &[&str] = &[

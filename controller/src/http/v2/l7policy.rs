@@ -8,7 +8,7 @@ use crate::app::pool::New as NewPool;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
-use crate::http::openapi::Resource;
+use crate::http::openapi::{Resource, STANDING};
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -55,25 +55,18 @@ pub(super) const RESOURCE: Resource = Resource {
     required: &["listener_id", "action"],
     choices: &[("action", ACTIONS)],
     shown: &[
-        "id",
-        "name",
-        "description",
-        "provisioning_status",
-        "operating_status",
-        "admin_state_up",
-        "project_id",
-        "tenant_id",
-        "created_at",
-        "updated_at",
-        "tags",
-        "action",
-        "listener_id",
-        "redirect_pool_id",
-        "redirect_url",
-        "redirect_prefix",
-        "redirect_http_code",
-        "position",
-        "rules",
+        &["id", "name", "description"],
+        STANDING,
+        &[
+            "action",
+            "listener_id",
+            "redirect_pool_id",
+            "redirect_url",
+            "redirect_prefix",
+            "redirect_http_code",
+            "position",
+            "rules",
+        ],
     ],
 };
 const ACTIONS: &[&str] = &[

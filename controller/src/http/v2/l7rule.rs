@@ -7,7 +7,7 @@ use crate::app::l7rule::{self as app, Change, Match, New, View};
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
-use crate::http::openapi::Resource;
+use crate::http::openapi::{Resource, STANDING};
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -45,20 +45,9 @@ pub(super) const RESOURCE: Resource = Resource {
     required: &["type", "compare_type", "value"],
     choices: &[("type", TYPES), ("compare_type", COMPARISONS)],
     shown: &[
-        "id",
-        "provisioning_status",
-        "operating_status",
-        "admin_state_up",
-        "project_id",
-        "tenant_id",
-        "created_at",
-        "updated_at",
-        "tags",
-        "type",
-        "compare_type",
-        "key",
-        "value",
-        "invert",
+        &["id"],
+        STANDING,
+        &["type", "compare_type", "key", "value", "invert"],
     ],
 };
 const TYPES: &[&str] = &[

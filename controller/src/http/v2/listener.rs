@@ -9,7 +9,7 @@ use crate::app::tls::ListenerTls;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
-use crate::http::openapi::Resource;
+use crate::http::openapi::{Resource, STANDING};
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Longest time-out in milliseconds: 24 days, upstream's limit.
-const MAX_TIMEOUT: i32 = 2_073_600_000;
+pub(in crate::http) const MAX_TIMEOUT: i32 = 2_073_600_000;
 
 /// Attributes of a create.
 pub(super) const CREATE: &[&str] = &[
@@ -91,40 +91,33 @@ pub(super) const RESOURCE: Resource = Resource {
         ("client_authentication", &["MANDATORY", "NONE", "OPTIONAL"]),
     ],
     shown: &[
-        "id",
-        "name",
-        "description",
-        "provisioning_status",
-        "operating_status",
-        "admin_state_up",
-        "project_id",
-        "tenant_id",
-        "created_at",
-        "updated_at",
-        "tags",
-        "protocol",
-        "protocol_port",
-        "connection_limit",
-        "default_pool_id",
-        "l7policies",
-        "insert_headers",
-        "loadbalancers",
-        "timeout_client_data",
-        "timeout_member_connect",
-        "timeout_member_data",
-        "timeout_tcp_inspect",
-        "allowed_cidrs",
-        "default_tls_container_ref",
-        "sni_container_refs",
-        "client_ca_tls_container_ref",
-        "client_crl_container_ref",
-        "client_authentication",
-        "tls_ciphers",
-        "tls_versions",
-        "alpn_protocols",
-        "hsts_max_age",
-        "hsts_include_subdomains",
-        "hsts_preload",
+        &["id", "name", "description"],
+        STANDING,
+        &[
+            "protocol",
+            "protocol_port",
+            "connection_limit",
+            "default_pool_id",
+            "l7policies",
+            "insert_headers",
+            "loadbalancers",
+            "timeout_client_data",
+            "timeout_member_connect",
+            "timeout_member_data",
+            "timeout_tcp_inspect",
+            "allowed_cidrs",
+            "default_tls_container_ref",
+            "sni_container_refs",
+            "client_ca_tls_container_ref",
+            "client_crl_container_ref",
+            "client_authentication",
+            "tls_ciphers",
+            "tls_versions",
+            "alpn_protocols",
+            "hsts_max_age",
+            "hsts_include_subdomains",
+            "hsts_preload",
+        ],
     ],
 };
 const PROTOCOLS: &[&str] = &[

@@ -6,7 +6,7 @@ use crate::app::{Error, vip};
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
-use crate::http::openapi::Resource;
+use crate::http::openapi::{Resource, STANDING};
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -51,30 +51,23 @@ pub(super) const RESOURCE: Resource = Resource {
     required: &[],
     choices: &[],
     shown: &[
-        "id",
-        "name",
-        "description",
-        "provisioning_status",
-        "operating_status",
-        "admin_state_up",
-        "project_id",
-        "tenant_id",
-        "created_at",
-        "updated_at",
-        "tags",
-        "vip_address",
-        "vip_port_id",
-        "vip_subnet_id",
-        "vip_network_id",
-        "vip_qos_policy_id",
-        "vip_sg_ids",
-        "vip_vnic_type",
-        "additional_vips",
-        "listeners",
-        "pools",
-        "provider",
-        "flavor_id",
-        "availability_zone",
+        &["id", "name", "description"],
+        STANDING,
+        &[
+            "vip_address",
+            "vip_port_id",
+            "vip_subnet_id",
+            "vip_network_id",
+            "vip_qos_policy_id",
+            "vip_sg_ids",
+            "vip_vnic_type",
+            "additional_vips",
+            "listeners",
+            "pools",
+            "provider",
+            "flavor_id",
+            "availability_zone",
+        ],
     ],
 };
 

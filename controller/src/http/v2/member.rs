@@ -8,7 +8,7 @@ use crate::db::entity::member;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
-use crate::http::openapi::Resource;
+use crate::http::openapi::{Resource, STANDING};
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -53,24 +53,18 @@ pub(super) const RESOURCE: Resource = Resource {
     required: &["address", "protocol_port"],
     choices: &[],
     shown: &[
-        "id",
-        "name",
-        "provisioning_status",
-        "operating_status",
-        "admin_state_up",
-        "project_id",
-        "tenant_id",
-        "created_at",
-        "updated_at",
-        "tags",
-        "address",
-        "protocol_port",
-        "weight",
-        "backup",
-        "subnet_id",
-        "monitor_address",
-        "monitor_port",
-        "vnic_type",
+        &["id", "name"],
+        STANDING,
+        &[
+            "address",
+            "protocol_port",
+            "weight",
+            "backup",
+            "subnet_id",
+            "monitor_address",
+            "monitor_port",
+            "vnic_type",
+        ],
     ],
 };
 

@@ -9,7 +9,7 @@ use crate::app::tls::PoolTls;
 use crate::http::body::{Body, Field, TEXT};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
-use crate::http::openapi::Resource;
+use crate::http::openapi::{Resource, STANDING};
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -64,31 +64,24 @@ pub(super) const RESOURCE: Resource = Resource {
     required: &["protocol", "lb_algorithm"],
     choices: &[("protocol", PROTOCOLS), ("lb_algorithm", ALGORITHMS)],
     shown: &[
-        "id",
-        "name",
-        "description",
-        "provisioning_status",
-        "operating_status",
-        "admin_state_up",
-        "project_id",
-        "tenant_id",
-        "created_at",
-        "updated_at",
-        "tags",
-        "protocol",
-        "lb_algorithm",
-        "session_persistence",
-        "loadbalancers",
-        "listeners",
-        "healthmonitor_id",
-        "members",
-        "tls_enabled",
-        "tls_container_ref",
-        "ca_tls_container_ref",
-        "crl_container_ref",
-        "tls_ciphers",
-        "tls_versions",
-        "alpn_protocols",
+        &["id", "name", "description"],
+        STANDING,
+        &[
+            "protocol",
+            "lb_algorithm",
+            "session_persistence",
+            "loadbalancers",
+            "listeners",
+            "healthmonitor_id",
+            "members",
+            "tls_enabled",
+            "tls_container_ref",
+            "ca_tls_container_ref",
+            "crl_container_ref",
+            "tls_ciphers",
+            "tls_versions",
+            "alpn_protocols",
+        ],
     ],
 };
 const PERSISTENCE: &[&str] = &[

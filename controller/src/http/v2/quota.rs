@@ -14,9 +14,9 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 /// Limit of what has none of its own.
-const UNLIMITED: i32 = -1;
+pub(in crate::http) const UNLIMITED: i32 = -1;
 /// Upstream's largest limit.
-const MAX_LIMIT: i32 = 2_000_000_000;
+pub(in crate::http) const MAX_LIMIT: i32 = 2_000_000_000;
 
 /// Names of limits; two are upstream's older ones.
 pub(super) const LIMITS: [&str; 9] = [

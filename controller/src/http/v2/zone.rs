@@ -30,12 +30,12 @@ pub(super) const RESOURCE: Resource = Resource {
     update: UPDATE,
     required: &["name", "availability_zone_profile_id"],
     choices: &[],
-    shown: &[
+    shown: &[&[
         "name",
         "description",
         "enabled",
         "availability_zone_profile_id",
-    ],
+    ]],
 };
 
 fn render(row: &availability_zone::Model) -> Value {

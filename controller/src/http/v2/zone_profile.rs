@@ -26,7 +26,7 @@ pub(super) const RESOURCE: Resource = Resource {
     update: CREATE,
     required: &["name", "provider_name", "availability_zone_data"],
     choices: &[],
-    shown: &["id", "name", "provider_name", "availability_zone_data"],
+    shown: &[&["id", "name", "provider_name", "availability_zone_data"]],
 };
 
 fn render(row: &availability_zone_profile::Model) -> Value {
