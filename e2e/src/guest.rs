@@ -4,7 +4,7 @@
 //! Needs `KRATER_IMAGE`, the folder of `cargo xtask image`, and the peers.
 
 use crate::agent::{Agent, Identity};
-use crate::wait;
+use crate::{machine, wait};
 use krater_image::cpio::Archive;
 use krater_net::netns::{self, NetNs};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -28,7 +28,7 @@ pub const MANAGEMENT_MAC: &str = "52:54:00:00:00:01";
 
 /// A program of the peers or of the host.
 fn program(name: &str) -> Command {
-    let tree = peers().join("tree");
+    let tree = crate::peers().join("tree");
     let folders = ["usr/bin", "usr/sbin", "sbin", "bin"];
     let own = folders.iter().map(|folder| tree.join(folder).join(name));
     let hosts = folders
@@ -43,31 +43,13 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// QEMU with its firmware: the launcher that `cargo xtask setup` writes, or the program itself.
+/// QEMU with its firmware.
 fn emulator() -> Command {
-    let launcher = peers().join("qemu/qemu-system-x86_64");
-    if launcher.exists() {
-        return Command::new(launcher);
-    }
-    let share = peers().join("tree/usr/share");
-    let mut command = program("qemu-system-x86_64");
-    for folder in ["qemu", "seabios"].map(|name| share.join(name)) {
-        if folder.is_dir() {
-            command.arg("-L").arg(folder);
-        }
-    }
-    command
-}
-
-fn peers() -> PathBuf {
-    std::env::var_os("KRATER_PEERS")
-        .map_or_else(|| crate::root().join("target/peers"), PathBuf::from)
+    Command::new(machine::peer("qemu/qemu-system-x86_64"))
 }
 
 fn image(name: &str) -> PathBuf {
-    let folder = std::env::var_os("KRATER_IMAGE");
-    let folder = folder.map_or_else(|| crate::root().join("target/image/default"), PathBuf::from);
-    let path = folder.join(name);
+    let path = machine::image().join(name);
     assert!(
         path.is_file(),
         "{} is missing: `cargo xtask image` makes it",
@@ -459,7 +441,6 @@ impl Machine {
             .expect("start QEMU");
         Guest {
             child,
-            netns,
             folder,
             serial: OnceLock::new(),
         }
@@ -484,7 +465,7 @@ impl Machine {
         let device = "virtio-blk-pci,drive=image,bootindex=0";
         let mut all = words(&["-m", "256", "-drive", &drive, "-device", device]);
         if firmware == Firmware::Uefi {
-            let code = path(&crate::machine::peer("usr/share/ovmf/OVMF.fd"));
+            let code = path(&machine::peer("usr/share/ovmf/OVMF.fd"));
             all.extend(words(&["-bios", &code]));
         }
         all
@@ -509,7 +490,6 @@ fn shell() -> Vec<u8> {
 #[derive(Debug)]
 pub struct Guest {
     child: Child,
-    netns: NetNs,
     folder: TempDir,
     serial: OnceLock<UnixStream>,
 }
@@ -635,14 +615,6 @@ impl Guest {
         answer["return"].clone()
     }
 
-    /// Waits for an event of QEMU's monitor that comes after `trigger`.
-    pub fn event_after(&self, event: &str, trigger: impl FnOnce(&Self)) -> Value {
-        let mut monitor = self.monitor_socket();
-        // The monitor takes one visitor at a time: the trigger must not use it.
-        trigger(self);
-        hear(&mut monitor, |message| message["event"] == event)
-    }
-
     fn monitor_socket(&self) -> BufReader<UnixStream> {
         let path = self.folder.path().join("qmp");
         let socket = wait::until("the monitor", || UnixStream::connect(&path).ok());
@@ -652,11 +624,6 @@ impl Guest {
         say(&mut monitor, &json!({"execute": "qmp_capabilities"}));
         hear(&mut monitor, |message| message.get("return").is_some());
         monitor
-    }
-
-    /// The namespace of QEMU's own network.
-    pub const fn netns(&self) -> &NetNs {
-        &self.netns
     }
 }
 

@@ -22,8 +22,7 @@ pub fn image() -> PathBuf {
 /// # Panics
 /// When it is nowhere.
 pub fn peer(path: &str) -> PathBuf {
-    let given = std::env::var_os("KRATER_PEERS").map(PathBuf::from);
-    let peers = given.unwrap_or_else(|| crate::root().join("target/peers"));
+    let peers = crate::peers();
     let places = [peers.clone(), peers.join("tree"), PathBuf::from("/")];
     let found = places.iter().map(|place| place.join(path));
     let found = found.into_iter().find(|path| path.exists());

@@ -17,14 +17,14 @@ use std::fmt::Write as _;
 
 /// What the kernel is told. The last console is the one that PID 1 gets: Nova's console log is the serial port.
 pub const COMMAND_LINE: &str = "console=tty0 console=ttyS0 panic=10";
+/// The disk with both and boot loaders, as it is uploaded to a cloud.
+pub const DISK: &str = "amphora.qcow2";
+/// The kernel.
+pub const KERNEL: &str = "vmlinuz";
+/// Its initrd.
+pub const INITRD: &str = "initrd";
 /// Names of the files that [`build`] makes.
-pub const ARTEFACTS: [&str; 5] = [
-    "amphora.qcow2",
-    "amphora.raw",
-    "amphora.efi",
-    "vmlinuz",
-    "initrd",
-];
+pub const ARTEFACTS: [&str; 5] = [DISK, "amphora.raw", "amphora.efi", KERNEL, INITRD];
 /// Kernels that we know are a tenth of it.
 const MAX_KERNEL: usize = 128 << 20;
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
 /// Where files begin: the cluster size of our qcow2 files.
-pub const ALIGN: usize = 64 * 1024;
+pub const ALIGN: usize = crate::qcow2::CLUSTER;
 const SECTORS_PER_CLUSTER: usize = 4;
 const CLUSTER: usize = SECTOR * SECTORS_PER_CLUSTER;
 const FATS: usize = 2;

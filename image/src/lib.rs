@@ -34,5 +34,8 @@ pub mod sbom;
 pub mod syslinux;
 pub mod uki;
 
-pub use assemble::{ARTEFACTS, BuildError, COMMAND_LINE, Image, Inputs, Variant, build, sha256};
+pub use assemble::{
+    ARTEFACTS, BuildError, COMMAND_LINE, DISK, INITRD, Image, Inputs, KERNEL, Variant, build,
+    sha256,
+};
 pub use lock::{Lock, Pin, Role};

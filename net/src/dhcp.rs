@@ -2,13 +2,12 @@
 //! socket for what goes to a server directly.
 
 use crate::sys;
+use krater_model::guest::dhcp::packet::{CLIENT_PORT, SERVER_PORT};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
-const CLIENT: u16 = 68;
-const SERVER: u16 = 67;
 const ETH_P_IP: u16 = 0x0800;
 
 /// Takes IPv4 packets to UDP port 68 and no others: without it every packet of the NIC would wake us.
@@ -69,8 +68,8 @@ impl DhcpSockets {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.bind_device(Some(self.name.as_bytes()))?;
-        socket.bind(&SockAddr::from(SocketAddrV4::new(own, CLIENT)))?;
-        let to = SockAddr::from(SocketAddrV4::new(server, SERVER));
+        socket.bind(&SockAddr::from(SocketAddrV4::new(own, CLIENT_PORT)))?;
+        let to = SockAddr::from(SocketAddrV4::new(server, SERVER_PORT));
         socket.send_to(message, &to).map(drop)
     }
 

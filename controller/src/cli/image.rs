@@ -118,10 +118,10 @@ fn build(args: BuildArgs) -> anyhow::Result<()> {
         "kernel {}, {} modules; qcow2 {:.1} MB, initrd {:.1} MB",
         image.kernel,
         image.modules.len(),
-        megabytes(size("amphora.qcow2")),
-        megabytes(size("initrd")),
+        megabytes(size(krater_image::DISK)),
+        megabytes(size(krater_image::INITRD)),
     ));
-    println(&args.out.join("amphora.qcow2").display().to_string())
+    println(&args.out.join(krater_image::DISK).display().to_string())
 }
 
 /// A kernel of the archive that is not the pinned one, under the checksum of apt's signed lists.

@@ -4,6 +4,7 @@
 use crate::story::Story;
 use krater_e2e::amphora::pins;
 use krater_e2e::api::text;
+use krater_e2e::machine::{image, peer};
 use krater_e2e::system::{System, alone};
 use krater_e2e::{bin, client, wait};
 use krater_net::netns::NetNs;
@@ -17,29 +18,9 @@ use std::time::Duration;
 /// A boot takes 5 to 30 s on two busy cores; a failover is one and some silence.
 const MACHINE: Duration = Duration::from_secs(300);
 
-/// The folder of the image: `KRATER_IMAGE`, else what `cargo xtask image` makes.
-fn image() -> PathBuf {
-    let given = std::env::var_os("KRATER_IMAGE").map(PathBuf::from);
-    let folder = given.unwrap_or_else(|| krater_e2e::root().join("target/image/default"));
-    assert!(
-        folder.join("vmlinuz").is_file(),
-        "{} has no image: `cargo xtask image` first",
-        folder.display()
-    );
-    folder
-}
-
 /// QEMU, as `cargo xtask setup` fetched it.
 fn qemu() -> PathBuf {
-    let given = std::env::var_os("KRATER_PEERS").map(PathBuf::from);
-    let peers = given.unwrap_or_else(|| krater_e2e::root().join("target/peers"));
-    let path = peers.join("qemu/qemu-system-x86_64");
-    assert!(
-        path.is_file(),
-        "no {}: `cargo xtask setup` first",
-        path.display()
-    );
-    path
+    peer("qemu/qemu-system-x86_64")
 }
 
 /// One amphora for each load balancer; more is the demo's.

@@ -2,18 +2,9 @@
 
 use super::args::Start;
 use crate::config::BootFrom;
+use krater_image::{COMMAND_LINE, DISK, INITRD, KERNEL};
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// Kernel of an image.
-pub const KERNEL: &str = "vmlinuz";
-/// Its initrd.
-pub const INITRD: &str = "initrd";
-/// The disk with both and boot loaders, as it is uploaded to a cloud.
-pub const DISK: &str = "amphora.qcow2";
-/// The same as the boot loaders of the disk give. The serial port last: it is the console of the guest's PID 1, and
-/// what is logged here.
-pub const PARAMETERS: &str = "console=tty0 console=ttyS0 panic=10";
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +60,7 @@ impl Image {
         Start::Kernel {
             kernel: &self.kernel,
             initrd: &self.initrd,
-            parameters: PARAMETERS,
+            parameters: COMMAND_LINE,
         }
     }
 }

@@ -41,7 +41,7 @@ impl Host {
             path
         };
         std::fs::create_dir(file("image")).unwrap();
-        for name in [image::KERNEL, image::INITRD] {
+        for name in [krater_image::KERNEL, krater_image::INITRD] {
             std::fs::write(file("image").join(name), "").unwrap();
         }
         let settings = Settings {
