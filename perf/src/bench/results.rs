@@ -80,18 +80,21 @@ pub(crate) fn keep(
     );
     std::fs::write(base.with_extension("txt"), text)?;
     let mut value = serde_json::to_value(report)?;
-    round(&mut value);
+    shorten(&mut value);
     let mut json = serde_json::to_vec(&value)?;
     json.push(b'\n');
     std::fs::write(base.with_extension("json"), json)?;
     Ok(())
 }
 
-/// No clock here is better than five digits, and the rest would fill the repository.
-fn round(value: &mut Value) {
+/// No clock here is better than five digits, and what was not measured need not be said: the rest would fill the repository.
+fn shorten(value: &mut Value) {
     match value {
-        Value::Array(all) => all.iter_mut().for_each(round),
-        Value::Object(all) => all.values_mut().for_each(round),
+        Value::Array(all) => all.iter_mut().for_each(shorten),
+        Value::Object(all) => {
+            all.retain(|_, value| !value.is_null());
+            all.values_mut().for_each(shorten);
+        }
         Value::Number(number) if number.is_f64() => {
             let short = number
                 .as_f64()
@@ -110,9 +113,10 @@ mod tests {
 
     #[test]
     fn five_digits_are_kept_and_counts_are_exact() {
-        let mut value =
-            serde_json::json!({ "a": [12.345_678, 0.000_123_456_7, 98_765.432_1], "n": 1_234_567 });
-        round(&mut value);
+        let mut value = serde_json::json!({
+            "a": [12.345_678, 0.000_123_456_7, 98_765.432_1], "n": 1_234_567, "nothing": null,
+        });
+        shorten(&mut value);
         assert_eq!(
             value.to_string(),
             r#"{"a":[12.346,0.00012346,98765.0],"n":1234567}"#
