@@ -1,16 +1,12 @@
 //! The end of an appliance: what is open may end by itself.
 
-use super::host::{Host, certificate, until};
+use super::host::{Host, at, goes_round, until};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 const WEB: &str = "127.0.0.10:8080";
 const RAW: &str = "127.0.0.10:9000";
-
-fn at(address: &str) -> SocketAddr {
-    address.parse().unwrap()
-}
 
 fn file(drain: &str) -> String {
     format!(
@@ -32,17 +28,11 @@ pools = [
 }
 
 fn host(drain: &str) -> Host {
-    let mut host = Host::new();
-    host.member(at("127.0.0.21:80"), "a1", &certificate(&["member"]));
+    let mut host = Host::with_members(&[("127.0.0.21:80", "a1")]);
     host.write(&file(drain));
     host.run(&[]);
     host.serves();
     host
-}
-
-fn goes_round(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
 }
 
 /// An open connection through the TCP listener.

@@ -1,6 +1,6 @@
 //! Every file of `agent/examples`, started as it is and served from outside.
 
-use super::host::{Host, ask, certificate, tls, until};
+use super::host::{Host, ask, at, certificate, tls, until};
 use crate::rig::PATIENCE;
 use krater_model::config::appliance::Appliance;
 use std::io::{Read, Write};
@@ -86,10 +86,6 @@ impl Example {
             .collect();
         tls(self.host.connect(at("192.0.2.10:443")), name, &trusted)
     }
-}
-
-fn at(address: &str) -> SocketAddr {
-    address.parse().unwrap()
 }
 
 const WEB: &str = "192.0.2.10:80";

@@ -35,6 +35,17 @@ pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// An address as it is written.
+pub(crate) fn at(address: &str) -> SocketAddr {
+    address.parse().unwrap()
+}
+
+/// Whether four bytes come back.
+pub(crate) fn goes_round(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
+}
+
 impl Host {
     /// With an interface `eth0` that has a carrier.
     pub(crate) fn new() -> Self {
@@ -61,6 +72,16 @@ impl Host {
         netlink.set_up(peer.index, true).unwrap();
         let amphora = None;
         Self { dir, ns, amphora }
+    }
+
+    /// With members: address and name.
+    pub(crate) fn with_members(members: &[(&str, &str)]) -> Self {
+        let host = Self::new();
+        let pem = certificate(&["member"]);
+        for (address, name) in members {
+            host.member(at(address), name, &pem);
+        }
+        host
     }
 
     /// An address of this host.

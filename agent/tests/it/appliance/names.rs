@@ -1,12 +1,11 @@
 //! Members by name, with a real name server (dnsmasq) and one that lies.
 
-use super::host::{Host, ask, certificate, until};
+use super::host::{Host, ask, at, goes_round, until};
 use crate::rig::PATIENCE;
 use krater_net::process::{self, Detached, ProcessId};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
@@ -15,10 +14,6 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 const WEB: &str = "127.0.0.10:8080";
 const RAW: &str = "127.0.0.10:9000";
 const DNS: &str = "127.0.0.53:53";
-
-fn at(address: &str) -> SocketAddr {
-    address.parse().unwrap()
-}
 
 /// An HTTP and a TCP listener whose members are `app.example`.
 fn file(resolver: &str, more: &str) -> String {
@@ -48,16 +43,11 @@ members = [{{ name = "app", host = "app.example", port = 80 }}]
 }
 
 fn host() -> Host {
-    let host = Host::new();
-    let pem = certificate(&["member"]);
-    for (address, name) in [
+    Host::with_members(&[
         ("127.0.0.21:80", "a1"),
         ("127.0.0.22:80", "b1"),
         ("[::1]:80", "six"),
-    ] {
-        host.member(at(address), name, &pem);
-    }
-    host
+    ])
 }
 
 /// dnsmasq, whose records are lines of a hosts file.
@@ -168,11 +158,6 @@ fn web(host: &Host) -> String {
 
 fn served_by(host: &Host, member: &str) {
     until(member, || web(host).ends_with(member).then_some(()));
-}
-
-fn goes_round(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
 }
 
 const KEEP: &str = "hold_absent = 600000, hold_error = 600000";

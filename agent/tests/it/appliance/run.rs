@@ -1,15 +1,10 @@
 //! Start, reload, adoption, end.
 
-use super::host::{Host, ask, certificate, tls, until};
+use super::host::{Host, ask, at, certificate, goes_round, tls, until};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 
 const WEB: &str = "127.0.0.10:8080";
 const RAW: &str = "127.0.0.10:9000";
-
-fn at(address: &str) -> SocketAddr {
-    address.parse().unwrap()
-}
 
 /// One HTTP and one TCP listener; requests go to the pool `web`.
 fn file(web: &str) -> String {
@@ -50,21 +45,11 @@ members = [{{ name = "r1", address = "127.0.0.23", port = 80 }}]
 }
 
 fn host() -> Host {
-    let host = Host::new();
-    let pem = certificate(&["member"]);
-    for (address, name) in [
+    Host::with_members(&[
         ("127.0.0.21:80", "a1"),
         ("127.0.0.22:80", "b1"),
         ("127.0.0.23:80", "r1"),
-    ] {
-        host.member(at(address), name, &pem);
-    }
-    host
-}
-
-fn goes_round(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
+    ])
 }
 
 #[test]
