@@ -26,6 +26,7 @@ const REGEX_SIZE: usize = 256 * 1024;
 pub const ATTRIBUTES: &[Attribute] = &[
     ("id", "id", Kind::Text),
     ("project_id", "project_id", Kind::Text),
+    ("l7policy_id", "l7policy_id", Kind::Text),
     ("admin_state_up", "enabled", Kind::Bool),
     ("type", "kind", Kind::Text),
     ("compare_type", "compare_type", Kind::Text),

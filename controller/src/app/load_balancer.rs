@@ -40,6 +40,7 @@ pub const ATTRIBUTES: &[Attribute] = &[
     ("vip_port_id", "vip_port_id", Kind::Text),
     ("vip_subnet_id", "vip_subnet_id", Kind::Text),
     ("vip_network_id", "vip_network_id", Kind::Text),
+    ("vip_qos_policy_id", "", Kind::Null),
     ("provisioning_status", "provisioning_status", Kind::Text),
     ("operating_status", "operating_status", Kind::Text),
     ("created_at", "created_at", Kind::Time),

@@ -28,6 +28,7 @@ pub const ATTRIBUTES: &[Attribute] = &[
     ("id", "id", Kind::Text),
     ("name", "name", Kind::Text),
     ("project_id", "project_id", Kind::Text),
+    ("pool_id", "pool_id", Kind::Text),
     ("admin_state_up", "enabled", Kind::Bool),
     ("address", "address", Kind::Text),
     ("protocol_port", "protocol_port", Kind::Int),

@@ -524,3 +524,72 @@ async fn copies_that_nothing_uses_are_removed() {
     assert_eq!(collected(later).await, 1);
     assert_eq!(rig.copies().await, 0);
 }
+
+/// What stands inside a column is a filter like any other; each value also has one beside it that must find nothing.
+#[tokio::test]
+async fn lists_are_filtered_by_what_tls_says() {
+    let rig = Rig::new().await;
+    let cert = rig.certificate("a.example").await;
+    let more = json!({"default_tls_container_ref": cert, "tls_ciphers": "TLS_AES_256_GCM_SHA384",
+        "hsts_max_age": 60, "hsts_preload": true});
+    let listener = rig.made(more).await["id"].clone();
+    let plain = json!(rig.api.listener(&rig.lb, 80).await);
+    let body = json!({"loadbalancer_id": rig.lb, "protocol": "HTTP", "lb_algorithm": "ROUND_ROBIN",
+        "tls_enabled": true, "tls_container_ref": cert});
+    let pool = json!(rig.api.make("/v2/lbaas/pools", "pool", body).await);
+    let other = json!(rig.api.pool(&rig.lb).await);
+    for (list, filter, found) in [
+        (
+            "listeners",
+            format!("default_tls_container_ref={cert}"),
+            json!([listener]),
+        ),
+        (
+            "listeners",
+            format!("default_tls_container_ref={NOBODY}"),
+            json!([]),
+        ),
+        (
+            "listeners",
+            "tls_ciphers=TLS_AES_256_GCM_SHA384".into(),
+            json!([listener]),
+        ),
+        (
+            "listeners",
+            "tls_ciphers=TLS_AES_256_gcm_SHA384".into(),
+            json!([]),
+        ),
+        ("listeners", "tls_ciphers=%22".into(), json!([])),
+        ("listeners", "hsts_max_age=60".into(), json!([listener])),
+        ("listeners", "hsts_max_age=6".into(), json!([])),
+        ("listeners", "hsts_preload=true".into(), json!([listener])),
+        ("listeners", "hsts_preload=false".into(), json!([plain])),
+        ("pools", "tls_enabled=True".into(), json!([pool])),
+        ("pools", "tls_enabled=False".into(), json!([other])),
+        ("pools", format!("tls_container_ref={cert}"), json!([pool])),
+        ("pools", format!("ca_tls_container_ref={cert}"), json!([])),
+        (
+            "loadbalancers",
+            format!("vip_qos_policy_id={NOBODY}"),
+            json!([]),
+        ),
+    ] {
+        let answer = rig.api.get(&format!("/v2/lbaas/{list}?{filter}")).await;
+        let shown = answer.ok(200)[list].clone();
+        let ids: Vec<&Value> = shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| &one["id"])
+            .collect();
+        assert_eq!(json!(ids), found, "{list}?{filter}");
+    }
+    // They are no order.
+    for sort in ["tls_ciphers", "hsts_max_age"] {
+        let path = format!("/v2/lbaas/listeners?sort={sort}");
+        let text = rig.api.get(&path).await.fault(400);
+        assert_eq!(text, format!("Supplied sort key '{sort}' is not valid."));
+    }
+    let answer = rig.api.get("/v2/lbaas/listeners?hsts_max_age=x").await;
+    answer.fault(400);
+}

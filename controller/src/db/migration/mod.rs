@@ -8,6 +8,7 @@ mod m0003_secrets;
 mod m0004_long_texts;
 mod m0005_availability_zones;
 mod m0007_additional_vips;
+mod m0008_list_order;
 
 /// Runs what is missing.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_long_texts::Migration),
             Box::new(m0005_availability_zones::Migration),
             Box::new(m0007_additional_vips::Migration),
+            Box::new(m0008_list_order::Migration),
         ]
     }
 }

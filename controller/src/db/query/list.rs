@@ -25,6 +25,14 @@ pub enum Kind {
     Bool,
     /// Unix milliseconds; filtered by the second, as the API shows it.
     Time,
+    /// Text of this key in a column of JSON as serde writes it. No sort key.
+    Inside(&'static str),
+    /// Number of this key likewise.
+    NumberInside(&'static str),
+    /// Truth value of this key likewise; false when the column is null.
+    FlagInside(&'static str),
+    /// Always null: no value is equal to it. No sort key.
+    Null,
 }
 
 /// An attribute that can be filtered and sorted by: name in the API, column, type.
@@ -89,12 +97,7 @@ where
     }
     for (column, kind, descending) in &order {
         let direction = if *descending { Order::Desc } else { Order::Asc };
-        // Engines disagree where nulls are in an order. The last two keys have none, and the first of them an index.
-        let key = match *column {
-            "created_at" | "id" => Expr::col(Alias::new(*column)).into(),
-            column => never_null(column, *kind),
-        };
-        select = select.order_by(key, direction);
+        select = select.order_by(key(column, *kind), direction);
     }
     let limit = request.limit.unwrap_or(UNLIMITED_PAGE);
     Ok(select.limit(limit).all(db).await?)
@@ -124,8 +127,10 @@ fn order(attributes: &[Attribute], request: &PageRequest) -> Result<Vec<Key>, Li
     let mut keys = Vec::new();
     for (name, descending) in &request.sort {
         let attribute = attributes.iter().find(|(api, ..)| api == name);
-        let (_, column, kind) = attribute.ok_or_else(|| ListError::SortKey(name.clone()))?;
-        keys.push((*column, *kind, *descending));
+        let column = attribute.map(|(_, column, kind)| (*column, *kind));
+        let plain = column.filter(|(_, kind)| kind.is_column());
+        let (column, kind) = plain.ok_or_else(|| ListError::SortKey(name.clone()))?;
+        keys.push((column, kind, *descending));
     }
     for (column, kind) in [("created_at", Kind::Time), ("id", Kind::Text)] {
         if !keys.iter().any(|(known, ..)| *known == column) {
@@ -135,16 +140,27 @@ fn order(attributes: &[Attribute], request: &PageRequest) -> Result<Vec<Key>, Li
     Ok(keys)
 }
 
-fn equals(column: &'static str, kind: Kind, value: &str) -> Result<SimpleExpr, ListError> {
-    let column = Expr::col(Alias::new(column));
+impl Kind {
+    /// Whether the attribute is a column of its own.
+    const fn is_column(self) -> bool {
+        matches!(self, Self::Text | Self::Int | Self::Bool | Self::Time)
+    }
+}
+
+fn equals(name: &'static str, kind: Kind, value: &str) -> Result<SimpleExpr, ListError> {
+    let column = Expr::col(Alias::new(name));
+    let number = || value.parse::<i64>().map_err(|_| ListError::Filter);
     Ok(match kind {
         Kind::Text => column.eq(value),
-        Kind::Int => column.eq(value.parse::<i64>().map_err(|_| ListError::Filter)?),
-        Kind::Bool => match value.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" | "t" | "y" => column.eq(true),
-            "false" | "0" | "no" | "off" | "f" | "n" => column.eq(false),
-            _ => return Err(ListError::Filter),
-        },
+        Kind::Int => column.eq(number()?),
+        Kind::Bool => column.eq(flag(value)?),
+        Kind::Inside(key) => inside(name, key, &serde_json::json!(value)),
+        Kind::NumberInside(key) => inside(name, key, &serde_json::json!(number()?)),
+        Kind::FlagInside(key) => {
+            let set = inside(name, key, &serde_json::json!(true));
+            if flag(value)? { set } else { set.not() }
+        }
+        Kind::Null => Expr::value(false),
         Kind::Time => {
             let second = crate::time::parse(value).ok_or(ListError::Filter)?;
             column.between(second, second + 999)
@@ -152,12 +168,39 @@ fn equals(column: &'static str, kind: Kind, value: &str) -> Result<SimpleExpr, L
     })
 }
 
+fn flag(value: &str) -> Result<bool, ListError> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" | "t" | "y" => Ok(true),
+        "false" | "0" | "no" | "off" | "f" | "n" => Ok(false),
+        _ => Err(ListError::Filter),
+    }
+}
+
+/// Whether a column of JSON has the key with the value, in a way that all engines know and in which letters have their case. The
+/// text cannot be a part of another value: in there its quotes were escaped. A comma follows, as no such key is the last one.
+fn inside(column: &'static str, key: &str, value: &serde_json::Value) -> SimpleExpr {
+    let text = || Func::coalesce([Expr::col(Alias::new(column)).into(), Expr::value("")]);
+    let pair = format!("{}:{value},", serde_json::Value::from(key));
+    let without =
+        Func::cust(Alias::new("REPLACE")).args([text().into(), Expr::value(pair), Expr::value("")]);
+    Expr::expr(without).ne(text())
+}
+
+/// What a list is ordered by. Engines disagree where nulls are in an order; the last two keys have none, and an index.
+fn key(column: &'static str, kind: Kind) -> SimpleExpr {
+    match column {
+        "created_at" | "id" => Expr::col(Alias::new(column)).into(),
+        column => never_null(column, kind),
+    }
+}
+
 /// Null sorts as the type's smallest value.
 fn never_null(column: &'static str, kind: Kind) -> SimpleExpr {
     let smallest: Value = match kind {
-        Kind::Text => "".into(),
-        Kind::Int | Kind::Time => 0_i64.into(),
-        Kind::Bool => false.into(),
+        // What is inside another column, and null, is never sorted by.
+        Kind::Text | Kind::Inside(_) | Kind::Null => "".into(),
+        Kind::Int | Kind::Time | Kind::NumberInside(_) => 0_i64.into(),
+        Kind::Bool | Kind::FlagInside(_) => false.into(),
     };
     Func::coalesce([Expr::col(Alias::new(column)).into(), Expr::value(smallest)]).into()
 }
@@ -166,28 +209,45 @@ fn beyond(order: &[Key], row: &serde_json::Value, reverse: bool) -> Cond {
     let value = |column: &str, kind: Kind| -> Value {
         let cell = row.get(column);
         match kind {
-            Kind::Text => cell.and_then(|v| v.as_str()).unwrap_or_default().into(),
-            Kind::Int | Kind::Time => cell.and_then(|v| v.as_i64()).unwrap_or_default().into(),
-            Kind::Bool => cell.and_then(|v| v.as_bool()).unwrap_or_default().into(),
+            Kind::Text | Kind::Inside(_) | Kind::Null => {
+                cell.and_then(|v| v.as_str()).unwrap_or_default().into()
+            }
+            Kind::Int | Kind::Time | Kind::NumberInside(_) => {
+                cell.and_then(|v| v.as_i64()).unwrap_or_default().into()
+            }
+            Kind::Bool | Kind::FlagInside(_) => {
+                cell.and_then(|v| v.as_bool()).unwrap_or_default().into()
+            }
         }
     };
+    // The first key of what is further is not before the marker's. That says no more than the rest does, but an index can start
+    // there, where it cannot with alternatives.
+    let mut further = Cond::all();
+    if let Some((column, kind, descending)) = order.first() {
+        let (first, bound) = (Expr::expr(key(column, *kind)), value(column, *kind));
+        further = further.add(if *descending == reverse {
+            first.gte(bound)
+        } else {
+            first.lte(bound)
+        });
+    }
     let mut any = Cond::any();
     for (i, (column, kind, descending)) in order.iter().enumerate() {
         let mut all = Cond::all();
         for (column, kind, _) in order.iter().take(i) {
-            let equal = Expr::expr(never_null(column, *kind)).eq(value(column, *kind));
+            let equal = Expr::expr(key(column, *kind)).eq(value(column, *kind));
             all = all.add(equal);
         }
         let column_value = value(column, *kind);
-        let cell = Expr::expr(never_null(column, *kind));
-        let further = if *descending == reverse {
+        let cell = Expr::expr(key(column, *kind));
+        let beyond = if *descending == reverse {
             cell.gt(column_value)
         } else {
             cell.lt(column_value)
         };
-        any = any.add(all.add(further));
+        any = any.add(all.add(beyond));
     }
-    any
+    further.add(any)
 }
 
 async fn marker_row<E: EntityTrait>(
