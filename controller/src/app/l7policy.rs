@@ -85,6 +85,8 @@ pub struct Change {
     pub enabled: Option<bool>,
     /// What of the action changes.
     pub target: Target,
+    /// The status of a redirect is the default again.
+    pub default_code: bool,
     /// Place.
     pub position: Option<i32>,
     /// Replaces all.
@@ -227,7 +229,10 @@ pub async fn update(
         let row = find(txn, id).await?;
         let mut items = vec![item(Resource::L7Policy, id.to_owned(), Action::Update)];
         listener::touch(txn, &listener, &mut items).await?;
-        let target = change_target(&row, &change.target)?;
+        let mut target = change_target(&row, &change.target)?;
+        if change.default_code {
+            target.redirect_http_code = target.redirect_http_code.map(|_| FOUND);
+        }
         if let Some(pool) = &target.redirect_pool_id {
             let lb = &listener.load_balancer_id;
             listener::check_pool(txn, lb, pool, &listener.protocol).await?;

@@ -226,6 +226,7 @@ pub(super) fn changed(outer: Map<String, Value>) -> Result<Change, Error> {
         description: body.description()?.change(String::new()),
         enabled: body.bool("admin_state_up")?.change(false),
         target: target(&body)?,
+        default_code: matches!(body.int("redirect_http_code", 0, i32::MAX)?, Field::Null),
         position: body.int("position", 1, i32::MAX)?.value(),
         tags: body.tags()?.change(Vec::new()),
     })
