@@ -30,7 +30,9 @@ cargo xtask COMMAND
   tidy             file sizes, forbidden words, tests that a ledger of rules names
   layers           the arrows between the crates
   openapi [--check]  write openapi/*.json from the handlers, or compare
-  numbers [--against URL]  times of the API beside its goals, and beside another API with no-op drivers
+  numbers [--upstream | --against URL] [--large] [--krater FILE]
+                   times of the API beside its goals, and beside upstream's octavia-api, which is fetched for it, or another
+                   API with no-op drivers; with 10,000 load balancers
   bare             the demo on a Debian 12 made with debootstrap that has gcc and nothing else
   dist             static release binaries in target/dist
   image [ARGS…]    static `amphora` and the bootable image around it: `krater image build ARGS…`, by default in

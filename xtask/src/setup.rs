@@ -2,7 +2,11 @@
 //! OpenStack client) without touching the host: packages are downloaded and unpacked under `target/peers/tree`, nothing is
 //! installed or started; package lists and downloads stay under `target/peers/apt`.
 
-use crate::util::{Failure, at, capture, root, target_dir};
+mod venv;
+
+pub(crate) use venv::{command as python_command, octavia};
+
+use crate::util::{Failure, at, capture, target_dir};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -39,21 +43,6 @@ const PACKAGES: [(&str, &str); 20] = [
 const APART: &str = "qemu-utils";
 /// Raised when the folder's layout changes: a folder of an older layout is made again.
 const LAYOUT: u32 = 5;
-/// Programs in Python, each group in an environment of its own: its folder, its packages, the file below `e2e/peers` that
-/// pins them.
-const VENVS: [(&str, &[&str], &str); 3] = [
-    (
-        "venv-cli",
-        &[
-            "python-openstackclient",
-            "python-octaviaclient",
-            "python-barbicanclient",
-        ],
-        "constraints.txt",
-    ),
-    ("venv-schemathesis", &["schemathesis"], "schemathesis.txt"),
-    ("venv-keystone", &["keystone"], "keystone.txt"),
-];
 /// Another apt may hold a lock for as long as an unattended upgrade takes.
 const LOCK_SECONDS: &str = "DPkg::Lock::Timeout=120";
 
@@ -67,16 +56,15 @@ pub(crate) struct Peers {
 pub(crate) fn setup() -> Result<Peers, Failure> {
     let folder = target_dir().join("peers");
     let mut pinned = String::new();
-    for (venv, packages, constraints) in VENVS {
-        let file = root().join("e2e/peers").join(constraints);
-        let text = std::fs::read_to_string(&file).map_err(at(&file))?;
-        pinned.push_str(&format!("{venv} {packages:?}\n{text}\n"));
+    for group in &venv::FIRST {
+        pinned.push_str(&group.pinned()?);
     }
     let wanted = format!("layout {LAYOUT}\n{PACKAGES:?}\n{pinned}");
     let stamp = folder.join("complete");
     if std::fs::read_to_string(&stamp).is_ok_and(|done| done == wanted)
         && missing(&folder).is_none()
     {
+        venv::add(&folder)?;
         return Ok(Peers { folder });
     }
     // A half-made folder is not worth repairing: it takes seconds to make it again.
@@ -85,13 +73,8 @@ pub(crate) fn setup() -> Result<Peers, Failure> {
     }
     std::fs::create_dir_all(&folder).map_err(at(&folder))?;
     packages(&folder)?;
-    for (venv, packages, constraints) in VENVS {
-        python(
-            &folder,
-            venv,
-            packages,
-            &root().join("e2e/peers").join(constraints),
-        )?;
+    for group in &venv::FIRST {
+        group.make(&folder, &folder)?;
     }
     launcher(&folder)?;
     if let Some((package, program)) = missing(&folder) {
@@ -102,6 +85,7 @@ pub(crate) fn setup() -> Result<Peers, Failure> {
         )));
     }
     std::fs::write(&stamp, wanted).map_err(at(&stamp))?;
+    venv::add(&folder)?;
     Ok(Peers { folder })
 }
 
@@ -257,70 +241,6 @@ fn to_download(simulation: &str) -> BTreeSet<String> {
             Some(format!("{name}={version}"))
         })
         .collect()
-}
-
-/// A virtual environment with some packages, versions as pinned in the tree.
-fn python(folder: &Path, venv: &str, packages: &[&str], constraints: &Path) -> Result<(), Failure> {
-    let named = packages.join(", ");
-    let venv = folder.join(venv);
-    let libraries = folder
-        .join("tree/usr/lib")
-        .join(format!("{}-linux-gnu", std::env::consts::ARCH));
-    let explain = |failure: Failure| {
-        Failure(format!(
-            "{named} could not be fetched.\n  {failure}\n  fix: see that this machine reaches the Python \
-             package index (pip config, https_proxy), then run `cargo xtask setup` again"
-        ))
-    };
-    eprintln!("peers: fetching {named} with pip");
-    let unpacked = folder.join("tree/usr/bin/python3.11");
-    let python = if unpacked.exists() {
-        unpacked
-    } else {
-        PathBuf::from("/usr/bin/python3")
-    };
-    // Without pip: ensurepip looks for its wheel in /usr/share, where an unpacked package is not.
-    capture(
-        Command::new(&python)
-            .args(["-m", "venv", "--without-pip"])
-            .arg(&venv)
-            .env("LD_LIBRARY_PATH", &libraries),
-    )
-    .map_err(explain)?;
-    let wheel = wheel(&[
-        &folder.join("tree/usr/share/python-wheels"),
-        Path::new("/usr/share/python-wheels"),
-    ])?;
-    capture(
-        Command::new(venv.join("bin/python3"))
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-input",
-                "--only-binary=:all:",
-            ])
-            .args(packages)
-            .arg("--constraint")
-            .arg(constraints)
-            .env("PYTHONPATH", wheel)
-            .env("LD_LIBRARY_PATH", &libraries),
-    )
-    .map_err(explain)?;
-    Ok(())
-}
-
-fn wheel(folders: &[&Path]) -> Result<PathBuf, Failure> {
-    for folder in folders {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("pip-") {
-                return Ok(entry.path());
-            }
-        }
-    }
-    Err("pip's wheel is not in package python3-pip-whl; fix: `apt-get download python3-pip-whl` must work".into())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use krater_e2e::database::{DATABASE, Durability, Engine, Server};
 use std::process::Command;
 
 /// Tests that have no database of the API.
-const ELSEWHERE: [&str; 11] = [
+const ELSEWHERE: [&str; 12] = [
     "engines::",
     "servers::",
     "several::",
@@ -14,6 +14,7 @@ const ELSEWHERE: [&str; 11] = [
     "barbican::",
     "https::",
     "schemathesis::",
+    "clients::",
     "noop::",
     "db_command::",
     "net_command::",

@@ -3,6 +3,7 @@
 
 mod access;
 mod barbican;
+mod clients;
 mod common;
 mod db_command;
 mod engines;
