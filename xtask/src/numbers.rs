@@ -31,6 +31,8 @@ const LISTS: u16 = 200;
 const READERS: u16 = 8;
 const CLIENTS: u16 = 32;
 const LOAD: Duration = Duration::from_secs(10);
+/// One of so many requests creates.
+const WRITES: u64 = 10;
 /// Load balancers and their listeners with `--large`, and who makes them.
 const LARGE: u32 = 10_000;
 const LISTENERS: u16 = 10;
@@ -55,6 +57,8 @@ struct Numbers {
 /// What several clients got at the same time.
 struct Load {
     times: Times,
+    /// Of the requests that write.
+    writes: Times,
     per_second: f64,
     failed: u32,
 }
@@ -152,7 +156,7 @@ fn authority(url: &str) -> Result<SocketAddr, Failure> {
 /// A line of the table: its name, its number, the goal, and whether less is better.
 type Row = (&'static str, fn(&Numbers) -> f64, Option<f64>, bool);
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 11] = [
     (
         "create a load balancer, median, ms",
         |n| n.balancer.rank(50),
@@ -187,6 +191,18 @@ const ROWS: [Row; 9] = [
         "32 clients, 9 lists of 20 to 1 create, p99, ms",
         |n| n.load.times.rank(99),
         Some(50.0),
+        true,
+    ),
+    (
+        "the same, median of all, ms",
+        |n| n.load.times.rank(50),
+        None,
+        true,
+    ),
+    (
+        "the same, median of the creates, ms",
+        |n| n.load.writes.rank(50),
+        None,
         true,
     ),
     (
@@ -305,13 +321,13 @@ fn measure(address: SocketAddr) -> Result<Numbers, Failure> {
     };
     until(&mut client, SHORT)?;
     let short = lists(&mut client, SHORT)?;
-    let readers = together(address, READERS, |client, _| {
+    let readers = together(address, READERS, u64::MAX, |client, _| {
         client.must("GET", &format!("{BALANCERS}?limit={SHORT}"), "", 200)
     });
     until(&mut client, OBJECTS)?;
     let long = lists(&mut client, OBJECTS)?;
-    let load = together(address, CLIENTS, |client, turn| {
-        if turn.is_multiple_of(10) {
+    let load = together(address, CLIENTS, WRITES, |client, turn| {
+        if turn.is_multiple_of(WRITES) {
             client.must("POST", BALANCERS, &body, 201)
         } else {
             client.must("GET", &format!("{BALANCERS}?limit=20"), "", 200)
@@ -332,6 +348,7 @@ fn measure(address: SocketAddr) -> Result<Numbers, Failure> {
 fn together(
     address: SocketAddr,
     clients: u16,
+    writes: u64,
     ask: impl Fn(&mut Client, u64) -> Result<String, Failure> + Sync,
 ) -> Load {
     let all = Mutex::new(Vec::new());
@@ -349,7 +366,7 @@ fn together(
                     }
                     let start = Instant::now();
                     match ask(&mut client, turn) {
-                        Ok(_) => own.push(start.elapsed()),
+                        Ok(_) => own.push((start.elapsed(), turn.is_multiple_of(writes))),
                         Err(failure) => {
                             if failed.fetch_add(1, Ordering::Relaxed) == 0 {
                                 eprintln!("a request of many at the same time failed: {failure}");
@@ -368,8 +385,10 @@ fn together(
     let took = start.elapsed();
     let all = all.into_inner().unwrap_or_default();
     let count = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    let wrote = all.iter().filter(|(_, wrote)| *wrote).map(|done| done.0);
     Load {
-        times: Times::of(all),
+        writes: Times::of(wrote.collect()),
+        times: Times::of(all.into_iter().map(|done| done.0).collect()),
         per_second: f64::from(count) / took.as_secs_f64(),
         failed: failed.into_inner(),
     }
