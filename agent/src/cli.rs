@@ -190,8 +190,8 @@ pub(crate) enum CtlCommand {
 pub(crate) enum MemberCommand {
     /// Take a member out of balancing, or bring it back.
     Set {
-        /// Its id.
-        id: krater_model::MemberId,
+        /// Its id, or its name if no other member has it.
+        id: String,
         /// drain: no new clients. maint: nothing at all. ready: neither. weight: another share of the load.
         what: MemberSetting,
         /// With weight: 0 to 256. None: what is configured.

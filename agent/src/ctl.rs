@@ -56,7 +56,11 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                         r.unwrap_or_else(|error| format!("{error:#}\n"))
                     };
                     let names: String = names.iter().map(name_line).collect();
-                    text(dataplane.map(|d| status(&d))) + &text(vrrp.map(|v| routers(&v))) + &names
+                    let vrrp = match lacks_vrrp() {
+                        true => String::new(),
+                        false => text(vrrp.map(|v| routers(&v))),
+                    };
+                    text(dataplane.map(|d| status(&d))) + &vrrp + &names
                 }
             }
         }
@@ -157,7 +161,8 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
         }
         CtlCommand::LogLevel { level } => {
             let body = serde_json::json!({ "level": level });
-            for kind in [Kind::Dataplane, Kind::Vrrp] {
+            let started = |kind: &Kind| *kind == Kind::Dataplane || !lacks_vrrp();
+            for kind in [Kind::Dataplane, Kind::Vrrp].into_iter().filter(started) {
                 let (socket, path) = (kind.socket(), "/log-level");
                 control::request(socket, Method::PUT, path, Some(&body), PATIENCE)
                     .await
@@ -166,6 +171,11 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
             String::new()
         }
     })
+}
+
+/// An appliance without virtual routers starts no vrrp.
+fn lacks_vrrp() -> bool {
+    Path::new(appliance::SOCKET).exists() && !Kind::Vrrp.socket().exists()
 }
 
 async fn dataplane() -> anyhow::Result<DataplaneStatus> {
@@ -270,6 +280,15 @@ fn revision(revision: Option<krater_model::Revision>) -> String {
     revision.map_or_else(|| "none".into(), |revision| revision.to_string())
 }
 
+/// An id, and the name if there is one.
+fn named(id: &impl std::fmt::Display, name: &str) -> String {
+    let id = id.to_string();
+    match name.is_empty() || name == id {
+        true => id,
+        false => format!("{id} {name}"),
+    }
+}
+
 fn status(dataplane: &DataplaneStatus) -> String {
     let (pid, version) = (dataplane.pid, &dataplane.version);
     let mut out = format!(
@@ -283,13 +302,21 @@ fn status(dataplane: &DataplaneStatus) -> String {
             ListenerState::Disabled => "disabled",
             ListenerState::Failed(why) => why,
         };
-        out += &format!("  listener {} {state}\n", listener.id);
+        out += &format!(
+            "  listener {} {state}\n",
+            named(&listener.id, &listener.name)
+        );
+        if !listener.dropped_ciphers.is_empty() {
+            let names = listener.dropped_ciphers.join(":");
+            out += &format!("    ciphers that do not exist here: {names}\n");
+        }
     }
     for pool in &dataplane.pools {
-        out += &format!("  pool {}\n", pool.id);
+        out += &format!("  pool {}\n", named(&pool.id, &pool.name));
         for member in &pool.members {
-            let (id, health, reason) = (member.id, member.health, &member.reason);
-            out += &format!("    member {id} {health:?} {reason}\n");
+            let member_named = named(&member.id, &member.name);
+            let (health, reason) = (member.health, &member.reason);
+            out += &format!("    member {member_named} {health:?} {reason}\n");
         }
     }
     out

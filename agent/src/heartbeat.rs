@@ -141,6 +141,7 @@ mod tests {
             listeners: (0..listeners)
                 .map(|n| ListenerStatus {
                     id: ListenerId(id(n)),
+                    name: String::new(),
                     load_balancer_id: LoadBalancerId(id(1)),
                     state: ListenerState::Open,
                     stats: ListenerStats {
@@ -150,14 +151,17 @@ mod tests {
                         bytes_out: u64::MAX,
                         request_errors: u64::MAX,
                     },
+                    dropped_ciphers: Vec::new(),
                 })
                 .collect(),
             pools: vec![PoolStatus {
                 id: PoolId(id(1)),
+                name: String::new(),
                 load_balancer_id: LoadBalancerId(id(1)),
                 members: (0..members)
                     .map(|n| MemberStatus {
                         id: MemberId(id(n)),
+                        name: String::new(),
                         health: MemberHealth::Checking,
                         reason: String::new(),
                         active_connections: 0,

@@ -14,7 +14,9 @@ use krater_model::{CertificateId, FieldError, Secret};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{
+    NoServerSessionStorage, ProducesTickets, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use std::collections::HashMap;
@@ -37,6 +39,7 @@ pub fn provider() -> CryptoProvider {
 pub struct Terminator {
     config: Arc<ServerConfig>,
     tickets: Arc<dyn ProducesTickets>,
+    dropped: Vec<String>,
 }
 
 impl fmt::Debug for Terminator {
@@ -69,8 +72,8 @@ impl Terminator {
             pem.ok_or_else(|| SetupError::Missing(id.clone()))
         };
         let mut provider = provider();
-        provider.cipher_suites =
-            ciphers::choose(&tls.ciphers, &tls.versions, &provider.cipher_suites)?;
+        let chosen = ciphers::choose(&tls.ciphers, &tls.versions, &provider.cipher_suites)?;
+        provider.cipher_suites = chosen.suites;
         let provider = Arc::new(provider);
         let key = |field: &str, id| certified_key(field, pem(id)?, &provider);
         let default = Arc::new(key("default_certificate", &tls.default_certificate)?);
@@ -123,7 +126,13 @@ impl Terminator {
         Ok(Self {
             config: Arc::new(config),
             tickets,
+            dropped: chosen.dropped,
         })
+    }
+
+    /// Names of ciphers that were asked for and do not exist here.
+    pub(crate) fn dropped_ciphers(&self) -> &[String] {
+        &self.dropped
     }
 
     /// Does the handshake on an accepted connection.
@@ -236,12 +245,24 @@ fn verifier(
     let roots = roots("client_ca", ca)?;
     let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
     if let Some(crl) = crl {
-        builder = builder.with_crls(crls("client_crl", crl)?);
+        // A list that is out of date says nothing of who was revoked since: as with HAProxy nobody enters.
+        builder = builder
+            .with_crls(crls("client_crl", crl)?)
+            .enforce_revocation_expiration();
     }
     if optional {
         builder = builder.allow_unauthenticated();
     }
     builder
         .build()
-        .map_err(|e| SetupError::Invalid(FieldError::new("client_ca", e.to_string())))
+        .map_err(|error| of_builder(&error, ["client_ca", "client_crl"]))
+}
+
+/// Which of authorities and revocation lists is wrong.
+fn of_builder(error: &VerifierBuilderError, [ca, crl]: [&str; 2]) -> SetupError {
+    let field = match error {
+        VerifierBuilderError::InvalidCrl(_) => crl,
+        _ => ca,
+    };
+    SetupError::Invalid(FieldError::new(field, error.to_string()))
 }

@@ -151,12 +151,18 @@ pub struct DataplaneStatus {
 pub struct ListenerStatus {
     /// Which.
     pub id: ListenerId,
+    /// Its name, when that is one word, else its id.
+    #[serde(default)]
+    pub name: String,
     /// Of which load balancer.
     pub load_balancer_id: LoadBalancerId,
     /// Listening, or why not.
     pub state: ListenerState,
     /// Statistics since the listener was made in this process.
     pub stats: ListenerStats,
+    /// Names of its cipher list that do not exist here, and are left out of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped_ciphers: Vec<String>,
 }
 
 /// Whether a listener listens.
@@ -193,6 +199,9 @@ pub struct ListenerStats {
 pub struct PoolStatus {
     /// Which.
     pub id: PoolId,
+    /// Its name, when that is one word, else its id.
+    #[serde(default)]
+    pub name: String,
     /// Of which load balancer.
     pub load_balancer_id: LoadBalancerId,
     /// Members.
@@ -204,6 +213,9 @@ pub struct PoolStatus {
 pub struct MemberStatus {
     /// Which.
     pub id: MemberId,
+    /// Its name, when that is one word, else its id.
+    #[serde(default)]
+    pub name: String,
     /// Health.
     pub health: MemberHealth,
     /// Reason of the last change, such as `HTTP 503, expected 200`.

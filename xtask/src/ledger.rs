@@ -1,27 +1,32 @@
-//! `vrrp/requirements.md`: each rule of the RFCs names tests that exist, or says why there is none.
+//! Ledgers: each rule of the RFCs of VRRP, and each clause of what the data plane shall do, names tests that exist, or
+//! says why there is none.
 
 use std::collections::HashMap;
 
-/// The ledger's path in the checkout.
-pub(crate) const LEDGER: &str = "vrrp/requirements.md";
+/// Their paths in the checkout.
+pub(crate) const LEDGERS: [&str; 2] = ["vrrp/requirements.md", "dataplane/requirements.md"];
 /// A ledger with fewer rules was not read right.
 const RULES: usize = 60;
 /// What a rule without a test must begin with.
 const EXCUSES: [&str; 2] = ["not done: ", "does not apply: "];
 
 /// Faults of the ledger's text; `read` gives other files of the checkout.
-pub(crate) fn check(text: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+pub(crate) fn check(
+    ledger: &str,
+    text: &str,
+    read: impl Fn(&str) -> Option<String>,
+) -> Vec<String> {
     let mut faults = Vec::new();
     let mut files: HashMap<&str, String> = HashMap::new();
     let mut rules = 0;
     for (number, line) in text.lines().enumerate() {
-        let mut fault = |what: String| faults.push(format!("{LEDGER}:{}: {what}", number + 1));
+        let mut fault = |what: String| faults.push(format!("{ledger}:{}: {what}", number + 1));
         let Some(row) = line.strip_prefix("| ").and_then(|l| l.strip_suffix(" |")) else {
             continue;
         };
         let cells: Vec<&str> = row.split(" | ").collect();
         match cells.as_slice() {
-            ["name", "file"] | ["section", "level", "rule", "proof"] => {}
+            ["name", "file"] | ["section", _, _, "proof"] => {}
             [name, file] => match read(file) {
                 Some(text) => drop(files.insert(name, text)),
                 None => fault(format!("{file} cannot be read")),
@@ -46,23 +51,25 @@ pub(crate) fn check(text: &str, read: impl Fn(&str) -> Option<String>) -> Vec<St
         }
     }
     if rules < RULES {
-        faults.push(format!("{LEDGER}: {rules} rules, {RULES} at least"));
+        faults.push(format!("{ledger}: {rules} rules, {RULES} at least"));
     }
     faults
 }
 
 /// Whether a file holds a test of this name: a function below `#[test]`, a name in a list of tests of
-/// a harness, or the name of a case.
+/// a harness, or the name of a case in a table.
 fn holds(text: &str, test: &str) -> bool {
     let function = format!("fn {test}(");
     let (listed, below) = (format!("(\"{test}\","), format!("\"{test}\","));
     let case = format!("name = \"{test}\"");
+    let of_table = format!("[{test}] ");
     let mut attribute = false;
     text.lines().map(str::trim).any(|line| {
         let found = (attribute && line.starts_with(&function))
             || line.contains(&listed)
             || line == below
-            || line == case;
+            || line == case
+            || line.starts_with(&of_table);
         attribute = line == "#[test]";
         found
     })
@@ -80,10 +87,10 @@ mod unit {
             "a.rs" => {
                 Some("#[test]\nfn unit() {}\nfn helper() {}\n(\"listed\", f),\n\"below\",\n".into())
             }
-            "b.toml" => Some("name = \"a case, named\"\n".into()),
+            "b.toml" => Some("name = \"a case, named\"\n[id] hostile; a case\n".into()),
             _ => None,
         };
-        check(&format!("{head}{fill}{row}\n"), files)
+        check("a.md", &format!("{head}{fill}{row}\n"), files)
     }
 
     #[test]
@@ -91,7 +98,7 @@ mod unit {
         for proof in [
             "`a::unit`, `a::listed`",
             "`a::below`",
-            "`b::a case, named`",
+            "`b::a case, named`, `b::id`",
             "not done: `a::nothing` is too hard",
             "does not apply: no",
         ] {
@@ -113,6 +120,6 @@ mod unit {
         ] {
             assert_eq!(faults(row).len(), 1, "{row}");
         }
-        assert_eq!(check("", |_| None).len(), 1, "an empty ledger");
+        assert_eq!(check("a.md", "", |_| None).len(), 1, "an empty ledger");
     }
 }

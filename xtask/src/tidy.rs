@@ -1,6 +1,6 @@
 //! Rules about files that no compiler checks.
 
-use crate::ledger::{self, LEDGER};
+use crate::ledger::{self, LEDGERS};
 use crate::util::{Done, Failure, files, root};
 use std::path::Path;
 
@@ -17,7 +17,10 @@ pub(crate) fn tidy() -> Done {
         check(&file, &text, &mut faults);
     }
     let read = |path: &str| std::fs::read_to_string(root().join(path)).ok();
-    faults.extend(ledger::check(&read(LEDGER).unwrap_or_default(), read));
+    for ledger in LEDGERS {
+        let text = read(ledger).unwrap_or_default();
+        faults.extend(ledger::check(ledger, &text, read));
+    }
     for fault in &faults {
         eprintln!("{fault}");
     }

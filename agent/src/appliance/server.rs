@@ -4,7 +4,7 @@ use super::Running;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use krater_model::control::{MAX_DRAIN_MS, Refusal};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub(crate) const RELOAD: Duration = Duration::from_secs(40);
 const MAX_BODY: usize = 1_024;
 /// An operator has one connection, or a few.
 const CONNECTIONS: usize = 8;
+/// Who says nothing more for so long makes way for others.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Makes the socket. One that nobody listens on is left over, and is replaced.
 pub(super) fn listen() -> io::Result<UnixListener> {
@@ -75,6 +77,8 @@ pub(super) async fn serve(running: Arc<Running>, listener: UnixListener) {
                 async move { Ok::<_, Infallible>(answer(&running, request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(SILENCE)
                 .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "control connection");
@@ -128,7 +132,9 @@ async fn answer(running: &Arc<Running>, request: Request<Incoming>) -> Response<
 
 /// Begins the end, as SIGTERM does.
 async fn drain(running: &Running, request: Request<Incoming>) -> Result<(), String> {
-    let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let body = tokio::time::timeout(SILENCE, body).await;
+    let body = body.map_err(|_elapsed| format!("not complete after {SILENCE:?}"))?;
     let body = body.map_err(|error| error.to_string())?.to_bytes();
     let Drain { deadline_ms } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     if let Some(ms) = deadline_ms.filter(|ms| *ms > u64::from(MAX_DRAIN_MS)) {

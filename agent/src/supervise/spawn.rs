@@ -29,6 +29,11 @@ pub(super) fn spawn(kind: Kind, plan: &Plan, level: &str) -> io::Result<(u32, Op
     // Without root there is nobody to become.
     let uid = Uid::effective().is_root().then_some(uid);
     if let Some(dir) = log.parent() {
+        // Somebody may have cleaned up: a child without a log would be worse than a log without a past.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&plan.log_dir)?;
         own_dir(dir, uid)?;
     }
     let mut args: Vec<OsString> = vec![kind.name().into()];

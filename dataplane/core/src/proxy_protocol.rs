@@ -22,6 +22,11 @@ const CLIENT_CERT_SESS: u8 = 0x04;
 /// A common name is at most 64 characters (RFC 5280 appendix A.1), 256 bytes in UTF-8.
 const MAX_CN: usize = 256;
 
+/// The line of version 1 on a connection of our own, which has no client: a probe's (section 2.1).
+pub const V1_OWN: &[u8] = b"PROXY UNKNOWN\r\n";
+/// The header of version 2 on such a connection: command LOCAL (section 2.2).
+pub const V2_OWN: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
 /// What is told of a client's TLS in version 2.
 #[derive(Debug, Clone, Copy)]
 pub struct Tls<'a> {

@@ -3,11 +3,11 @@
 use super::{Control, lock, status};
 use crate::apply::CLOSE_GRACE;
 use crate::metrics;
-use crate::runtime::{MemberView, PoolView};
+use crate::runtime::PoolView;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use krater_dataplane_core::member::Wish;
 use krater_model::Weight;
 use krater_model::control::{MAX_BODY, MAX_DRAIN_MS, Refusal};
@@ -21,6 +21,9 @@ use tokio::sync::Semaphore;
 
 /// Control connections at a time: the agent has one or two, an operator a few more.
 const CONNECTIONS: usize = 32;
+
+/// Who says nothing more for so long, in a head or a body, makes way for others.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Patience with the writer of access logs.
 const REOPEN: Duration = Duration::from_secs(2);
@@ -53,6 +56,8 @@ pub(super) async fn serve(control: Rc<Control>, listener: UnixListener) {
                 async move { Ok::<_, Infallible>(answer(&control, request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(SILENCE)
                 .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "control connection");
@@ -202,15 +207,25 @@ fn given<'de, D: serde::Deserializer<'de>>(
 
 fn set_member(control: &Control, id: &str, set: SetMember) -> Answer {
     let routes = control.shared.routes();
-    let of_pool = |pool: &'_ Arc<PoolView>| {
-        let is_it = |member: &&MemberView| member.conf.id.to_string() == id;
-        let member = pool.members.iter().find(is_it).cloned();
-        member.map(|member| (Arc::clone(pool), member))
+    let all = || {
+        let of_pool = |pool: &'_ Arc<PoolView>| {
+            let pool = Arc::clone(pool);
+            let members = pool.members.clone().into_iter();
+            members.map(move |member| (Arc::clone(&pool), member))
+        };
+        routes.pools.values().flat_map(of_pool)
     };
-    let Some((pool, member)) = routes.pools.values().find_map(of_pool) else {
+    let by_id = all().find(|(_, member)| member.conf.id.to_string() == id);
+    let by_name = || all().filter(|(_, member)| member.conf.label == id);
+    let mut found = by_id.map_or_else(|| by_name().take(2).collect(), |found| vec![found]);
+    let Some((pool, member)) = found.pop() else {
         let why = format!("{id} is no member of the snapshot in force");
         return refuse(StatusCode::NOT_FOUND, "member", why);
     };
+    if !found.is_empty() {
+        let why = format!("{id} is the name of several members: use an id of `amphora ctl status`");
+        return refuse(StatusCode::NOT_FOUND, "member", why);
+    }
     if let Some(state) = set.state {
         member.state.set_wish(match state {
             Wanted::Ready => Wish::Ready,
@@ -266,14 +281,13 @@ async fn apply(control: &Rc<Control>, body: Bytes) -> Answer {
 }
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, Answer> {
-    match Limited::new(request.into_body(), MAX_BODY).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(refuse(
-            StatusCode::BAD_REQUEST,
-            "document",
-            error.to_string(),
-        )),
-    }
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let why = match tokio::time::timeout(SILENCE, body).await {
+        Ok(Ok(body)) => return Ok(body.to_bytes()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_elapsed) => format!("not complete after {SILENCE:?}"),
+    };
+    Err(refuse(StatusCode::BAD_REQUEST, "document", why))
 }
 
 async fn parsed<T: for<'a> Deserialize<'a>>(request: Request<Incoming>) -> Result<T, Answer> {

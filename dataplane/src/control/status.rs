@@ -48,9 +48,14 @@ pub(super) fn status(control: &Control, applier: &Applier) -> DataplaneStatus {
         };
         status.listeners.push(ListenerStatus {
             id: conf.id,
+            name: conf.label.clone(),
             load_balancer_id: conf.load_balancer_id,
             state,
             stats: view.runtime.snapshot(),
+            dropped_ciphers: match &view.tls {
+                Some(Ok(terminator)) => terminator.dropped_ciphers().to_vec(),
+                _ => Vec::new(),
+            },
         });
     }
     for conf in &table.pools {
@@ -59,18 +64,20 @@ pub(super) fn status(control: &Control, applier: &Applier) -> DataplaneStatus {
         };
         let members = view.members.iter().map(|member| MemberStatus {
             id: member.conf.id,
+            name: member.conf.label.clone(),
             health: member.state.health(&member.conf),
             reason: match member.state.probed() {
                 _ if member.conf.down.is_some() => member.conf.down.clone().unwrap_or_default(),
                 _ if member.state.is_set() => "set by amphora ctl".into(),
                 Probed::NoMonitor => "no monitor".into(),
-                _ => control.probes.reason(member.conf.id),
+                _ => control.probes.reason(&member.state),
             },
             active_connections: member.state.active(),
             total_connections: member.state.total(),
         });
         status.pools.push(PoolStatus {
             id: conf.id,
+            name: conf.label.clone(),
             load_balancer_id: conf.load_balancer_id,
             members: members.collect(),
         });

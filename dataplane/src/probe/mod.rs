@@ -7,12 +7,13 @@ mod hello;
 mod http;
 mod ping;
 
-use crate::io::{ConnectError, is_own};
+use crate::io::{Conn, ConnectError, is_own};
 use crate::runtime::{MemberView, Shared, uptime};
 use crate::tls::Connector;
 use krater_dataplane_core::health::Health;
 use krater_dataplane_core::member::{MemberState, Probed};
-use krater_model::state::{HealthCheck, HealthMonitor};
+use krater_dataplane_core::proxy_protocol::{V1_OWN, V2_OWN};
+use krater_model::state::{HealthCheck, HealthMonitor, PoolProtocol};
 use krater_model::{MemberId, PoolId, report};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -29,6 +30,9 @@ use tokio::time::Instant;
 const AT_A_TIME: usize = 512;
 /// Distance between the first probes of members that come together, at most.
 const SPACING: Duration = Duration::from_millis(2);
+
+/// Why a member is down that no probe took down.
+const BY_TRAFFIC: &str = "too many failures of traffic in a row";
 
 /// Why a probe did not succeed.
 #[derive(Debug)]
@@ -104,6 +108,9 @@ struct Plan {
     monitor: HealthMonitor,
     /// The pool's TLS, when probes go where its traffic goes: as with HAProxy's `ssl` and `check`.
     tls: Option<Arc<Connector>>,
+    /// The PROXY protocol header that traffic there begins with, and so probes: as with HAProxy's `send-proxy`. A
+    /// member that waits for one would take a probe without it for nonsense.
+    header: &'static [u8],
 }
 
 /// What survives a change of plan.
@@ -123,11 +130,16 @@ impl Prober {
     }
 
     /// Why a member is up or down.
-    pub(crate) fn reason(&self, member: MemberId) -> String {
+    pub(crate) fn reason(&self, member: &MemberState) -> String {
         let targets = self.targets.borrow();
-        let reason = targets
-            .get(&member)
-            .map(|target| target.record.borrow().reason.clone());
+        let reason = targets.get(&member.id).map(|target| {
+            let record = target.record.borrow();
+            // Its next probe will learn of it.
+            match member.probed() == Probed::Down && record.health.state() == Probed::Up {
+                true => BY_TRAFFIC.into(),
+                false => record.reason.clone(),
+            }
+        });
         reason
             .filter(|reason| !reason.is_empty())
             .unwrap_or_else(|| "not probed yet".into())
@@ -146,14 +158,17 @@ impl Prober {
             let is_probed = |m: &&MemberView| m.conf.enabled && m.conf.down.is_none();
             let serves = pool.conf.enabled && !pool.is_down();
             for member in pool.members.iter().filter(is_probed).filter(|_| serves) {
+                let where_traffic_goes = member.conf.monitor_address == member.conf.address;
                 let plan = Plan {
                     pool: pool.conf.id,
                     address: member.conf.monitor_address,
                     monitor: monitor.clone(),
-                    tls: pool
-                        .connector()
-                        .filter(|_| member.conf.monitor_address == member.conf.address)
-                        .cloned(),
+                    tls: pool.connector().filter(|_| where_traffic_goes).cloned(),
+                    header: match pool.conf.protocol {
+                        PoolProtocol::Proxy if where_traffic_goes => V1_OWN,
+                        PoolProtocol::Proxyv2 if where_traffic_goes => V2_OWN,
+                        _ => b"",
+                    },
                 };
                 let previous = old.remove(&member.conf.id);
                 let target = match previous {
@@ -172,6 +187,14 @@ impl Prober {
                     }
                 };
                 new.insert(member.conf.id, target);
+            }
+        }
+        // These probes end here. Their last one may have said something after the snapshot settled what is known.
+        drop(old);
+        for pool in routes.pools.values().filter(|p| p.conf.monitor.is_none()) {
+            let states = pool.members.iter().map(|member| &member.state);
+            for state in states.filter(|state| state.probed() != Probed::NoMonitor) {
+                state.set_probed(Probed::NoMonitor);
             }
         }
         self.targets.replace(new);
@@ -226,6 +249,21 @@ impl Run {
         }
     }
 
+    /// A connection that a probe can begin on.
+    async fn connect(&self) -> Result<Conn, Failure> {
+        let Plan {
+            address,
+            monitor,
+            header,
+            ..
+        } = &*self.plan;
+        let timeout = monitor.timeout.duration();
+        let mut conn = self.shared.connect(*address, timeout).await?;
+        let announced = conn.write_all(header).await;
+        announced.map_err(|error| Failure::of(&error))?;
+        Ok(conn)
+    }
+
     async fn probe(&self) -> Result<String, Failure> {
         let Plan {
             address,
@@ -241,7 +279,7 @@ impl Run {
         if let Some(connector) = tls
             && secured
         {
-            let conn = self.shared.connect(*address, timeout).await?;
+            let conn = self.connect().await?;
             let conn = connector.connect(conn, None, timeout).await;
             let conn = conn.map_err(|e| Failure::Member(format!("TLS: {}", report(&e))))?;
             return match &monitor.check {
@@ -254,19 +292,19 @@ impl Run {
         match &monitor.check {
             HealthCheck::Ping => ping::probe(address.ip(), &self.shared).await,
             HealthCheck::Tcp => {
-                let _conn = self.shared.connect(*address, timeout).await?;
+                let _conn = self.connect().await?;
                 Ok("connection accepted".into())
             }
             HealthCheck::TlsHello => {
-                let conn = self.shared.connect(*address, timeout).await?;
+                let conn = self.connect().await?;
                 hello::probe(conn, address.ip()).await
             }
             HealthCheck::Http(check) => {
-                let conn = self.shared.connect(*address, timeout).await?;
+                let conn = self.connect().await?;
                 http::probe(conn, check).await
             }
             HealthCheck::Https(check) => {
-                let conn = self.shared.connect(*address, timeout).await?;
+                let conn = self.connect().await?;
                 http::probe_tls(conn, check).await
             }
         }
@@ -288,7 +326,7 @@ impl Run {
         let mut record = self.record.borrow_mut();
         if record.health.state() == Probed::Up && self.state.probed() == Probed::Down {
             record.health.taken_down();
-            record.reason = "too many failures of traffic in a row".into();
+            record.reason = BY_TRAFFIC.into();
         }
         let monitor = &self.plan.monitor;
         let change = record.health.observe(ok, monitor.rise, monitor.fall);

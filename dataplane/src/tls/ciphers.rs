@@ -44,6 +44,14 @@ const NAMES: [(&str, CipherSuite); 9] = [
     ),
 ];
 
+/// What came of a list.
+pub(super) struct Chosen {
+    /// In the order in which they are preferred.
+    pub(super) suites: Vec<SupportedCipherSuite>,
+    /// Names that do not exist here.
+    pub(super) dropped: Vec<String>,
+}
+
 /// What of `wanted` exists in `available`, in the order of `wanted`; all, the cheapest first, when nothing is wanted. As
 /// with OpenSSL's `ciphers`, a list without TLS 1.3 names leaves the TLS 1.3 suites alone. Refused
 /// when nothing would be left of the list, or of a version that is the only one.
@@ -51,22 +59,22 @@ pub(super) fn choose(
     wanted: &[String],
     versions: &[TlsVersion],
     available: &[SupportedCipherSuite],
-) -> Result<Vec<SupportedCipherSuite>, FieldError> {
+) -> Result<Chosen, FieldError> {
     if wanted.is_empty() {
-        let mut all = available.to_vec();
+        let mut suites = available.to_vec();
         // AES-128 is no less safe in TLS, and SHA-256 has instructions of its own where SHA-384 has none.
-        all.sort_by_key(|suite| !format!("{:?}", suite.suite()).contains("AES_128"));
-        return Ok(all);
+        suites.sort_by_key(|suite| !format!("{:?}", suite.suite()).contains("AES_128"));
+        return Ok(Chosen {
+            suites,
+            dropped: Vec::new(),
+        });
     }
     let named = |name: &String| {
         let (_, suite) = NAMES.iter().find(|(known, _)| known == name)?;
         available.iter().find(|a| a.suite() == *suite).copied()
     };
-    let dropped: Vec<&str> = wanted
-        .iter()
-        .filter(|name| named(name).is_none())
-        .map(String::as_str)
-        .collect();
+    let unknown = wanted.iter().filter(|name| named(name).is_none());
+    let dropped: Vec<String> = unknown.cloned().collect();
     let mut suites: Vec<_> = wanted.iter().filter_map(named).collect();
     let refused = || {
         let known: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
@@ -92,7 +100,7 @@ pub(super) fn choose(
             "ciphers that do not exist here are left out"
         );
     }
-    Ok(suites)
+    Ok(Chosen { suites, dropped })
 }
 
 #[cfg(test)]
@@ -102,10 +110,11 @@ mod tests {
     fn names(wanted: &[&str], versions: &[TlsVersion]) -> Result<Vec<CipherSuite>, FieldError> {
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
         let available = crate::tls::provider().cipher_suites;
-        Ok(choose(&wanted, versions, &available)?
-            .iter()
-            .map(|s| s.suite())
-            .collect())
+        let chosen = choose(&wanted, versions, &available)?;
+        let known = |name: &String| NAMES.iter().any(|(known, _)| known == name);
+        let unknown: Vec<_> = wanted.iter().filter(|name| !known(name)).collect();
+        assert_eq!(Vec::from_iter(&chosen.dropped), unknown);
+        Ok(chosen.suites.iter().map(|s| s.suite()).collect())
     }
 
     #[test]

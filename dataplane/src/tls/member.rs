@@ -4,7 +4,9 @@
 //! name must fit only when the client named one. Without a CA nothing is verified.
 
 use super::client::Anything;
-use super::{SetupError, chain_and_key, ciphers, crls, offered, provider, roots, versions};
+use super::{
+    SetupError, chain_and_key, ciphers, crls, of_builder, offered, provider, roots, versions,
+};
 use crate::io::{Conn, TlsStream};
 use krater_model::state::PoolTls;
 use krater_model::{CertificateId, FieldError, Secret};
@@ -48,7 +50,7 @@ impl Connector {
         };
         let mut provider = provider();
         provider.cipher_suites =
-            ciphers::choose(&tls.ciphers, &tls.versions, &provider.cipher_suites)?;
+            ciphers::choose(&tls.ciphers, &tls.versions, &provider.cipher_suites)?.suites;
         let provider = Arc::new(provider);
         let verifier: Arc<dyn ServerCertVerifier> = match &tls.ca {
             None => Arc::new(Anything(Arc::clone(&provider))),
@@ -57,10 +59,12 @@ impl Connector {
                 let mut builder =
                     WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
                 if let Some(crl) = &tls.crl {
-                    builder = builder.with_crls(crls("crl", pem(crl)?)?);
+                    builder = builder
+                        .with_crls(crls("crl", pem(crl)?)?)
+                        .enforce_revocation_expiration();
                 }
                 let verifier = builder.build();
-                let verifier = verifier.map_err(|e| FieldError::new("ca", e.to_string()))?;
+                let verifier = verifier.map_err(|error| of_builder(&error, ["ca", "crl"]))?;
                 Arc::new(NameIfKnown(verifier))
             }
         };

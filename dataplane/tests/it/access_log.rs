@@ -31,6 +31,9 @@ fn web() -> SocketAddr {
             let answer: &[u8] = match text.split(' ').nth(1) {
                 Some("/cut") => b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
                 Some("/gone") => b"",
+                Some("/hints") => {
+                    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+                }
                 _ if text.starts_with("HEAD") => b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
                 _ => b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             };
@@ -152,6 +155,25 @@ fn a_request_is_one_object() {
     assert_eq!((&bad["status"], &bad["end"]), (&400.into(), &"PR".into()));
     assert_eq!(bad["reason"], "white space before the colon");
     assert!(bad["method"].is_null());
+}
+
+/// Interim answers count where they are sent: an HTTP/1.0 client gets none, and nothing of another request's.
+#[test]
+fn bytes_are_those_that_were_sent() {
+    let (log, dataplane) = (Log::new(), Dataplane::start(1));
+    let mut setup = Setup::new(Http, &[web()]);
+    log.take(&mut setup, AccessLogFormat::Json);
+    setup.apply(&dataplane);
+    let requests = [
+        get("/hints"),
+        "GET /hints HTTP/1.0\r\n\r\n".into(),
+        get("/a"),
+    ];
+    let sent = requests.map(|request| exchange(setup.address(), request.as_bytes()).1);
+    assert!(sent[0].starts_with(b"HTTP/1.1 103") && sent[1].starts_with(b"HTTP/1.1 200"));
+    for (line, sent) in log.lines(3).iter().zip(sent) {
+        assert_eq!(json(line)["bytes"], sent.len(), "{line}");
+    }
 }
 
 #[test]

@@ -231,3 +231,30 @@ fn metrics_have_a_port_of_their_own_on_loopback() {
         "{error}"
     );
 }
+
+/// Clients that say half a request and no more hold the control socket up for a while, not for good.
+#[test]
+fn who_falls_silent_makes_way() {
+    let dataplane = Dataplane::start(1);
+    let path = dataplane.control().to_owned();
+    let hold = |bytes: &'static [u8]| {
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let mut silent: Vec<_> = (0..40)
+        .map(|n| match n % 2 {
+            0 => hold(b"GET /sta"),
+            _ => hold(b"PUT /snapshot HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"),
+        })
+        .collect();
+    assert_eq!(dataplane.request("GET", "/healthz", b"").0, 200);
+    // The first ones were let go, each in its way.
+    for stream in &mut silent[..2] {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
+    }
+}

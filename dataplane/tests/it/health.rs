@@ -1,7 +1,7 @@
 //! Health monitors of each type, up and down, with the reason.
 
 use crate::kit::*;
-use krater_model::control::MemberHealth;
+use krater_model::control::{MemberHealth, MemberStatus};
 use krater_model::state::*;
 use krater_model::*;
 use std::io::{Read, Write};
@@ -244,6 +244,8 @@ fn failing_traffic_takes_a_member_down_and_probes_bring_it_back() {
     assert_eq!(health(), MemberHealth::Up);
     assert_eq!(ask(), "500", "limit");
     assert_eq!(health(), MemberHealth::Down);
+    let reason = dataplane.member(id).reason;
+    assert_eq!(reason, "too many failures of traffic in a row");
     assert_eq!(ask(), "503", "nobody serves: it gets nothing any more");
     // Probes, which say that it is well, must do so twice.
     let mut again = setup.pool().health_monitor.clone().unwrap();
@@ -253,4 +255,88 @@ fn failing_traffic_takes_a_member_down_and_probes_bring_it_back() {
     setup.apply(&dataplane);
     until("up again", || (health() == MemberHealth::Up).then_some(()));
     assert!(PROBES.load(SeqCst) >= before + 2, "rise is 2");
+}
+
+/// The first probes of members that come together are two milliseconds apart: a thousand of them take two seconds. A busy
+/// machine makes it longer, never shorter.
+#[test]
+fn members_that_come_together_are_not_probed_in_one_burst() {
+    const MEMBERS: usize = 1_000;
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (came, seen) = std::sync::mpsc::sync_channel(10 * MEMBERS);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            drop(stream);
+            let _gone = came.send(std::time::Instant::now());
+        }
+    });
+    let dataplane = Dataplane::start(1);
+    let mut setup = Setup::tcp(&vec![address; MEMBERS]);
+    let mut slowly = monitor(HealthCheck::Tcp);
+    slowly.delay = Millis::literal(3_600_000);
+    setup.pool().health_monitor = Some(slowly);
+    setup.apply(&dataplane);
+    let times: Vec<_> = (0..MEMBERS)
+        .map(|_| seen.recv_timeout(PATIENCE).unwrap())
+        .collect();
+    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert!(
+        *last - *first > std::time::Duration::from_millis(1_500),
+        "{:?}",
+        *last - *first
+    );
+    until("all are up", || {
+        let up = |m: &MemberStatus| m.health == MemberHealth::Up;
+        dataplane.status().pools[0]
+            .members
+            .iter()
+            .all(up)
+            .then_some(())
+    });
+    assert!(seen.try_recv().is_err(), "each was probed once");
+}
+
+/// A member that waits for a PROXY header gets one from probes too, unless they go elsewhere.
+#[test]
+fn probes_speak_the_pools_proxy_protocol() {
+    let dataplane = Dataplane::start(1);
+    for (protocol, header) in [
+        (PoolProtocol::Proxy, &b"PROXY UNKNOWN\r\n"[..]),
+        (PoolProtocol::Proxyv2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
+    ] {
+        let strict = move |wants: &'static [u8]| {
+            server(move |mut stream| {
+                let (mut got, mut part) = (Vec::new(), [0; 1024]);
+                while got.len() < wants.len() + 5 || !got.ends_with(b"\r\n\r\n") {
+                    match stream.read(&mut part) {
+                        Ok(n @ 1..) => got.extend(&part[..n]),
+                        _ => return,
+                    }
+                }
+                let good = got.starts_with(&[wants, b"GET "].concat());
+                let status = if good { "200 OK" } else { "400 Bad Request" };
+                let _gone = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            })
+        };
+        let (there, elsewhere) = (strict(header), strict(b""));
+        let mut setup = Setup::new(ListenerProtocol::Http, &[there, there]);
+        setup.pool().protocol = protocol;
+        setup.pool().health_monitor = Some(monitor(HealthCheck::Http(http(&[(200, 200)]))));
+        setup.pool().members[1].monitor_port = Some(Port::new(elsewhere.port().into()).unwrap());
+        setup.apply(&dataplane);
+        for member in &setup.pool().members {
+            becomes(&dataplane, member.id, MemberHealth::Up, "HTTP 200");
+        }
+        // Where traffic goes without a header, one would be nonsense.
+        setup.pool().protocol = PoolProtocol::Http;
+        setup.apply(&dataplane);
+        let first = setup.pool().members[0].id;
+        becomes(
+            &dataplane,
+            first,
+            MemberHealth::Down,
+            "HTTP 400, expected 200",
+        );
+    }
 }

@@ -95,6 +95,11 @@ impl Dataplane {
         }
     }
 
+    /// Path of the control socket.
+    pub(crate) fn control(&self) -> &Path {
+        &self.control
+    }
+
     /// A request on the control socket: status and body.
     pub(crate) fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
         let mut stream = UnixStream::connect(&self.control).unwrap();

@@ -16,6 +16,7 @@ mod health;
 mod http1;
 mod keepalive;
 mod limits;
+mod octavia;
 mod peers;
 mod per_worker;
 mod process;

@@ -78,7 +78,7 @@ pub(crate) fn https_server_with(config: Arc<ServerConfig>, body: &'static str) -
 }
 
 /// A member that speaks plain HTTP and shows the request it got.
-fn mirror() -> SocketAddr {
+pub(crate) fn mirror() -> SocketAddr {
     server(|mut stream| {
         let mut request = Vec::new();
         let mut part = [0; 1024];
@@ -214,7 +214,11 @@ fn certificates_by_name_versions_and_alpn() {
         "DHE-RSA-AES256-SHA256".into(),
         "ECDHE-ECDSA-CHACHA20-POLY1305".into(),
     ];
+    let id = setup.listener().id;
+    assert_eq!(dataplane.listener(id).dropped_ciphers, [""; 0]);
     assert_eq!(put(&dataplane, &setup, &both).0, 200);
+    let dropped = dataplane.listener(id).dropped_ciphers;
+    assert_eq!(dropped, ["DHE-RSA-AES256-SHA256"]);
     let (_, stream) = get(&setup, &config, "d.example").unwrap();
     let suite = stream.conn.negotiated_cipher_suite().unwrap().suite();
     assert_eq!(
@@ -469,10 +473,17 @@ fn revoked_client_certificates() {
     tls.client_authentication = ClientAuthentication::Mandatory;
     tls.client_ca = Some(client_ca.id.clone());
     tls.client_crl = Some(crl.id.clone());
-    let (status, body) = put(&dataplane, &setup, &[server, client_ca, crl]);
+    let certificates = [server, client_ca, crl];
+    let (status, body) = put(&dataplane, &setup, &certificates);
     assert_eq!(status, 200, "{body}");
     assert!(get(&setup, &issue(7), "d.example").is_err());
     assert!(get(&setup, &issue(8), "d.example").is_ok());
+    // One that is none is refused by its field.
+    let broken = bundle("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    setup.listener().tls.as_mut().unwrap().client_crl = Some(broken.id.clone());
+    let [server, client_ca, _] = certificates;
+    let (status, body) = put(&dataplane, &setup, &[server, client_ca, broken]);
+    assert!(status == 400 && body.contains("tls.client_crl"), "{body}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub enum L7Action {
         /// 301, 302, 303, 307 or 308.
         code: StatusCode,
     },
-    /// Location is `prefix` followed by the request's path and query.
+    /// Location is `prefix` followed by the request's path and query; `/` as prefix is no prefix.
     RedirectPrefix {
         /// Scheme and authority, perhaps a path.
         prefix: String,
@@ -71,11 +71,11 @@ pub struct L7Rule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub enum L7Subject {
-    /// Host header without port, case-insensitive.
+    /// Host header with its port or without, case-insensitive: it matches when either does.
     HostName,
     /// Path of the request target.
     Path,
-    /// The path's extension without dot.
+    /// EQUAL_TO: the path ends so. REGEX: the path's extension without dot, or the whole path.
     FileType,
     /// A header.
     Header {

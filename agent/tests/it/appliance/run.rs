@@ -199,6 +199,17 @@ fn the_data_plane_outlives_a_crash() {
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(status["dataplane"]["pid"], before);
     assert!(goes_round(&mut long));
+    // One that dies is started again, also when somebody has cleaned up its log.
+    std::fs::remove_dir_all(host.dir.join("log")).unwrap();
+    let dying = krater_net::process::ProcessId::of(u32::try_from(before).unwrap()).unwrap();
+    dying.signal(libc::SIGKILL).unwrap();
+    until("a new data plane with the file", || {
+        let (_, text) = host.ctl(&["--json", "status"]);
+        let status: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let pid = status["dataplane"]["pid"].as_u64()?;
+        (pid != before && status["dataplane"]["listeners"][0]["state"] == "open").then_some(())
+    });
+    assert!(host.get(at(WEB), "a", "/").ends_with("b1 "));
     // Another one beside it is refused.
     let second = host.amphora(&["run", "--config", "amphora.toml"]);
     let text = String::from_utf8_lossy(&second.stderr).into_owned();
@@ -265,8 +276,18 @@ fn an_operators_word_survives_a_reload() {
         host.get(at(WEB), "a", "/").starts_with("HTTP/1.1 503"),
         "still"
     );
-    let (good, _) = host.ctl(&["member", "set", member, "ready"]);
-    assert!(good && host.get(at(WEB), "a", "/").ends_with("a1 "));
+    // By name, too.
+    let name = &status["dataplane"]["pools"][0]["members"][0]["name"];
+    let (good, text) = host.ctl(&["member", "set", name.as_str().unwrap(), "ready"]);
+    assert!(good, "{text}");
+    let (good, text) = host.ctl(&["member", "set", "nobody", "ready"]);
+    assert!(!good && text.contains("nobody is no member"), "{text}");
+    // An appliance without virtual routers has no vrrp to ask.
+    let (good, text) = host.ctl(&["log-level", "debug"]);
+    assert!(good, "{text}");
+    let (good, text) = host.ctl(&["status"]);
+    assert!(good && !text.contains("vrrp"), "{text}");
+    assert!(host.get(at(WEB), "a", "/").ends_with("a1 "));
     let (good, text) = host.ctl(&["stats"]);
     assert!(good && text.contains("bytes in"), "{text}");
     until("debug lines", || {

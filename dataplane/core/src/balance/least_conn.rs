@@ -23,5 +23,5 @@ pub fn choose<'a, C: Candidate + 'a>(
         let (c, its_load, its_share) = seen(c);
         std::ptr::eq(c, least) || its_load * share == load * its_share
     };
-    round_robin::choose(candidates.filter(equal), slow_start)
+    round_robin::turn(candidates.filter(equal), slow_start)
 }

@@ -87,6 +87,39 @@ fn smooth_round_robin_interleaves() {
     assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
 }
 
+/// What weights of before left behind must not silence or prefer anybody for long.
+#[test]
+fn round_robin_forgets_weights_that_are_no_more() {
+    let mut members = pool(&[256, 1, 1]);
+    let [a, b, c] = [0, 1, 2].map(|n: usize| members[n].conf.id);
+    let until_chosen = |members: &[Fake], who| {
+        let mut picks = (0..258).filter_map(|n| choose(Algorithm::RoundRobin, members, &client(n)));
+        assert!(picks.any(|m| m.conf.id == who));
+    };
+    // The light ones have just had their turn of 258.
+    until_chosen(&members, b);
+    until_chosen(&members, c);
+    for member in &mut members {
+        member.conf.weight = 1;
+    }
+    let picks = (0..12).filter_map(|n| choose(Algorithm::RoundRobin, &members, &client(n)));
+    let among_equals = counts(picks);
+    assert!(
+        [a, b, c].iter().all(|id| among_equals.get(id) >= Some(&2)),
+        "{among_equals:?}"
+    );
+    // The same when the heavy one goes.
+    members[0].conf.weight = 256;
+    until_chosen(&members, b);
+    members[0].state.set_probed(Probed::Down);
+    let picks = (0..8).filter_map(|n| choose(Algorithm::RoundRobin, &members, &client(n)));
+    let rest = counts(picks);
+    assert!(
+        rest.get(&b) >= Some(&2) && rest.get(&c) >= Some(&2),
+        "{rest:?}"
+    );
+}
+
 #[test]
 fn backups_serve_only_when_every_primary_is_down() {
     let mut members = pool(&[1, 1, 1, 1]);

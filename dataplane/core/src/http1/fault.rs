@@ -43,6 +43,8 @@ pub enum Fault {
     TooManyFields,
     /// Content-Length that is no plain number (RFC 9110 section 8.6).
     ContentLength,
+    /// A Content-Length beyond 2^63 (RFC 9110 section 15.5.14).
+    ContentTooLarge,
     /// Several Content-Lengths (RFC 9112 section 6.3).
     ContentLengthSeveral,
     /// Content-Length and Transfer-Encoding (RFC 9112 section 6.1).
@@ -86,6 +88,7 @@ impl Fault {
     pub const fn status(self) -> u16 {
         match self {
             Self::Connect => 405,
+            Self::ContentTooLarge => 413,
             Self::HeadTooLarge | Self::TooManyFields | Self::TrailersTooLarge => 431,
             Self::TransferCodingUnknown => 501,
             _ => 400,
@@ -114,6 +117,7 @@ impl Fault {
             Self::HeadTooLarge => "head too large",
             Self::TooManyFields => "too many fields",
             Self::ContentLength => "invalid Content-Length",
+            Self::ContentTooLarge => "Content-Length larger than any body",
             Self::ContentLengthSeveral => "several Content-Lengths",
             Self::BothFramings => "Content-Length and Transfer-Encoding",
             Self::TransferEncodingInHttp10 => "Transfer-Encoding in HTTP/1.0",

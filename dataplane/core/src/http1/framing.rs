@@ -23,6 +23,13 @@ pub enum Framing {
     Tunnel,
 }
 
+impl Framing {
+    /// Whether no byte of a body follows: none is announced, or one of nothing.
+    pub const fn is_empty(self) -> bool {
+        matches!(self, Self::None | Self::Length(0))
+    }
+}
+
 /// A direction of relaying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

@@ -98,16 +98,16 @@ pub enum Known {
 }
 
 impl Known {
-    /// Finds a name. Case does not matter. In the `X-…` names `_` counts as `-`, because
-    /// CGI-like members cannot tell the two apart and a forged one must not pass for ours.
+    /// Finds a name. Case does not matter. In the `X-…` names whatever is neither letter nor digit counts as
+    /// `-`: CGI-like members make `_` of all of it (RFC 3875 section 4.1.18 of `-`, PHP of `.` too), and a forged
+    /// field must not pass for ours.
     pub fn of(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let alike = |known: &str| {
             name.iter().zip(known.as_bytes()).all(|(a, b)| {
-                let a = if *a == b'_' {
-                    b'-'
-                } else {
-                    a.to_ascii_lowercase()
+                let a = match a.to_ascii_lowercase() {
+                    a if a.is_ascii_alphanumeric() => a,
+                    _ => b'-',
                 };
                 a == *b
             })
@@ -452,22 +452,25 @@ fn unknown_coding(coding: &[u8]) -> Fault {
     Fault::TransferCodingUnknown
 }
 
-/// `1*DIGIT`, below 2^63.
+/// `1*DIGIT`. Below 2^63, as what is larger is no length for others.
 fn content_length(value: &[u8]) -> Result<u64, Fault> {
-    if value.is_empty() || value.len() > 19 {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(Fault::ContentLength);
     }
-    let mut length = 0_u64;
-    for byte in value {
-        if !byte.is_ascii_digit() {
-            return Err(Fault::ContentLength);
-        }
-        length = length * 10 + u64::from(byte - b'0');
+    let digit = |length: u64, byte: &u8| {
+        let length = length
+            .checked_mul(10)?
+            .checked_add(u64::from(byte - b'0'))?;
+        i64::try_from(length).is_ok().then_some(length)
+    };
+    // RFC 9110 section 8.6: a large number is a number, and must not overflow.
+    match value.first() {
+        Some(b'0') if value.len() > 19 => Err(Fault::ContentLength),
+        _ => value
+            .iter()
+            .try_fold(0, digit)
+            .ok_or(Fault::ContentTooLarge),
     }
-    if i64::try_from(length).is_err() {
-        return Err(Fault::ContentLength);
-    }
-    Ok(length)
 }
 
 /// A byte that may stand in a token (RFC 9110 section 5.6.2).

@@ -153,8 +153,9 @@ impl RequestHead {
             (false, Some(length)) => Framing::Length(length),
             (false, None) => Framing::None, // RFC 9112 section 6.3, rule 7
         };
-        // A body before the switch would have to be relayed first; nobody does this.
-        self.upgrade &= self.framing == Framing::None;
+        // A body before the switch would have to be relayed first; nobody does this. One of nothing is usual: Go's client
+        // sends it with each POST, as `kubectl exec` does.
+        self.upgrade &= self.framing.is_empty();
         self.handshake(buffer)
     }
 
@@ -248,11 +249,11 @@ impl RequestHead {
                 _ => Err(Fault::Target), // RFC 9112 section 3.2.4
             };
         }
-        let rest = [&b"http://"[..], &b"https://"[..]]
+        let (rest, usual_port) = [(&b"http://"[..], &b":80"[..]), (b"https://", b":443")]
             .iter()
-            .find_map(|scheme| {
+            .find_map(|(scheme, port)| {
                 let (head, rest) = target.split_at_checked(scheme.len())?;
-                head.eq_ignore_ascii_case(scheme).then_some(rest)
+                head.eq_ignore_ascii_case(scheme).then_some((rest, *port))
             })
             .ok_or(Fault::Target)?;
         let length = rest
@@ -264,8 +265,13 @@ impl RequestHead {
         if authority.is_empty() || !valid_host(authority) {
             return Err(Fault::Target);
         }
-        if let Some(host) = self.host
-            && !host.of_buffer(buffer).eq_ignore_ascii_case(authority)
+        // The usual port of the scheme may be named or not (RFC 9110 section 4.2.3).
+        let named = |host: &'_ [u8]| host.strip_suffix(usual_port).unwrap_or(host).len();
+        if let Some(host) = self.host.map(|host| host.of_buffer(buffer))
+            && !host
+                .get(..named(host))
+                .zip(authority.get(..named(authority)))
+                .is_some_and(|(host, authority)| host.eq_ignore_ascii_case(authority))
         {
             return Err(Fault::HostMismatch);
         }

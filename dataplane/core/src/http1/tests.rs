@@ -322,7 +322,7 @@ fn targets_become_origin_form() {
 fn inserted_headers_cannot_be_forged() {
     use InsertHeader::*;
     let raw = b"GET / HTTP/1.1\r\nX-Forwarded-For: 1.2.3.4\r\nHost: a\r\nX_FORWARDED_PROTO: https\r\nx-real-ip: 9.9.9.9\r\n\
-        X-Client-IP: 9.9.9.9\r\nX-Forwarded-Port: 443\r\nX-FORWARDED-FOR: 5.6.7.8\r\nx-ssl-client-cn: admin\r\n\r\n";
+        X-Client-IP: 9.9.9.9\r\nX-Forwarded-Port: 443\r\nX-FORWARDED-FOR: 5.6.7.8\r\nx.ssl~client-cn: admin\r\n\r\n";
     let all = [
         XForwardedFor,
         XForwardedPort,

@@ -91,7 +91,11 @@ pub fn compile_with(
         let (class, action) = match &policy.action {
             L7Action::Reject => (0, Action::Reject),
             L7Action::RedirectToUrl { url, code } => (1, redirect(url, code.value(), false)),
-            L7Action::RedirectPrefix { prefix, code } => (1, redirect(prefix, code.value(), true)),
+            // HAProxy's special case: nothing comes before the path.
+            L7Action::RedirectPrefix { prefix, code } => {
+                let prefix = if prefix == "/" { "" } else { prefix };
+                (1, redirect(prefix, code.value(), true))
+            }
             L7Action::RedirectToPool { pool } if usable(*pool) => (2, Action::Pool(*pool)),
             L7Action::RedirectToPool { .. } => continue,
         };
@@ -145,8 +149,12 @@ impl Class {
             }
         };
         if !self.by_host.is_empty() {
-            let found = self.by_host.get(scratch.host());
-            consider(found.map_or(&[], Vec::as_slice), scratch);
+            for found in [
+                self.by_host.get(scratch.name()),
+                scratch.host().and_then(|host| self.by_host.get(host)),
+            ] {
+                consider(found.map_or(&[], Vec::as_slice), scratch);
+            }
         }
         let path = scratch.request.path();
         if !self.by_path.is_empty() {

@@ -9,8 +9,8 @@ use regex::bytes::{Regex, RegexBuilder};
 /// Largest compiled regular expression in bytes. Values have at most 255 characters, but
 /// `(\w{99}){99}` compiles to megabytes.
 const MAX_REGEX: usize = 256 * 1024;
-/// Longest host name that is compared, in bytes (RFC 1035 section 2.3.4).
-const MAX_HOST: usize = 255;
+/// Longest host that is compared, in bytes: a name (RFC 1035 section 2.3.4), a final dot and a port.
+const MAX_HOST: usize = 255 + 7;
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -56,6 +56,7 @@ pub(super) struct Scratch<'a, R> {
     client: &'a ClientInfo<'a>,
     host: [u8; MAX_HOST],
     host_length: usize,
+    name_length: usize,
 }
 
 impl<'a, R: RequestView> Scratch<'a, R> {
@@ -65,20 +66,28 @@ impl<'a, R: RequestView> Scratch<'a, R> {
             client,
             host: [0; MAX_HOST],
             host_length: 0,
+            name_length: 0,
         };
-        let name = without_port(request.host());
-        // A longer name cannot exist; it then matches nothing that names a host.
-        if let Some(lower) = scratch.host.get_mut(..name.len()) {
-            lower.copy_from_slice(name);
+        let host = request.host();
+        // A longer one cannot exist; it then matches nothing that names a host.
+        if let Some(lower) = scratch.host.get_mut(..host.len()) {
+            lower.copy_from_slice(host);
             lower.make_ascii_lowercase();
-            scratch.host_length = name.len();
+            scratch.host_length = host.len();
+            scratch.name_length = without_port(host).len();
         }
         scratch
     }
 
-    /// Host in lower case, without port and without a final dot.
-    pub(super) fn host(&self) -> &[u8] {
-        self.host.get(..self.host_length).unwrap_or_default()
+    /// The host's name in lower case: without port and without a final dot.
+    pub(super) fn name(&self) -> &[u8] {
+        self.host.get(..self.name_length).unwrap_or_default()
+    }
+
+    /// The host in lower case as the client sent it, if that is not [`Self::name`] already.
+    pub(super) fn host(&self) -> Option<&[u8]> {
+        let more = self.host_length > self.name_length;
+        self.host.get(..self.host_length).filter(|_| more)
     }
 }
 
@@ -154,13 +163,19 @@ impl Rule {
         let request = scratch.request;
         let certificate = scratch.client.certificate;
         let matched = match &self.subject {
-            Subject::Host => test(scratch.host()),
+            // A rule names a host, and holds whatever the port; or it names the port too, as with HAProxy.
+            Subject::Host => test(scratch.name()) || scratch.host().is_some_and(test),
             Subject::Path => test(request.path()),
-            Subject::FileType => extension(request.path()).is_some_and(test),
+            // What Octavia describes is an extension; what its templates make of it is a path that ends so, or an
+            // expression for the path as a whole.
+            Subject::FileType => match &self.test {
+                Test::Equal(end) => request.path().ends_with(end),
+                _ => extension(request.path()).is_some_and(test) || test(request.path()),
+            },
             // A field may be a list; HAProxy's `req.hdr` looks at each element. The whole value
             // counts too, so that a value with a comma in it can be named.
             Subject::Header(name) => request.any_value(name, &mut |value| {
-                test(value) || value.contains(&b',') && crate::http1::head::list(value).any(test)
+                test(value) || value.contains(&b',') && elements(value).any(test)
             }),
             Subject::Cookie(name) => request.any_value(b"cookie", &mut |value| {
                 cookies(value).any(|(key, value)| key == &**name && test(value))
@@ -173,9 +188,10 @@ impl Rule {
                 _ => false,
             },
             Subject::DnField(field) => certificate.is_some_and(|certificate| {
-                let named = |(key, _): &&(String, String)| key.as_str() == &**field;
-                let mut fields = certificate.subject_fields.iter().filter(named);
-                fields.any(|(_, value)| test(value.as_bytes()))
+                // Of several with one name the first counts, as with HAProxy's `ssl_c_s_dn`.
+                let named = |(key, _): &&(String, String)| key.eq_ignore_ascii_case(field);
+                let found = certificate.subject_fields.iter().find(named);
+                found.is_some_and(|(_, value)| test(value.as_bytes()))
             }),
         };
         matched != self.invert
@@ -228,6 +244,22 @@ impl Test {
             Self::True => true,
         }
     }
+}
+
+/// Elements of a list, of which a comma in quotes ends none (RFC 9110 section 5.6.1).
+fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    let ends = move |byte: &u8| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' => return !quoted,
+            _ => {}
+        }
+        false
+    };
+    value.split(ends).map(<[u8]>::trim_ascii)
 }
 
 /// What follows the last dot of the path's last segment.

@@ -109,6 +109,36 @@ fn every_subject_and_comparison() {
         (
             host(),
             EqualTo,
+            "A.example:8080",
+            at_host("a.EXAMPLE:8080"),
+            true,
+        ),
+        (
+            host(),
+            EqualTo,
+            "a.example:8080",
+            at_host("a.example:8081"),
+            false,
+        ),
+        (
+            host(),
+            EqualTo,
+            "a.example:8080",
+            at_host("a.example"),
+            false,
+        ),
+        (host(), EqualTo, "a.example.", at_host("a.example."), true),
+        (host(), EndsWith, ":8080", at_host("a.example:8080"), true),
+        (
+            host(),
+            Regex,
+            "^a\\.example:80$",
+            at_host("a.example:80"),
+            true,
+        ),
+        (
+            host(),
+            EqualTo,
             "www.example.com",
             at_host("ww.example.com"),
             false,
@@ -157,6 +187,11 @@ fn every_subject_and_comparison() {
         (file(), EqualTo, "jpg", at_path("/a/b.jpg?x.png"), true),
         (file(), EqualTo, "jpg", at_path("/a.jpg/b"), false),
         (file(), EqualTo, "gz", at_path("/a.tar.gz"), true),
+        (file(), EqualTo, "tar.gz", at_path("/a.tar.gz"), true),
+        (file(), EqualTo, ".gz", at_path("/a.tar.gz"), true),
+        (file(), EqualTo, "gz", at_path("/a.tar.GZ"), false),
+        (file(), Regex, "\\.jpe?g$", at_path("/a.jpeg"), true),
+        (file(), Regex, "^/a", at_path("/a"), true),
         (file(), Regex, "^(jpe?g|png)$", at_path("/a.jpeg"), true),
         (file(), Regex, "jpg", at_path("/a"), false),
         (
@@ -202,6 +237,20 @@ fn every_subject_and_comparison() {
             true,
         ),
         (header("X-Kind"), EndsWith, "a", with("x-kind: ab"), false),
+        (
+            header("X-Kind"),
+            EndsWith,
+            "a",
+            with("x-kind: \"a, b\""),
+            false,
+        ),
+        (
+            header("X-Kind"),
+            EqualTo,
+            "b",
+            with("x-kind: \"a\\\", x\", b"),
+            true,
+        ),
         (header("X-Kind"), Regex, "^b", with("Other: b"), false),
         (cookie(), EqualTo, "42", with("Cookie: a=b; sid=42"), true),
         (cookie(), EqualTo, "42", with("Cookie: SID=42"), false),
@@ -234,7 +283,11 @@ fn every_subject_and_comparison() {
 #[test]
 fn certificate_subjects() {
     let certificate = ClientCertificate {
-        subject_fields: vec![("O".into(), "Org".into()), ("CN".into(), "me".into())],
+        subject_fields: vec![
+            ("O".into(), "Org".into()),
+            ("CN".into(), "me".into()),
+            ("CN".into(), "somebody".into()),
+        ],
         ..ClientCertificate::default()
     };
     let with = ClientInfo {
@@ -249,6 +302,8 @@ fn certificate_subjects() {
         (L7Subject::SslVerifyResult, "0", true, true),
         (L7Subject::SslVerifyResult, "10", false, false),
         (dn("CN"), "me", true, false),
+        (dn("cn"), "me", true, false),
+        (dn("CN"), "somebody", false, false),
         (dn("O"), "me", false, false),
         (dn("OU"), "me", false, false),
     ];
@@ -384,6 +439,11 @@ fn an_index_decides_as_a_scan_would() {
         let position = 100 - n; // the last one written comes first
         let n = u128::from(n);
         let rules = match n % 4 {
+            0 if n % 3 == 0 => vec![rule(
+                L7Subject::HostName,
+                EqualTo,
+                &format!("h{}:80", n % 8),
+            )],
             0 => vec![rule(L7Subject::HostName, EqualTo, &format!("h{}", n % 8))],
             1 => vec![rule(L7Subject::Path, StartsWith, &format!("/p{}", n % 10))],
             2 => vec![
@@ -397,7 +457,7 @@ fn an_index_decides_as_a_scan_would() {
     let program = compile(&policies).unwrap();
     let mut sorted: Vec<_> = policies.iter().collect();
     sorted.sort_by_key(|policy| policy.position);
-    for host in ["h0", "h4", "h9"] {
+    for host in ["h0", "h4", "h9", "h4:80", "h4.", "h0:"] {
         for path in ["/p1", "/p5/x", "/x", "/none"] {
             for a in ["1", "2", "42", "none"] {
                 let raw = format!("GET {path} HTTP/1.1\nHost: {host}\nA: {a}\n\n");

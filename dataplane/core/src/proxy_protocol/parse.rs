@@ -239,6 +239,8 @@ mod tests {
     fn headers_without_addresses() {
         let local = [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat();
         assert_eq!(read(&local), Ok((None, 16)));
+        assert_eq!(local, super::super::V2_OWN);
+        assert_eq!(read(super::super::V1_OWN), Ok((None, 15)));
         let health = [&SIGNATURE[..], &[0x20, 0x11, 0, 12], &[1; 12]].concat();
         assert_eq!(read(&health), Ok((None, 28)), "LOCAL: not to be believed");
         assert_eq!(read(b"PROXY UNKNOWN\r\nx"), Ok((None, 15)));

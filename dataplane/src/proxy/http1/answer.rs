@@ -40,6 +40,12 @@ pub(super) fn refusal(out: &mut Vec<u8>, why: Refusal, frame: Frame) {
 
 /// Writes a redirect to `location`, followed by `path` when there is one.
 pub(super) fn redirect(out: &mut Vec<u8>, code: u16, location: &str, path: &[u8], frame: Frame) {
+    // A path alone that begins with two slashes would be another host (RFC 3986 section 4.2).
+    let slashes = path.iter().take_while(|c| **c == b'/').count();
+    let path = match location.is_empty() {
+        true => path.get(slashes.saturating_sub(1)..).unwrap_or_default(),
+        false => path,
+    };
     put(
         out,
         format_args!(
@@ -127,5 +133,19 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("HTTP/1.1 307 Temporary Redirect\r\n"));
         assert!(text.contains("\r\nLocation: https://b.example/a?x=1\r\n"));
+        for (location, path, whole) in [
+            ("", "/a//b", "/a//b"),
+            ("", "//evil.example/", "/evil.example/"),
+            ("", "///evil.example/", "/evil.example/"),
+            ("https://b.example", "//a", "https://b.example//a"),
+        ] {
+            let mut out = Vec::new();
+            redirect(&mut out, 302, location, path.as_bytes(), FRAME);
+            let text = String::from_utf8(out).unwrap();
+            assert!(
+                text.contains(&format!("\r\nLocation: {whole}\r\n")),
+                "{text}"
+            );
+        }
     }
 }

@@ -28,17 +28,63 @@ fn sha1(der: &[u8]) -> String {
     hash.as_ref().iter().map(|b| format!("{b:02X}")).collect()
 }
 
+/// OpenSSL's short names of what stands in distinguished names; others are shown by number, as HAProxy does.
+const SHORT_NAMES: [(&str, &str); 25] = [
+    ("2.5.4.3", "CN"),
+    ("2.5.4.4", "SN"),
+    ("2.5.4.5", "serialNumber"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.9", "street"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("2.5.4.12", "title"),
+    ("2.5.4.13", "description"),
+    ("2.5.4.15", "businessCategory"),
+    ("2.5.4.17", "postalCode"),
+    ("2.5.4.41", "name"),
+    ("2.5.4.42", "GN"),
+    ("2.5.4.43", "initials"),
+    ("2.5.4.44", "generationQualifier"),
+    ("2.5.4.45", "x500UniqueIdentifier"),
+    ("2.5.4.46", "dnQualifier"),
+    ("2.5.4.65", "pseudonym"),
+    ("2.5.4.72", "role"),
+    ("2.5.4.97", "organizationIdentifier"),
+    ("0.9.2342.19200300.100.1.1", "UID"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("1.2.840.113549.1.9.1", "emailAddress"),
+];
+
 fn fields(name: &X509Name<'_>) -> Vec<(String, String)> {
     name.iter_attributes()
         .map(|attribute| {
-            let oid = attribute.attr_type();
-            let registry = x509_parser::objects::oid_registry();
-            let key = x509_parser::objects::oid2abbrev(oid, registry)
-                .map_or_else(|_| oid.to_id_string(), str::to_owned);
-            let value = attribute.as_str().unwrap_or_default();
-            (key, value.to_owned())
+            let oid = attribute.attr_type().to_id_string();
+            let known = SHORT_NAMES.iter().find(|(number, _)| *number == oid);
+            let key = known.map(|(_, short)| (*short).to_owned());
+            (key.unwrap_or(oid), value(attribute))
         })
         .collect()
+}
+
+/// As UTF-8, whatever of X.520's DirectoryString it is.
+fn value(attribute: &x509_parser::x509::AttributeTypeAndValue<'_>) -> String {
+    use x509_parser::der_parser::asn1_rs::Tag;
+    let any = attribute.attr_value();
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b));
+    let wide = |width| {
+        let letters = any.data.chunks(width).map(number);
+        letters
+            .map(|n| char::from_u32(n).unwrap_or(char::REPLACEMENT_CHARACTER))
+            .collect()
+    };
+    match any.tag() {
+        Tag::BmpString => wide(2),
+        Tag::UniversalString => wide(4),
+        Tag::T61String => wide(1),
+        _ => String::from_utf8_lossy(any.data).into_owned(),
+    }
 }
 
 /// `/C=…/O=…/CN=…`, as HAProxy's `ssl_c_s_dn` prints it.

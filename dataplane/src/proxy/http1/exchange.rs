@@ -38,13 +38,13 @@ struct Asked {
 impl Asked {
     /// Whether the request may be sent again, and still can be (RFC 9110 section 9.2.2): a body is gone once sent.
     fn repeatable(&self) -> bool {
-        self.method.idempotent() && self.framing == Framing::None
+        self.method.idempotent() && self.framing.is_empty()
     }
 
     fn frame(&self, body_read: bool) -> Frame {
         Frame {
             version: self.version,
-            close: !self.keep_alive || !(body_read || self.framing == Framing::None),
+            close: !self.keep_alive || !(body_read || self.framing.is_empty()),
             head_only: self.method == Method::Head,
             hsts: self.hsts,
         }
@@ -275,6 +275,7 @@ async fn response_head(
             return Err(Unheard::Refuse(Refusal::Response(Fault::InterimFlood)));
         }
         interim += 1;
+        down.clear(); // what an earlier request left is not sent
         if asked.version == Version::Http11 {
             let how = ToClient {
                 version: asked.version,
@@ -283,7 +284,6 @@ async fn response_head(
                 hsts: None,
                 cookie: StickyCookie::Untouched,
             };
-            down.clear();
             rewrite::response(down, response, bytes, &how);
         }
         upstream.inbox.consume(end.1);

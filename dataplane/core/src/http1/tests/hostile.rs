@@ -47,7 +47,7 @@ fn ids_are_unique_and_statuses_known() {
     ids.dedup();
     assert_eq!(ids.len(), CASES.len());
     for (id, _, _, fault) in CASES {
-        assert!([400, 405, 431, 501].contains(&fault.status()), "{id}");
+        assert!([400, 405, 413, 431, 501].contains(&fault.status()), "{id}");
         assert!(!fault.reason().is_empty());
     }
 }
