@@ -54,8 +54,10 @@ const AT_ONCE: usize = 64;
 const AGENT_ENDS: Duration = Duration::from_secs(5);
 const VRRP_ENDS: Duration = Duration::from_secs(6);
 const OTHERS_END: Duration = Duration::from_secs(3);
-/// How often the end of processes is looked for then.
+/// How often the end of processes is looked for then, and a socket of the agent after its start.
 const GLANCE: Duration = Duration::from_millis(20);
+/// How long it is looked for that a new agent listens.
+const LISTENS_WITHIN: Duration = Duration::from_secs(60);
 /// A shell that ends earlier is broken.
 const SHELL_LIVES: Duration = Duration::from_secs(1);
 /// How often the hardware clock is read.
@@ -165,6 +167,8 @@ struct Init {
     watchdog: Option<Watchdog>,
     network: Option<Network>,
     agent: Option<Agent>,
+    /// A new agent does not listen yet; looked for until then.
+    starting: Option<Instant>,
     /// When to start the agent again.
     again: Option<Instant>,
     deaths: Deaths,
@@ -208,6 +212,7 @@ impl Init {
             watchdog: None,
             network: None,
             agent: None,
+            starting: None,
             again: None,
             deaths: Deaths::default(),
             hopeless: None,
@@ -337,6 +342,9 @@ impl Init {
         if self.watchdog.is_some() {
             longest = longest.min(power::PET_EVERY);
         }
+        if self.starting.is_some() {
+            longest = longest.min(GLANCE);
+        }
         if let Some(idle) = self.network.as_ref().and_then(Network::idle) {
             longest = longest.min(idle);
         }
@@ -362,6 +370,7 @@ impl Init {
         drop(set);
         // All are asked: each says when it has nothing.
         self.devices();
+        self.listens();
         if let Some(network) = &mut self.network {
             network.receive();
             network.tick();
@@ -407,18 +416,34 @@ impl Init {
         Ok(())
     }
 
+    /// Says when a new agent can be reached: from here on it is the agent that tells what is wrong, in its answers.
+    fn listens(&mut self) {
+        let Some(until) = self.starting else {
+            return;
+        };
+        let port = agent::port();
+        if let Some(port) = port {
+            say(format_args!("agent listens on port {port}"));
+        }
+        if port.is_some() || self.agent.is_none() || Instant::now() >= until {
+            self.starting = None;
+        }
+    }
+
     /// Takes the kernel's events.
     fn devices(&mut self) {
         let Some(uevents) = &self.uevents else {
             return;
         };
+        let mut plugged = false;
         for _ in 0..AT_ONCE {
             let event = match uevents.next() {
                 Ok(Some(datagram)) => Uevent::parse(&datagram),
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(_lost) => {
                     self.changed = true;
-                    return;
+                    plugged = true;
+                    break;
                 }
             };
             let Some(event) = event else {
@@ -427,6 +452,7 @@ impl Init {
             match (event.subsystem.as_str(), event.action, event.interface) {
                 ("net", Action::Add, Some(name)) => {
                     self.changed = true;
+                    plugged = true;
                     // The agent finds it by its address, as soon as its controller names it.
                     let mac = std::fs::read_to_string(format!("/sys/class/net/{name}/address"));
                     say(format_args!(
@@ -440,6 +466,9 @@ impl Init {
                 ("block", Action::Add | Action::Change, _) => self.changed = true,
                 _ => {}
             }
+        }
+        if plugged && let Some(network) = &self.network {
+            network.vlans();
         }
     }
 
@@ -472,7 +501,10 @@ impl Init {
 
     fn start_agent(&mut self) {
         match agent::start() {
-            Ok(agent) => self.agent = Some(agent),
+            Ok(agent) => {
+                self.agent = Some(agent);
+                self.starting = Some(Instant::now() + LISTENS_WITHIN);
+            }
             Err(error) => {
                 let why = format!("cannot be started: {error}");
                 self.hopeless = Some(Fault::new("agent", why));

@@ -42,8 +42,15 @@ impl Backend {
     /// # Panics
     /// When the address cannot be had.
     pub fn start(system: &System, address: &str, name: &str) -> Self {
-        let place = Place::new(system, "tenant", address);
-        let listener = place.listen(80).expect("listen on port 80");
+        Self::at(Place::new(system, "tenant", address), 80, name)
+    }
+
+    /// Starts a member at a place.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn at(place: Place, port: u16, name: &str) -> Self {
+        let listener = place.listen(port).expect("listen");
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             status: AtomicU16::new(200),
@@ -56,7 +63,7 @@ impl Backend {
             place,
             name: name.to_owned(),
             shared,
-            port: 80,
+            port,
         }
     }
 

@@ -3,13 +3,18 @@
 //!
 //! Needs `KRATER_IMAGE`, the folder of `cargo xtask image`, and the peers.
 
-use crate::agent::{Agent, Identity};
+mod media;
+
+use crate::agent::Agent;
+use crate::place::Place;
 use crate::{machine, wait};
+use krater_image::COMMAND_LINE;
 use krater_image::cpio::Archive;
 use krater_net::netns::{self, NetNs};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+pub use media::{Disk, Drive, Pki};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,15 +24,28 @@ use tempfile::TempDir;
 
 /// Booting under emulation on a loaded machine takes tens of seconds; only broken things take this.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// What process 1 says last.
+const GIVES_UP: &str = "amphora: restarts now";
 /// The name that the agent believes its controller has.
 const CONTROLLER: &str = "krater-controller";
 /// What QEMU's own DHCP server gives.
 const ADDRESS: &str = "10.0.2.15";
 /// Of the management NIC.
 pub const MANAGEMENT_MAC: &str = "52:54:00:00:00:01";
+/// Of the NIC that [`Machine::clients`] adds.
+pub const CLIENTS_MAC: &str = "52:54:00:00:00:02";
+/// The port of 127.0.0.1, in the machine's namespace, that is port 80 of [`VIP`].
+pub const CLIENTS_PORT: u16 = 8_080;
+/// Where clients of the amphora go.
+pub const VIP: &str = "192.0.2.10";
+/// What is 127.0.0.1 of the machine's namespace for the amphora: where its members are.
+pub const HOST: &str = "192.0.2.2";
 
 /// A program of the peers or of the host.
-fn program(name: &str) -> Command {
+///
+/// # Panics
+/// When neither has it.
+pub fn program(name: &str) -> Command {
     let tree = crate::peers().join("tree");
     let folders = ["usr/bin", "usr/sbin", "sbin", "bin"];
     let own = folders.iter().map(|folder| tree.join(folder).join(name));
@@ -48,8 +66,8 @@ fn emulator() -> Command {
     Command::new(machine::peer("qemu/qemu-system-x86_64"))
 }
 
-fn image(name: &str) -> PathBuf {
-    let path = machine::image().join(name);
+fn file(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
     assert!(
         path.is_file(),
         "{} is missing: `cargo xtask image` makes it",
@@ -68,211 +86,6 @@ fn run(command: &mut Command) {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-}
-
-/// Both authorities, and who the amphora is.
-pub struct Pki {
-    /// Id of the amphora.
-    pub amphora: String,
-    servers: (String, Issuer<'static, KeyPair>),
-    clients: (String, Issuer<'static, KeyPair>),
-}
-
-impl std::fmt::Debug for Pki {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pki")
-            .field("amphora", &self.amphora)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Default for Pki {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Pki {
-    /// New ones.
-    ///
-    /// # Panics
-    /// Never in practice: when no key can be made.
-    pub fn new() -> Self {
-        let authority = || {
-            let key = KeyPair::generate().expect("a key");
-            let mut params = CertificateParams::new(vec![]).expect("parameters");
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let pem = params.self_signed(&key).expect("a certificate").pem();
-            (pem, Issuer::new(params, key))
-        };
-        Self {
-            amphora: uuid::Uuid::new_v4().to_string(),
-            servers: authority(),
-            clients: authority(),
-        }
-    }
-
-    /// The controller's certificate.
-    pub fn controller(&self) -> Identity {
-        let usage = ExtendedKeyUsagePurpose::ClientAuth;
-        Identity::from_pem(issue(&self.clients.1, CONTROLLER, usage))
-    }
-
-    /// What the controller puts on a config drive.
-    pub fn files(&self) -> Vec<(String, String)> {
-        let usage = ExtendedKeyUsagePurpose::ServerAuth;
-        let config = format!(
-            r#"
-amphora_id = "{}"
-listen = "{ADDRESS}:9443"
-run_dir = "/run/krater"
-state_dir = "/var/lib/krater"
-log_dir = "/var/log/krater"
-vip_netns = "/run/netns/vip"
-server_pem = "server.pem"
-client_ca = "client-ca.pem"
-seal_key = "seal.key"
-"#,
-            self.amphora
-        );
-        let file = |name: &str, text: String| (format!("/etc/krater/{name}"), text);
-        vec![
-            file("agent.toml", config),
-            file("server.pem", issue(&self.servers.1, &self.amphora, usage)),
-            file("client-ca.pem", self.clients.0.clone()),
-            file("seal.key", "ab".repeat(32)),
-        ]
-    }
-}
-
-fn issue(issuer: &Issuer<'static, KeyPair>, name: &str, usage: ExtendedKeyUsagePurpose) -> String {
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-    params.extended_key_usages = vec![usage];
-    let certificate = params.signed_by(&key, issuer).expect("a certificate");
-    certificate.pem() + &key.serialize_pem()
-}
-
-/// The tree of a config drive, before it is one.
-#[derive(Debug)]
-pub struct Drive {
-    folder: TempDir,
-}
-
-impl Drive {
-    /// With these files, `network_data.json` for DHCP, and a seed.
-    ///
-    /// # Panics
-    /// When the folder for temporary files cannot be written.
-    pub fn new(files: &[(String, String)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let drive = Self { folder };
-        let entries: Vec<Value> = files
-            .iter()
-            .enumerate()
-            .map(|(n, (path, _))| json!({"path": path, "content_path": format!("/content/{n:04}")}))
-            .collect();
-        for (n, (_, text)) in files.iter().enumerate() {
-            drive.put(&format!("openstack/content/{n:04}"), text);
-        }
-        let meta = json!({"uuid": "83679162-1378-4288-a2d4-70e13ec132aa", "hostname": "amphora-e2e",
-            "random_seed": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "files": entries});
-        drive.put("openstack/latest/meta_data.json", &meta.to_string());
-        let network = json!({
-            "links": [{"id": "l", "type": "ovs", "ethernet_mac_address": MANAGEMENT_MAC, "mtu": 1450}],
-            "networks": [{"id": "n", "type": "ipv4_dhcp", "link": "l"}], "services": []});
-        drive.put("openstack/latest/network_data.json", &network.to_string());
-        drive
-    }
-
-    /// Writes a file of the tree.
-    ///
-    /// # Panics
-    /// When it cannot be written.
-    pub fn put(&self, path: &str, text: &str) {
-        let path = self.folder.path().join("tree").join(path);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        std::fs::write(path, text).expect("a file");
-    }
-
-    /// As Nova makes it by default, with Nova's arguments (nova/virt/configdrive.py).
-    pub fn iso(self) -> Disk {
-        let disk = self.folder.path().join("disk");
-        run(program("genisoimage")
-            .arg("-o")
-            .arg(&disk)
-            .args([
-                "-ldots",
-                "-allow-lowercase",
-                "-allow-multidot",
-                "-l",
-                "-publisher",
-                "Krater",
-            ])
-            .args(["-quiet", "-J", "-r", "-V", "config-2"])
-            .arg(self.folder.path().join("tree")));
-        Disk(self.folder)
-    }
-
-    /// As Nova makes it with `config_drive_format=vfat`: 64 MiB.
-    ///
-    /// # Panics
-    /// When the disk cannot be made.
-    pub fn vfat(self) -> Disk {
-        let disk = self.folder.path().join("disk");
-        let file = std::fs::File::create(&disk).expect("a file");
-        file.set_len(64 << 20).expect("64 MiB");
-        run(program("mkfs.vfat").args(["-n", "config-2"]).arg(&disk));
-        run(program("mcopy")
-            .args(["-s", "-i"])
-            .arg(&disk)
-            .arg(self.folder.path().join("tree/openstack"))
-            .arg("::/"));
-        Disk(self.folder)
-    }
-}
-
-/// The file of a disk; goes away with it.
-#[derive(Debug)]
-pub struct Disk(TempDir);
-
-impl Disk {
-    /// Where it is.
-    pub fn path(&self) -> PathBuf {
-        self.0.path().join("disk")
-    }
-
-    /// An amphora's data partition with a file of `filled` bytes in it.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    pub fn data(filled: usize) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let disk = folder.path().join("disk");
-        let tree = folder.path().join("tree");
-        std::fs::create_dir(&tree).expect("a folder");
-        std::fs::write(tree.join("filler"), vec![1; filled]).expect("a file");
-        let file = std::fs::File::create(&disk).expect("a file");
-        file.set_len(32 << 20).expect("32 MiB");
-        run(program("mkfs.ext4")
-            .args(["-q", "-F", "-m", "0", "-L", "krater-data", "-d"])
-            .arg(&tree)
-            .arg(&disk));
-        Self(folder)
-    }
-
-    /// Overwrites a piece.
-    ///
-    /// # Panics
-    /// When it cannot be written.
-    pub fn damage(&self, at: u64, bytes: &[u8]) {
-        use std::os::unix::fs::FileExt as _;
-        let file = std::fs::File::options()
-            .write(true)
-            .open(self.path())
-            .expect("the disk");
-        file.write_all_at(bytes, at).expect("damage");
-    }
 }
 
 /// How a disk is attached.
@@ -300,9 +113,14 @@ pub enum Firmware {
 /// A machine to boot.
 #[derive(Debug)]
 pub struct Machine {
+    image: PathBuf,
     arguments: Vec<String>,
     kind: &'static str,
     append: String,
+    /// In MiB; none: what suits the way of booting.
+    memory: Option<u32>,
+    /// The host's end of the management NIC.
+    management: String,
     debug: bool,
     /// Kernel and initrd of the image at once, or its disk as a cloud boots it.
     disk: Option<Firmware>,
@@ -311,9 +129,12 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
+            image: machine::image(),
             arguments: Vec::new(),
             kind: "pc",
             append: String::new(),
+            memory: None,
+            management: format!("user,id=n0,hostfwd=tcp:127.0.0.1:9443-{ADDRESS}:9443"),
             debug: false,
             disk: None,
         }
@@ -326,6 +147,45 @@ impl Machine {
     pub fn q35(mut self) -> Self {
         self.kind = "q35";
         self
+    }
+
+    /// Of another image.
+    #[must_use]
+    pub fn of(mut self, image: &Path) -> Self {
+        image.clone_into(&mut self.image);
+        self
+    }
+
+    /// With so much memory, in MiB.
+    #[must_use]
+    pub const fn memory(mut self, mib: u32) -> Self {
+        self.memory = Some(mib);
+        self
+    }
+
+    /// The management NIC is a tap device of this name in the machine's namespace instead of QEMU's own network.
+    #[must_use]
+    pub fn on_tap(mut self, name: &str) -> Self {
+        self.management = format!("tap,id=n0,ifname={name},script=no,downscript=no");
+        self
+    }
+
+    /// With one more NIC.
+    #[must_use]
+    pub fn nic(self, mac: &str, id: &str, netdev: &str) -> Self {
+        let (kind, rest) = netdev.split_once(',').unwrap_or((netdev, ""));
+        let netdev = format!("{kind},id={id},{rest}");
+        let device = format!("virtio-net-pci,netdev={id},mac={mac},romfile=");
+        self.with(&["-netdev", netdev.trim_end_matches(','), "-device", &device])
+    }
+
+    /// With a NIC for clients and members: [`CLIENTS_MAC`], [`CLIENTS_PORT`], [`VIP`], [`HOST`].
+    #[must_use]
+    pub fn clients(self) -> Self {
+        let user = format!(
+            "user,net=192.0.2.0/24,host={HOST},hostfwd=tcp:127.0.0.1:{CLIENTS_PORT}-{VIP}:80"
+        );
+        self.nic(CLIENTS_MAC, "clients", &user)
     }
 
     /// From the image's qcow2, as a cloud boots it. The command line is the image's own.
@@ -393,7 +253,7 @@ impl Machine {
         let folder = tempfile::tempdir().expect("a folder");
         let netns = NetNs::create(&folder.path().join("netns")).expect("these tests need root");
         let initrd = folder.path().join("initrd");
-        let mut bytes = std::fs::read(image("initrd")).expect("the initrd");
+        let mut bytes = std::fs::read(file(&self.image, "initrd")).expect("the initrd");
         // The kernel unpacks archives one after another, each beginning at a multiple of four.
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         if self.debug {
@@ -423,10 +283,7 @@ impl Machine {
             ])
             .args(["-serial", "chardev:c"])
             .args(["-qmp", &format!("unix:{},server=on,wait=off", path("qmp"))])
-            .args([
-                "-netdev",
-                &format!("user,id=n0,hostfwd=tcp:127.0.0.1:9443-{ADDRESS}:9443"),
-            ])
+            .args(["-netdev", &self.management])
             .args([
                 "-device",
                 &format!("virtio-net-pci,netdev=n0,mac={MANAGEMENT_MAC},romfile="),
@@ -453,17 +310,19 @@ impl Machine {
         let path = |path: &Path| path.display().to_string();
         let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
         let Some(firmware) = self.disk else {
-            let append = format!("console=ttyS0 panic=10{}", self.append);
-            let (kernel, initrd) = (path(&image("vmlinuz")), path(initrd));
+            let append = format!("{COMMAND_LINE}{}", self.append);
+            let (kernel, initrd) = (path(&file(&self.image, "vmlinuz")), path(initrd));
+            let memory = self.memory.unwrap_or(192).to_string();
             return words(&[
-                "-m", "192", "-kernel", &kernel, "-initrd", &initrd, "-append", &append,
+                "-m", &memory, "-kernel", &kernel, "-initrd", &initrd, "-append", &append,
             ]);
         };
         assert!(!self.debug && self.append.is_empty(), "a disk is as it is");
-        let disk = path(&image("amphora.qcow2"));
+        let disk = path(&file(&self.image, "amphora.qcow2"));
         let drive = format!("id=image,if=none,format=qcow2,snapshot=on,file={disk}");
         let device = "virtio-blk-pci,drive=image,bootindex=0";
-        let mut all = words(&["-m", "256", "-drive", &drive, "-device", device]);
+        let memory = self.memory.unwrap_or(256).to_string();
+        let mut all = words(&["-m", &memory, "-drive", &drive, "-device", device]);
         if firmware == Firmware::Uefi {
             let code = path(&machine::peer("usr/share/ovmf/OVMF.fd"));
             all.extend(words(&["-bios", &code]));
@@ -517,12 +376,17 @@ impl Guest {
     /// # Panics
     /// When it does not, or ends before.
     pub fn says_times(&mut self, text: &str, times: usize) -> String {
+        // Who waits for the end of the machine sees it; who waits for anything else sees that it does not come.
+        let expected = self.console().matches(GIVES_UP).count();
+        let expected = expected + usize::from(GIVES_UP.contains(text));
         wait::within(PATIENCE, text, || {
             let ended = self.ended();
             let console = self.console();
             if console.matches(text).count() >= times {
                 return Some(console);
             }
+            let given_up = console.matches(GIVES_UP).count();
+            assert!(given_up <= expected, "{text:?}: it gave up:\n{console}");
             if let Some(status) = ended {
                 let errors = std::fs::read_to_string(self.folder.path().join("stderr"));
                 panic!("{text:?}: QEMU has ended: {status}: {errors:?}");
@@ -561,19 +425,49 @@ impl Guest {
         wait::within(PATIENCE, "the machine goes off", || self.ended());
     }
 
+    /// Its namespace.
+    ///
+    /// # Panics
+    /// Never in practice: it lives as long as this.
+    pub fn netns(&self) -> NetNs {
+        NetNs::open(&self.folder.path().join("netns")).expect("the namespace")
+    }
+
+    /// Where its clients and members are: 127.0.0.1 of its namespace.
+    pub fn place(&self) -> Place {
+        Place::of(self.netns(), [127, 0, 0, 1].into())
+    }
+
     /// Its agent, which listens but may not answer yet.
     pub fn agent(&self, pki: &Pki) -> Agent {
-        let netns = NetNs::open(&self.folder.path().join("netns")).expect("the namespace");
-        Agent::at(netns, [127, 0, 0, 1].into(), &pki.amphora, &pki.servers.0)
+        self.agent_at(pki, [127, 0, 0, 1].into())
+    }
+
+    /// The same at another address.
+    pub fn agent_at(&self, pki: &Pki, address: IpAddr) -> Agent {
+        Agent::at(self.netns(), address, &pki.amphora, &pki.servers.0)
     }
 
     /// Waits until the agent answers its controller.
     pub fn answers(&mut self, pki: &Pki) -> Value {
-        let (agent, controller) = (self.agent(pki), pki.controller());
+        // QEMU's own network takes a connection before the guest does, and a SYN that nobody answered is repeated after
+        // seconds: the first attempt is made when it can succeed.
+        self.says(&format!("has {ADDRESS}/24"));
+        self.says("agent started");
+        self.answers_at(pki, [127, 0, 0, 1].into())
+    }
+
+    /// The same at another address.
+    pub fn answers_at(&mut self, pki: &Pki, address: IpAddr) -> Value {
+        let (agent, controller) = (self.agent_at(pki, address), pki.controller());
         wait::within(PATIENCE, "the agent answers", || {
             let ended = self.ended();
             assert!(ended.is_none(), "QEMU has ended: {ended:?}");
-            let answer = agent.send(&controller, "GET", "/2.0/info", "").ok()?;
+            let answer = agent.send(&controller, "GET", "/2.0/info", "").ok();
+            // What it says itself is no use to wait for longer.
+            let console = self.console();
+            assert!(answer.is_some() || !console.contains(GIVES_UP), "{console}");
+            let answer = answer?;
             (answer.status == 200).then(|| serde_json::from_str(&answer.body).expect("JSON"))
         })
     }

@@ -15,7 +15,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A namespace with one address.
 #[derive(Debug)]
 pub struct Place {
-    holder: Child,
+    /// `krater net exec`; none: somebody else's namespace.
+    holder: Option<Child>,
     netns: NetNs,
     /// Its address.
     pub address: IpAddr,
@@ -46,9 +47,18 @@ impl Place {
             netns.id().is_ok_and(|id| id != own).then_some(netns)
         });
         Self {
-            holder,
+            holder: Some(holder),
             netns,
             address: address.parse().expect("an address"),
+        }
+    }
+
+    /// An address in a namespace that exists.
+    pub const fn of(netns: NetNs, address: IpAddr) -> Self {
+        Self {
+            holder: None,
+            netns,
+            address,
         }
     }
 
@@ -76,11 +86,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let Some(holder) = &mut self.holder else {
+            return;
+        };
         // The command first: `krater net exec` then takes its namespace away.
-        for pid in family(self.holder.id())
-            .into_iter()
-            .filter(|pid| is_sleep(*pid))
-        {
+        for pid in family(holder.id()).into_iter().filter(|pid| is_sleep(*pid)) {
             if let Ok(pid) = i32::try_from(pid) {
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid),
@@ -88,7 +98,7 @@ impl Drop for Place {
                 );
             }
         }
-        let _ = self.holder.wait();
+        let _ = holder.wait();
     }
 }
 

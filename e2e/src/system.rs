@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Name of the folders below the folder for temporary files.
 const PREFIX: &str = "krater-e2e-";
@@ -21,12 +21,18 @@ const DISK_SIZE: &str = "size=272m";
 /// The file that fills it.
 const FILL: &str = "fill";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
-static ALONE: Mutex<()> = Mutex::new(());
+static ALONE: RwLock<()> = RwLock::new(());
 static SWEPT: Mutex<bool> = Mutex::new(false);
 
 /// Holds back the other tests that hold it: for those that measure times or load the host.
-pub fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    ALONE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Holds back the tests that are [`alone`], and no other: for those that need the processors and measure nothing. As many
+/// run at once as the test program has threads, one for each processor.
+pub fn beside() -> RwLockReadGuard<'static, ()> {
+    ALONE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A folder that goes away with its amphorae, at the latest at the next run of any test.

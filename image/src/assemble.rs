@@ -5,7 +5,7 @@ use crate::deb::{self, DebError};
 use crate::elf::{self, ElfError};
 use crate::fat::{self, FatError, File, PLAIN_FILE, SECTOR, SYSTEM_FILE, Volume};
 use crate::gpt::{self, GptError};
-use crate::initrd::{self, Contents, InitrdError};
+use crate::initrd::{self, Contents, InitrdError, ModuleFile};
 use crate::lock::{Lock, Pin, Role};
 use crate::modules::{self, ModuleError, WANTED};
 use crate::qcow2::{self, Qcow2Error};
@@ -15,8 +15,10 @@ use crate::uki::{self, UkiError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// What the kernel is told. The last console is the one that PID 1 gets: Nova's console log is the serial port.
-pub const COMMAND_LINE: &str = "console=tty0 console=ttyS0 panic=10";
+/// What the kernel is told. The last console is the one that PID 1 gets: Nova's console log is the serial port. The root is of
+/// the kind without a limit: the other one takes half of the memory at most, into which the initrd of a machine of 96 MiB does
+/// not fit ("Initramfs unpacking failed").
+pub const COMMAND_LINE: &str = "console=tty0 console=ttyS0 panic=10 rootfstype=ramfs";
 /// The disk with both and boot loaders, as it is uploaded to a cloud.
 pub const DISK: &str = "amphora.qcow2";
 /// The kernel.
@@ -226,7 +228,7 @@ pub fn build(inputs: &Inputs<'_>, mut progress: impl FnMut(&str)) -> Result<Imag
     let names = kernel
         .modules
         .iter()
-        .map(|(file, _)| modules::name_of(file));
+        .map(|module| modules::name_of(&module.name));
     let names: Vec<String> = names.collect();
     let contents = [qcow2, disk, efi, kernel.image.to_vec(), initrd];
     let mut files: Vec<(&'static str, Vec<u8>)> = ARTEFACTS.into_iter().zip(contents).collect();
@@ -329,8 +331,8 @@ impl Unpacked {
 struct Kernel<'a> {
     release: String,
     image: &'a [u8],
-    /// File name and content in load order.
-    modules: Vec<(String, Vec<u8>)>,
+    /// In load order.
+    modules: Vec<ModuleFile>,
 }
 
 impl<'a> Kernel<'a> {
@@ -374,10 +376,14 @@ impl<'a> Kernel<'a> {
         if let Some((module, error)) = broken {
             return Err(BuildError::Xz { module, error });
         }
-        let modules = order?.into_iter().filter_map(|name| {
-            let content = contents.remove(&name)?;
-            let file = files.get(&name)?.0.rsplit('/').next()?;
-            Some((file.trim_end_matches(".xz").to_owned(), content))
+        let modules = order?.into_iter().filter_map(|chosen| {
+            let content = contents.remove(&chosen.name)?;
+            let file = files.get(&chosen.name)?.0.rsplit('/').next()?;
+            Some(ModuleFile {
+                name: file.trim_end_matches(".xz").to_owned(),
+                content,
+                devices: chosen.devices,
+            })
         });
         Ok(Self {
             release: release.to_owned(),

@@ -10,8 +10,8 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, MacVlanMode,
+    InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
@@ -142,6 +142,17 @@ pub(crate) fn create_macvlan(name: &str, parent: u32, mac: MacAddr) -> Request {
         )])),
     ]));
     let what = format!("create macvlan {name} on link {parent}");
+    Request::new(RouteNetlinkMessage::NewLink(message), CREATE, what)
+}
+
+pub(crate) fn create_vlan(name: &str, parent: u32, id: u16, mac: Option<MacAddr>) -> Request {
+    let mut message = end(name, mac, None, false);
+    message.attributes.push(LinkAttribute::Link(parent));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Vlan),
+        LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)])),
+    ]));
+    let what = format!("create VLAN {id} as {name} on link {parent}");
     Request::new(RouteNetlinkMessage::NewLink(message), CREATE, what)
 }
 

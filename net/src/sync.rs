@@ -94,6 +94,19 @@ impl NetlinkSocket {
         self.request(&message::create_macvlan(name, parent, mac))
     }
 
+    /// Makes the interface of VLAN `id` (IEEE 802.1Q) on link `parent`, down; without an address of its own it has the
+    /// parent's. A name that exists, and a VLAN that the parent has already wherever its interface is, are errors
+    /// ([`Error::is_exists`]).
+    pub fn create_vlan(
+        &self,
+        name: &str,
+        parent: u32,
+        id: u16,
+        mac: Option<MacAddr>,
+    ) -> Result<()> {
+        self.request(&message::create_vlan(name, parent, id, mac))
+    }
+
     /// Changes a link.
     pub fn set_link(&self, index: u32, change: &LinkChange<'_>) -> Result<()> {
         self.request(&message::set_link(index, change))

@@ -55,7 +55,12 @@ pub(crate) fn ci(args: &[String]) -> Done {
             .as_ref()
             .ok_or("not run: the image is missing (see above)")?;
         run(Command::new(release_dir().join("krater")).arg("doctor"))?;
-        counts = tests::tests(&[], peers, image)?;
+        let share = if nightly {
+            tests::Share::All
+        } else {
+            tests::Share::Daily
+        };
+        counts = tests::tests(&[], peers, image, share)?;
         if counts.failed > 0 {
             Err("tests failed".into())
         } else {

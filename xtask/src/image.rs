@@ -1,7 +1,7 @@
 //! `cargo xtask image`: the static `amphora`, and the bootable image around it.
 
-use crate::build;
-use crate::util::{Done, Failure, at, cargo, release_dir, root, run, target_dir};
+use crate::util::{Done, Failure, at, capture, cargo, release_dir, root, run, target_dir};
+use crate::{build, setup};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +9,9 @@ use std::process::Command;
 pub(crate) fn image(args: &[String]) -> Done {
     if args == ["--check-reproducible"] {
         return reproducible();
+    }
+    if args == ["--boot-time"] {
+        return boot_time();
     }
     build::release()?;
     let krater = release_dir().join("krater");
@@ -105,8 +108,24 @@ fn cargo_home() -> Result<PathBuf, Failure> {
     }
 }
 
-/// Two clones of the committed state at paths of different length, built apart with another umask, language and time zone:
-/// every file must be the same. It compiles everything twice, so it belongs to the nightly run.
+/// Boots the image under TCG and prints when the kernel, process 1 and the agent got how far, by the guest's own clock, which
+/// begins with the kernel. On a machine that does anything else the numbers mean little.
+fn boot_time() -> Done {
+    let peers = setup::setup()?;
+    build::release()?;
+    let image = for_tests()?;
+    run(cargo()
+        .args(["test", "--quiet", "-p", "krater-e2e", "--test", "it", "--"])
+        .args(["--exact", "guest::nightly::boot_time", "--nocapture"])
+        .env("KRATER_BIN_DIR", release_dir())
+        .env("KRATER_PEERS", &peers.folder)
+        .env("KRATER_IMAGE", image))
+}
+
+/// Two clones of the committed state at paths of different length, built apart with another umask, language and time zone, each
+/// with a cargo home and downloads of its own: every file must be the same. What compilers write has no time in it; what packs
+/// does, so the image is packed once more with a clock that is a year and more ahead. It compiles everything twice, so it
+/// belongs to the nightly run.
 fn reproducible() -> Done {
     let base = target_dir().join("reproducible");
     if base.exists() {
@@ -134,13 +153,17 @@ fn reproducible() -> Done {
             .args(["-c", &script])
             .current_dir(&clone)
             .env_remove("CARGO_TARGET_DIR")
+            .env("CARGO_HOME", clone.join("cargo"))
             .env("LC_ALL", language)
             .env("LANG", language)
             .env("TZ", zone);
         run(&mut command)?;
+        later(&base, &clone)?;
         // Gigabytes of build products prove nothing more.
-        let built = clone.join("target");
-        std::fs::remove_dir_all(&built).map_err(at(&built))?;
+        for built in ["target", "cargo"] {
+            let built = clone.join(built);
+            std::fs::remove_dir_all(&built).map_err(at(&built))?;
+        }
     }
     // It names the files that differ.
     run(Command::new("diff").arg("-r").args(&outs))?;
@@ -148,4 +171,41 @@ fn reproducible() -> Done {
     print!("{}", std::fs::read_to_string(&sums).map_err(at(&sums))?);
     println!("two clones gave the same image");
     Ok(())
+}
+
+/// Packs a clone's image once more, later by its clock, and compares.
+fn later(base: &Path, clone: &Path) -> Done {
+    let tool = setup::unpack("libfaketime", &base.join("clock"))?;
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let library = tool
+        .join("usr/lib")
+        .join(triple)
+        .join("faketime/libfaketime.so.1");
+    let target = clone.join("target");
+    let [now, later] = ["out", "out-later"].map(|out| clone.join(out));
+    let with_clock = |command: &mut Command| {
+        command.env("LD_PRELOAD", &library).env("FAKETIME", "+400d");
+    };
+    // A clock that stays right would prove nothing.
+    let mut clock = Command::new("date");
+    clock.arg("+%Y");
+    let today = capture(&mut clock)?;
+    with_clock(&mut clock);
+    if capture(&mut clock)? == today {
+        return Err(Failure(format!(
+            "{} does not change the clock",
+            library.display()
+        )));
+    }
+    let mut command = Command::new(target.join("release/krater"));
+    command
+        .args(["image", "build", "--amphora-bin"])
+        .arg(target.join("image/amphora"))
+        .arg("--cache")
+        .arg(target.join("image/downloads"))
+        .arg("--out")
+        .arg(&later);
+    with_clock(&mut command);
+    run(&mut command)?;
+    run(Command::new("diff").arg("-r").args([now, later]))
 }

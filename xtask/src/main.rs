@@ -25,8 +25,10 @@ cargo xtask COMMAND
 
   setup            fetch the programs that tests talk to, into target/peers; changes nothing on the host
   demo [ARGS…]     build the release binaries and run `krater demo ARGS…`
-  test [FILTER]    run all tests: unit, property, simulation, end to end in namespaces
-  ci [nightly]     format, lints, tidy, layers, build, tests, fuzz smoke: what must pass before a merge
+  test [FILTER]    run the tests: unit, property, simulation, end to end in namespaces and virtual machines; those in modules
+                   called `nightly` only when FILTER names them
+  ci [nightly]     format, lints, tidy, layers, build, tests, fuzz smoke: what must pass before a merge; `nightly` runs all
+                   tests, and longer searches
   tidy             file sizes, forbidden words, tests that a ledger of rules names
   layers           the arrows between the crates
   openapi [--check]  write openapi/*.json from the handlers, or compare
@@ -36,7 +38,8 @@ cargo xtask COMMAND
   bare             the demo on a Debian 12 made with debootstrap that has gcc and nothing else
   dist             static release binaries in target/dist
   image [ARGS…]    static `amphora` and the bootable image around it: `krater image build ARGS…`, by default in
-                   target/image/default; --update-lock pins the newest packages, --check-reproducible builds in two clones
+                   target/image/default; --update-lock pins the newest packages, --check-reproducible builds in two clones,
+                   --boot-time boots it under TCG and says when it got how far
 ";
 
 fn main() -> ExitCode {

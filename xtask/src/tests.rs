@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything, with one closing line.
+//! `cargo xtask test`: everything but what only the night has time for, with one closing line.
 //!
 //! One release build of the two product binaries (the same files that `cargo xtask demo` runs, and the
 //! ones that the end-to-end tests start) and one test build of the workspace.
@@ -16,13 +16,31 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
 }
 
+/// Which tests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Without the modules that are called [`NIGHTLY`].
+    Daily,
+    /// All of them.
+    All,
+}
+
+/// What the test runner leaves out by day: names that contain it.
+const NIGHTLY: &str = "nightly::";
+
 /// Fetch, build, run; fails when any test fails.
 pub(crate) fn test(args: &[String]) -> Done {
     let peers = setup::setup()?;
     build::release()?;
     run(Command::new(release_dir().join("krater")).arg("doctor"))?;
     let image = image::for_tests()?;
-    let counts = tests(args, &peers, &image)?;
+    // Who names tests gets them, whenever they run by themselves.
+    let share = if args.is_empty() {
+        Share::Daily
+    } else {
+        Share::All
+    };
+    let counts = tests(args, &peers, &image, share)?;
     println!("{} passed, {} failed", counts.passed, counts.failed);
     if counts.failed > 0 {
         Err("tests failed".into())
@@ -36,11 +54,19 @@ pub(crate) fn tests(
     args: &[String],
     peers: &setup::Peers,
     image: &Path,
+    share: Share,
 ) -> Result<Counts, Failure> {
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
-        .args(args)
+        .args(args);
+    if share == Share::Daily {
+        let own = args.iter().any(|arg| arg == "--");
+        command.args((!own).then_some("--"));
+        // In one word: test programs with a main function of their own take what begins with two dashes as no name.
+        command.arg(format!("--skip={NIGHTLY}"));
+    }
+    command
         .env("KRATER_BIN_DIR", release_dir())
         .env("KRATER_PEERS", &peers.folder)
         .env("KRATER_IMAGE", image)

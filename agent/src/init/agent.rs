@@ -89,6 +89,24 @@ pub(super) fn last_words() -> String {
     read().unwrap_or_default()
 }
 
+/// The port on which the agent listens, once it does: nobody else listens in the management namespace.
+pub(super) fn port() -> Option<u16> {
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .find_map(|table| listener(&fs::read_to_string(table).ok()?))
+}
+
+/// The port of the first listening socket in a table of the kernel.
+fn listener(table: &str) -> Option<u16> {
+    const LISTEN: &str = "0A";
+    table.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (local, state) = (fields.nth(1)?, fields.nth(1)?);
+        let (_, port) = local.split_once(':').filter(|_| state == LISTEN)?;
+        u16::from_str_radix(port, 16).ok()
+    })
+}
+
 /// All processes whose command line has `word` as their subcommand.
 pub(super) fn processes(word: &str) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
@@ -100,4 +118,22 @@ pub(super) fn processes(word: &str) -> Vec<Pid> {
             (pid != 1 && second == word.as_bytes()).then(|| Pid::from_raw(pid))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listener;
+
+    #[test]
+    fn a_listening_socket_is_known_by_its_state() {
+        let head =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n";
+        let busy =
+            "   0: 0F02000A:24E3 0202000A:9C40 01 00000000:00000000 00:00000000 00000000     0\n";
+        let listens =
+            "   1: 0F02000A:24E3 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n";
+        assert_eq!(listener(&format!("{head}{busy}")), None);
+        assert_eq!(listener(&format!("{head}{busy}{listens}")), Some(9_443));
+        assert_eq!(listener(""), None);
+    }
 }

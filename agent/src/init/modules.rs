@@ -20,23 +20,56 @@ pub(super) fn load() {
         },
         Err(error) => return say(format_args!("no kernel modules: {FOLDER}/order: {error}")),
     };
-    let mut loaded = 0;
+    // Many modules wait until all processors have left what they replace; a machine that boots has nobody to disturb.
+    expedite(true);
+    let (mut loaded, mut idle) = (0, 0);
+    let mut devices = None;
     for module in &modules {
+        if !module.devices.is_empty() {
+            // Drivers of buses show new devices.
+            let names = devices.get_or_insert_with(devices_there);
+            if !module.is_wanted(names.iter().map(String::as_str)) {
+                idle += 1;
+                continue;
+            }
+        }
         let outcome = File::open(folder.join(&module.path))
             .and_then(|file| sys::load_module(&file, module.compressed));
         match outcome {
-            Ok(()) => loaded += 1,
+            Ok(()) => {
+                loaded += 1;
+                devices = None;
+            }
             Err(error) if is_no_matter(&error) => {}
             Err(error) => say(format_args!("module {}: {error}", module.path)),
         }
     }
+    expedite(false);
     say(format_args!(
-        "{loaded} of {} kernel modules loaded",
+        "{loaded} of {} kernel modules loaded, {idle} are for hardware that is not there",
         modules.len()
     ));
     // Nothing is loaded later, so that nobody loads what we do not know.
     if let Err(error) = fs::write("/proc/sys/kernel/modules_disabled", "1") {
         say(format_args!("modules could be loaded later: {error}"));
+    }
+}
+
+/// Names of all devices on the buses that modules of the list may be for.
+fn devices_there() -> Vec<String> {
+    let entries = ["pci", "virtio"]
+        .iter()
+        .filter_map(|bus| fs::read_dir(format!("/sys/bus/{bus}/devices")).ok());
+    let names = entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("modalias")).ok());
+    names.map(|name| name.trim_end().to_owned()).collect()
+}
+
+/// Whether grace periods of RCU are short, at the price of interrupts on all processors.
+fn expedite(on: bool) {
+    if let Err(error) = fs::write("/sys/kernel/rcu_expedited", if on { "1" } else { "0" }) {
+        say(format_args!("rcu_expedited: {error}"));
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Fault, clock};
 use ipnet::IpNet;
 use krater_model::guest::dhcp::packet::NotTaken;
 use krater_model::guest::dhcp::{Client, Lease, Output};
-use krater_model::guest::network_data::Management;
+use krater_model::guest::network_data::{Management, Tag, Vlan};
 use krater_net::dhcp::DhcpSockets;
 use krater_net::link::{Address, Link, LinkChange, Route, TABLE_MAIN};
 use krater_net::sync::NetlinkSocket;
@@ -76,6 +76,8 @@ pub(super) struct Network {
     link: Link,
     /// Asks for an address.
     asking: Option<Asking>,
+    /// VLANs of NICs, whether they are there yet or not.
+    vlans: Vec<Vlan>,
 }
 
 #[derive(Debug)]
@@ -87,18 +89,27 @@ struct Asking {
 }
 
 impl Network {
-    /// Brings the NIC up and configures what needs no server.
+    /// Brings the NIC up, or the interface of its VLAN, and configures what needs no server.
     pub(super) fn start(
         netlink: NetlinkSocket,
-        link: Link,
+        nic: Link,
         wanted: &Management,
         host_name: Option<&str>,
     ) -> Result<Self, Fault> {
+        for why in &wanted.refused {
+            say(format_args!("NIC {}: {why}", nic.name));
+        }
+        let link = match &wanted.tag {
+            None => nic,
+            Some(tag) => tagged(&netlink, &nic, tag).map_err(|error| {
+                Fault::new(
+                    "network",
+                    format!("NIC {}: VLAN {}: {error}", nic.name, tag.id),
+                )
+            })?,
+        };
         let fault =
             |what: &dyn Display| Fault::new("network", format!("NIC {}: {what}", link.name));
-        for why in &wanted.refused {
-            say(format_args!("NIC {}: {why}", link.name));
-        }
         router_advertisements(&link.name, wanted.slaac);
         let change = LinkChange {
             up: Some(true),
@@ -108,6 +119,13 @@ impl Network {
         netlink
             .set_link(link.index, &change)
             .map_err(|error| fault(&error))?;
+        if wanted.slaac {
+            say(format_args!(
+                "NIC {} ({}) takes the addresses that routers advertise (SLAAC)",
+                link.name,
+                shown_mac(&link)
+            ));
+        }
         for net in &wanted.addresses {
             let address = Address {
                 link: link.index,
@@ -157,11 +175,60 @@ impl Network {
                 })
             }
         };
-        Ok(Self {
+        let network = Self {
             netlink,
             link,
             asking,
-        })
+            vlans: wanted.vlans.clone(),
+        };
+        network.vlans();
+        Ok(network)
+    }
+
+    /// Makes the VLANs of the NICs that are there. The agent finds their interfaces by address, like NICs, and may have
+    /// moved them away: the kernel then knows that there is one.
+    pub(super) fn vlans(&self) {
+        if self.vlans.is_empty() {
+            return;
+        }
+        let links = match self.netlink.links() {
+            Ok(links) => links,
+            Err(error) => return say(format_args!("VLANs: {error}")),
+        };
+        for vlan in &self.vlans {
+            let carries = |link: &&Link| link.mac == Some(vlan.nic) && link.kind.is_none();
+            let Some(nic) = links.iter().find(carries) else {
+                continue;
+            };
+            match self.vlan(nic, vlan) {
+                Ok(()) => {}
+                Err(error) if error.is_exists() => {}
+                Err(error) => say(format_args!("NIC {}: {error}", nic.name)),
+            }
+        }
+    }
+
+    fn vlan(&self, nic: &Link, vlan: &Vlan) -> krater_net::Result<()> {
+        let name = vlan_name(nic, vlan.id);
+        self.netlink
+            .create_vlan(&name, nic.index, vlan.id, Some(vlan.mac))?;
+        say(format_args!(
+            "NIC {} ({}) carries VLAN {} as {name} ({})",
+            nic.name, vlan.nic, vlan.id, vlan.mac
+        ));
+        if nic.index != self.link.index {
+            carry(&self.netlink, nic)?;
+        }
+        match (vlan.mtu, self.netlink.link_by_name(&name)?) {
+            (Some(mtu), Some(link)) => {
+                let change = LinkChange {
+                    mtu: Some(mtu),
+                    ..LinkChange::default()
+                };
+                self.netlink.set_link(link.index, &change)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What polls readable when a packet for [`Self::receive`] is there.
@@ -337,18 +404,48 @@ impl Network {
     }
 }
 
+/// The interface of a VLAN; at most 15 bytes, so that a long name of a NIC loses its end.
+fn vlan_name(nic: &Link, id: u16) -> String {
+    const LONGEST: usize = 15;
+    let tail = format!(".{id}");
+    let head: String = nic.name.chars().take(LONGEST - tail.len()).collect();
+    head + &tail
+}
+
+/// Makes the interface of the management VLAN.
+fn tagged(netlink: &NetlinkSocket, nic: &Link, tag: &Tag) -> io::Result<Link> {
+    let name = vlan_name(nic, tag.id);
+    match netlink.create_vlan(&name, nic.index, tag.id, tag.mac) {
+        Err(error) if !error.is_exists() => return Err(error.into()),
+        _ => {}
+    }
+    carry(netlink, nic)?;
+    let made = netlink.link_by_name(&name)?;
+    made.ok_or_else(|| io::Error::other(format!("{name} vanished")))
+}
+
+/// Up, so that its VLANs have a carrier, and mute itself.
+fn carry(netlink: &NetlinkSocket, nic: &Link) -> krater_net::Result<()> {
+    router_advertisements(&nic.name, false);
+    set_parameter(&format!("net/ipv6/conf/{}/disable_ipv6", nic.name), "1");
+    netlink.set_up(nic.index, true)
+}
+
 /// Before the NIC is up, so that nothing is taken that was not wanted.
 fn router_advertisements(name: &str, take: bool) {
     let value = if take { "1" } else { "0" };
     for key in ["accept_ra", "autoconf"] {
-        let path = format!("net/ipv6/conf/{name}/{key}");
-        match clock::parameter(&path, value) {
-            // A kernel without IPv6.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                say(format_args!("parameter {path}: {error}"));
-            }
-            _ => {}
+        set_parameter(&format!("net/ipv6/conf/{name}/{key}"), value);
+    }
+}
+
+fn set_parameter(path: &str, value: &str) {
+    match clock::parameter(path, value) {
+        // A kernel without IPv6.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            say(format_args!("parameter {path}: {error}"));
         }
+        _ => {}
     }
 }
 

@@ -4,7 +4,7 @@ use krater_e2e::agent::Identity;
 use krater_e2e::bin;
 use krater_e2e::guest::{Bus, Drive, Firmware, Machine, Pki};
 use krater_e2e::machine::{image, peer};
-use krater_e2e::system::alone;
+use krater_e2e::system::beside;
 use krater_image::COMMAND_LINE;
 use serde_json::Value;
 use std::fs;
@@ -203,13 +203,14 @@ fn the_manifest_names_what_is_inside() {
     }
 }
 
-/// Boots the qcow2 as a cloud does, with a config drive; gives what stands on the console.
-fn boots(firmware: Firmware) -> String {
-    let _alone = alone();
+/// Boots the qcow2 as a cloud does, with a config drive on a bus that a cloud's image properties name; gives what stands on
+/// the console.
+fn boots(firmware: Firmware, bus: Bus) -> String {
+    let _beside = beside();
     let pki = Pki::new();
     let drive = Drive::new(&pki.files()).iso();
     let machine = Machine::default().q35().from_disk(firmware);
-    let mut guest = machine.disk(&drive, Bus::Sata).boot();
+    let mut guest = machine.disk(&drive, bus).boot();
     let info = guest.answers(&pki);
     assert_eq!(info["amphora_id"], pki.amphora, "{info}");
     // Negative control: a stranger with the right name is not answered.
@@ -233,13 +234,13 @@ const EFI: &str = "efi: EFI v2";
 
 #[test]
 fn bios_boots_the_qcow2_to_an_agent_that_answers() {
-    let console = boots(Firmware::Bios);
+    let console = boots(Firmware::Bios, Bus::Sata);
     assert!(!console.contains(EFI), "{console}");
 }
 
 #[test]
 fn uefi_boots_the_qcow2_to_an_agent_that_answers() {
-    let console = boots(Firmware::Uefi);
+    let console = boots(Firmware::Uefi, Bus::Scsi);
     assert!(console.contains(EFI), "{console}");
 }
 
@@ -258,4 +259,25 @@ fn a_dynamic_program_is_refused_before_anything_is_fetched() {
         "{said}"
     );
     assert!(!folder.path().join("out").exists());
+}
+
+mod nightly {
+    use super::*;
+
+    #[test]
+    fn the_debug_image_has_a_shell_on_its_serial_port() {
+        let _beside = beside();
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = ["022", "C", "UTC"];
+        build(folder.path(), &amphora(), settings, &["--variant", "debug"]);
+        let pki = Pki::new();
+        let drive = Drive::new(&pki.files()).iso();
+        let machine = Machine::default().of(folder.path()).q35();
+        let machine = machine.from_disk(Firmware::Bios).disk(&drive, Bus::Sata);
+        let mut guest = machine.boot();
+        guest.answers(&pki);
+        guest.types("cat /etc/krater-image.json; echo shell-$((40+2))");
+        let console = guest.says("shell-42");
+        assert!(console.contains("\"debug\""), "{console}");
+    }
 }

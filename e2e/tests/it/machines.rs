@@ -91,109 +91,6 @@ fn serves(story: &Story) {
 }
 
 #[test]
-fn a_machine_serves_outlives_the_controller_and_is_replaced_when_it_is_killed() {
-    let _alone = alone();
-    let system = System::with(&config(&image(), ""), &[]);
-    let created = system.api.create_load_balancer("lb1");
-    let load_balancer = text(&created["id"]);
-    let first = active(&system, &load_balancer, "");
-    let mut story = Story::around(system, &created);
-    serves(&story);
-    let process = machine(&story.system, &first).expect("a machine runs");
-    assert_eq!(taps(&story.system), 3, "management, VIP, members");
-
-    // The NIC in the members' network goes when nothing needs it, and comes again.
-    for id in story.members.clone() {
-        let path = format!("pools/{}/members/{id}", story.pool);
-        story.change("DELETE", &path, None);
-    }
-    wait::for_condition("the NIC is unplugged", || taps(&story.system) == 2);
-    let log = story.system.log();
-    assert!(
-        !log.contains("does not let go"),
-        "the guest holds on to the NIC:\n{log}"
-    );
-    let (name, address) = crate::story::MEMBERS[0];
-    story.member(&story.pool, name, address);
-    assert_eq!(taps(&story.system), 3);
-    serves(&story);
-
-    // No controller: the machine serves, and its console goes on. The next one adopts it.
-    story.system.stop(Signal::SIGKILL);
-    serves(&story);
-    story.system.up();
-    assert_eq!(active(&story.system, &load_balancer, ""), first);
-    assert_eq!(
-        machine(&story.system, &first),
-        Some(process),
-        "the same process"
-    );
-    serves(&story);
-    let console = story.system.run(&["console", &first]);
-    assert!(console.contains("Linux version"), "{console}");
-
-    // Negative control of `serves` and `taps`: with the machine they go.
-    process.signal(libc::SIGKILL).expect("SIGKILL");
-    assert!(process.wait(MACHINE).expect("its end"));
-    assert_eq!(
-        taps(&story.system),
-        0,
-        "nothing is left of a killed machine"
-    );
-    let answer = client::get(&story.client, story.at(80), "/");
-    assert!(answer.is_err(), "{answer:?}");
-    let second = active(&story.system, &load_balancer, &first);
-    serves(&story);
-    assert_eq!(taps(&story.system), 3);
-    let console = story.system.run(&["console", &first]);
-    assert!(console.contains("Linux version"), "kept: {console}");
-
-    let path = format!("/v2/lbaas/loadbalancers/{load_balancer}?cascade=true");
-    story.system.api.must("DELETE", &path, None);
-    wait::for_condition("the machine is gone", || {
-        machine(&story.system, &second).is_none() && taps(&story.system) == 0
-    });
-    let folder = story.system.state_dir().join("amphorae");
-    wait::for_condition("its folder is gone", || {
-        std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none())
-    });
-    let left = |pin: &PathBuf| pin.to_string_lossy().ends_with("-vm");
-    assert!(!pins(&story.system).iter().any(left));
-}
-
-/// The same system with an image that has no first program: it must not become ACTIVE.
-#[test]
-fn an_image_that_does_not_boot_is_an_error_with_its_console() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().expect("a folder");
-    let kernel = image().join("vmlinuz");
-    std::fs::copy(kernel, folder.path().join("vmlinuz")).expect("copy the kernel");
-    std::fs::write(folder.path().join("initrd"), "no archive").expect("a file");
-    // The variable that names the image of the tests would win over the file.
-    let path = folder.path().to_string_lossy().into_owned();
-    let system = System::with(
-        &config(folder.path(), "boot_timeout_ms = 45000\n"),
-        &[("KRATER_IMAGE", &path)],
-    );
-    let created = system.api.create_load_balancer("lb1");
-    let path = format!("loadbalancers/{}", text(&created["id"]));
-    wait::within(MACHINE, "ERROR", || {
-        let shown = system.api.show(&path)?;
-        assert_ne!(shown["provisioning_status"], "ACTIVE");
-        (shown["provisioning_status"] == "ERROR").then_some(())
-    });
-    wait::for_condition("nothing is left of the machine", || taps(&system) == 0);
-    let consoles = std::fs::read_dir(system.state_dir().join("consoles")).expect("consoles");
-    let texts: Vec<String> = consoles
-        .flatten()
-        .map(|entry| std::fs::read(entry.path()).expect("a console"))
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .collect();
-    let panic = "Unable to mount root fs";
-    assert!(texts.iter().any(|text| text.contains(panic)), "{texts:?}");
-}
-
-#[test]
 fn the_demo_passes_with_machines() {
     let _alone = alone();
     let temp = tempfile::tempdir().expect("a folder");
@@ -211,4 +108,134 @@ fn the_demo_passes_with_machines() {
     assert!(output.status.success(), "{said}\n{errors}");
     assert!(said.trim_end().ends_with(" passed, 0 failed"), "{said}");
     assert_eq!(std::fs::read_dir(temp.path()).expect("a folder").count(), 0);
+}
+
+/// The parts of a machine's life that the demo does not show.
+mod nightly {
+    use super::*;
+
+    #[test]
+    fn a_machine_serves_outlives_the_controller_and_is_replaced_when_it_is_killed() {
+        let _alone = alone();
+        let system = System::with(&config(&image(), ""), &[]);
+        let created = system.api.create_load_balancer("lb1");
+        let load_balancer = text(&created["id"]);
+        let first = active(&system, &load_balancer, "");
+        let mut story = Story::around(system, &created);
+        serves(&story);
+        let process = machine(&story.system, &first).expect("a machine runs");
+        assert_eq!(taps(&story.system), 3, "management, VIP, members");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid));
+        let status = status.expect("its status");
+        for line in [
+            "Uid:\t64503\t64503\t64503\t64503",
+            "CapEff:\t0000000000000000",
+        ] {
+            assert!(status.contains(line), "{line}\n{status}");
+        }
+
+        // The NIC in the members' network goes when nothing needs it, and comes again.
+        for id in story.members.clone() {
+            let path = format!("pools/{}/members/{id}", story.pool);
+            story.change("DELETE", &path, None);
+        }
+        wait::for_condition("the NIC is unplugged", || taps(&story.system) == 2);
+        let log = story.system.log();
+        assert!(
+            !log.contains("does not let go"),
+            "the guest holds on to the NIC:\n{log}"
+        );
+        let (name, address) = crate::story::MEMBERS[0];
+        story.member(&story.pool, name, address);
+        assert_eq!(taps(&story.system), 3);
+        serves(&story);
+
+        // No controller: the machine serves, and its console goes on. The next one adopts it.
+        story.system.stop(Signal::SIGKILL);
+        serves(&story);
+        story.system.up();
+        assert_eq!(active(&story.system, &load_balancer, ""), first);
+        assert_eq!(
+            machine(&story.system, &first),
+            Some(process),
+            "the same process"
+        );
+        serves(&story);
+        let console = story.system.run(&["console", &first]);
+        assert!(console.contains("Linux version"), "{console}");
+
+        // Negative control of `serves` and `taps`: with the machine they go.
+        process.signal(libc::SIGKILL).expect("SIGKILL");
+        assert!(process.wait(MACHINE).expect("its end"));
+        assert_eq!(
+            taps(&story.system),
+            0,
+            "nothing is left of a killed machine"
+        );
+        let answer = client::get(&story.client, story.at(80), "/");
+        assert!(answer.is_err(), "{answer:?}");
+        let second = active(&story.system, &load_balancer, &first);
+        serves(&story);
+        assert_eq!(taps(&story.system), 3);
+        let console = story.system.run(&["console", &first]);
+        assert!(console.contains("Linux version"), "kept: {console}");
+
+        let path = format!("/v2/lbaas/loadbalancers/{load_balancer}?cascade=true");
+        story.system.api.must("DELETE", &path, None);
+        wait::for_condition("the machine is gone", || {
+            machine(&story.system, &second).is_none() && taps(&story.system) == 0
+        });
+        let folder = story.system.state_dir().join("amphorae");
+        wait::for_condition("its folder is gone", || {
+            std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none())
+        });
+        let left = |pin: &PathBuf| pin.to_string_lossy().ends_with("-vm");
+        assert!(!pins(&story.system).iter().any(left));
+    }
+
+    /// The same system with an image that has no first program: it must not become ACTIVE.
+    #[test]
+    fn an_image_that_does_not_boot_is_an_error_with_its_console() {
+        let _alone = alone();
+        let folder = tempfile::tempdir().expect("a folder");
+        let kernel = image().join("vmlinuz");
+        std::fs::copy(kernel, folder.path().join("vmlinuz")).expect("copy the kernel");
+        std::fs::write(folder.path().join("initrd"), "no archive").expect("a file");
+        // The variable that names the image of the tests would win over the file.
+        let path = folder.path().to_string_lossy().into_owned();
+        let system = System::with(
+            &config(folder.path(), "boot_timeout_ms = 45000\n"),
+            &[("KRATER_IMAGE", &path)],
+        );
+        let created = system.api.create_load_balancer("lb1");
+        let path = format!("loadbalancers/{}", text(&created["id"]));
+        wait::within(MACHINE, "ERROR", || {
+            let shown = system.api.show(&path)?;
+            assert_ne!(shown["provisioning_status"], "ACTIVE");
+            (shown["provisioning_status"] == "ERROR").then_some(())
+        });
+        wait::for_condition("nothing is left of the machine", || taps(&system) == 0);
+        let consoles = std::fs::read_dir(system.state_dir().join("consoles")).expect("consoles");
+        let texts: Vec<String> = consoles
+            .flatten()
+            .map(|entry| std::fs::read(entry.path()).expect("a console"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .collect();
+        let panic = "Unable to mount root fs";
+        assert!(texts.iter().any(|text| text.contains(panic)), "{texts:?}");
+    }
+
+    /// Boot loader, kernel and initrd of the disk, as in a cloud.
+    #[test]
+    fn a_machine_may_boot_from_the_disk() {
+        let _alone = alone();
+        let system = System::with(&config(&image(), "boot = \"disk\"\n"), &[]);
+        let created = system.api.create_load_balancer("lb1");
+        let amphora = active(&system, &text(&created["id"]), "");
+        let story = Story::around(system, &created);
+        serves(&story);
+        let console = story.system.run(&["console", &amphora]);
+        // What only the boot loader adds to the command line.
+        assert!(console.contains("BOOT_IMAGE=/VMLINUZ"), "{console}");
+    }
 }

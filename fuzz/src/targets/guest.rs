@@ -54,6 +54,9 @@ pub(super) fn module_order(data: &[u8]) {
             modules.iter().all(|module| inside(&module.path)),
             "below the folder"
         );
+        // Patterns are matched against whatever the hardware says; any text will do.
+        let wanted = modules.iter().filter(|module| module.is_wanted([text]));
+        assert!(wanted.count() <= modules.len());
     }
 }
 

@@ -16,12 +16,16 @@ const MAX_NETWORKS: usize = 32;
 const MAX_ROUTES: usize = 64;
 /// The least that IPv4 demands of a link (RFC 791) and the most that an IP packet can have.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65_535;
+/// Numbers of VLANs: 0 and 4095 are reserved (IEEE 802.1Q, table 9-2).
+const VLAN_IDS: std::ops::RangeInclusive<u16> = 1..=4_094;
 
 /// How the management NIC is configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Management {
     /// Which NIC; none: the first.
     pub mac: Option<MacAddr>,
+    /// Management is in a VLAN of that NIC, not on it.
+    pub tag: Option<Tag>,
     /// In bytes; none: as the NIC has it.
     pub mtu: Option<u32>,
     /// Fixed addresses.
@@ -32,8 +36,32 @@ pub struct Management {
     pub dhcp4: bool,
     /// Let routers give an IPv6 address (RFC 4862).
     pub slaac: bool,
-    /// Networks that are not configured, with the reason.
+    /// VLANs of other links, to be made for the agent, which finds their interfaces by address.
+    pub vlans: Vec<Vlan>,
+    /// Networks and links that are not configured, with the reason.
     pub refused: Vec<String>,
+}
+
+/// The VLAN of the management network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    /// 1 to 4094.
+    pub id: u16,
+    /// Address of its interface; none: the NIC's.
+    pub mac: Option<MacAddr>,
+}
+
+/// A VLAN of a NIC: an interface of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vlan {
+    /// Address of the NIC that carries it.
+    pub nic: MacAddr,
+    /// 1 to 4094.
+    pub id: u16,
+    /// Address of its interface, by which it is known.
+    pub mac: MacAddr,
+    /// In bytes; none: as the NIC has it.
+    pub mtu: Option<u32>,
 }
 
 /// A route of the management NIC.
@@ -60,6 +88,69 @@ struct Link {
     kind: String,
     ethernet_mac_address: Option<String>,
     mtu: Option<u32>,
+    /// Of `vlan`: the link below.
+    vlan_link: Option<String>,
+    vlan_id: Option<u32>,
+    vlan_mac_address: Option<String>,
+}
+
+impl Link {
+    fn is_vlan(&self) -> bool {
+        self.kind == "vlan"
+    }
+
+    fn mac(&self) -> Result<Option<MacAddr>, FieldError> {
+        mac("ethernet_mac_address", self.ethernet_mac_address.as_deref())
+    }
+
+    /// Of a VLAN's interface.
+    fn vlan_mac(&self) -> Result<Option<MacAddr>, FieldError> {
+        match &self.vlan_mac_address {
+            Some(text) => mac("vlan_mac_address", Some(text)),
+            None => self.mac(),
+        }
+    }
+
+    fn mtu(&self) -> Result<Option<u32>, FieldError> {
+        match self.mtu {
+            Some(mtu) if !MTU.contains(&mtu) => {
+                let why = format!("{mtu}: use {} to {}", MTU.start(), MTU.end());
+                Err(FieldError::new("mtu", why))
+            }
+            mtu => Ok(mtu),
+        }
+    }
+
+    fn vlan_id(&self) -> Result<u16, FieldError> {
+        let id = self
+            .vlan_id
+            .ok_or_else(|| FieldError::new("vlan_id", "missing"))?;
+        let id = u16::try_from(id).ok().filter(|id| VLAN_IDS.contains(id));
+        id.ok_or_else(|| {
+            let (from, to) = (VLAN_IDS.start(), VLAN_IDS.end());
+            let id = self.vlan_id.unwrap_or_default();
+            FieldError::new("vlan_id", format!("{id}: use {from} to {to}"))
+        })
+    }
+
+    /// The NIC that carries this VLAN.
+    fn below<'a>(&self, links: &'a [Self]) -> Result<&'a Self, FieldError> {
+        let below = self.vlan_link.as_deref();
+        let below = below.ok_or_else(|| FieldError::new("vlan_link", "missing"))?;
+        let wrong = |why: &str| FieldError::new("vlan_link", format!("{}: {why}", shown(below)));
+        let found = links.iter().find(|link| link.id == below);
+        let found = found.ok_or_else(|| wrong("no link has this id"))?;
+        if found.is_vlan() || found.kind == "bond" {
+            return Err(wrong("not supported yet: a VLAN on a link that is no NIC"));
+        }
+        Ok(found)
+    }
+}
+
+fn mac(field: &str, text: Option<&str>) -> Result<Option<MacAddr>, FieldError> {
+    text.map(|mac| mac.to_ascii_lowercase().parse())
+        .transpose()
+        .map_err(|why| FieldError::new(field, why))
 }
 
 #[derive(Deserialize)]
@@ -109,26 +200,25 @@ fn read(document: Document) -> Result<Management, FieldError> {
     let Some(link) = document.links.first() else {
         return Ok(Management::dhcp());
     };
-    if ["bond", "vlan"].contains(&link.kind.as_str()) {
-        let why = format!("{}: not supported yet: the management NIC", link.kind);
-        return Err(FieldError::new("links[0].type", why));
+    let mut management = first(link, &document.links).map_err(|error| error.within("links[0]"))?;
+    for (number, link) in document.links.iter().enumerate().skip(1) {
+        if !link.is_vlan() {
+            continue; // a NIC, which needs nothing before the agent configures it
+        }
+        match vlan(link, &document.links) {
+            Ok(vlan) if management.vlans.iter().any(|other| other.mac == vlan.mac) => {
+                let why = format!("links[{number}]: {} is another link's address", vlan.mac);
+                management.refused.push(why);
+            }
+            Ok(vlan) => management.vlans.push(vlan),
+            // Management does not need it, and tells what is missing.
+            Err(error) => {
+                let why = error.within(format!("links[{number}]")).to_string();
+                management.refused.push(why);
+            }
+        }
     }
-    let mac = link.ethernet_mac_address.as_deref();
-    let mac = mac
-        .map(|mac| mac.to_ascii_lowercase().parse())
-        .transpose()
-        .map_err(|why| FieldError::new("links[0].ethernet_mac_address", why))?;
-    if let Some(mtu) = link.mtu
-        && !MTU.contains(&mtu)
-    {
-        let why = format!("{mtu}: use {} to {}", MTU.start(), MTU.end());
-        return Err(FieldError::new("links[0].mtu", why));
-    }
-    let mut management = Management {
-        mac,
-        mtu: link.mtu,
-        ..Management::default()
-    };
+    let told = management.refused.len();
     for (number, network) in document.networks.iter().enumerate() {
         if network.link != link.id {
             continue;
@@ -141,17 +231,66 @@ fn read(document: Document) -> Result<Management, FieldError> {
             .map_err(|error| error.within(format!("networks[{number}]")))?;
     }
     let none = management.addresses.is_empty() && !management.dhcp4 && !management.slaac;
-    if none && management.refused.is_empty() {
+    let refused = management.refused.get(told..).unwrap_or_default();
+    if none && refused.is_empty() {
         // A NIC without networks: ports without fixed addresses have none in the document either.
         management.dhcp4 = true;
     } else if none {
         let why = format!(
             "nothing of the first link can be used: {}",
-            management.refused.join(", ")
+            refused.join(", ")
         );
         return Err(FieldError::new("networks", why));
     }
     Ok(management)
+}
+
+/// What the first link says.
+fn first(link: &Link, links: &[Link]) -> Result<Management, FieldError> {
+    if link.kind == "bond" {
+        let why = "bond: not supported yet: the management NIC";
+        return Err(FieldError::new("type", why));
+    }
+    let nic = if link.is_vlan() {
+        link.below(links)?
+    } else {
+        link
+    };
+    let mac = nic.mac()?;
+    let tag = if link.is_vlan() {
+        let tag = Tag {
+            id: link.vlan_id()?,
+            mac: link.vlan_mac()?,
+        };
+        Some(tag)
+    } else {
+        None
+    };
+    Ok(Management {
+        mac,
+        tag,
+        mtu: link.mtu()?,
+        ..Management::default()
+    })
+}
+
+/// A VLAN of another link.
+fn vlan(link: &Link, links: &[Link]) -> Result<Vlan, FieldError> {
+    let missing = || FieldError::new("vlan_link", "its NIC has no ethernet_mac_address");
+    let nic = link.below(links)?.mac()?.ok_or_else(missing)?;
+    // What carries it stays in the management namespace, the interface of the VLAN does not: they must differ.
+    let mac = link.vlan_mac()?.filter(|mac| *mac != nic);
+    let mac = mac.ok_or_else(|| {
+        let why =
+            "missing, or that of its NIC: the agent finds an interface by an address of its own";
+        FieldError::new("vlan_mac_address", why)
+    })?;
+    Ok(Vlan {
+        nic,
+        id: link.vlan_id()?,
+        mac,
+        mtu: link.mtu()?,
+    })
 }
 
 fn add(management: &mut Management, network: &Network) -> Result<(), FieldError> {
@@ -163,6 +302,16 @@ fn add(management: &mut Management, network: &Network) -> Result<(), FieldError>
         }
         "ipv6_slaac" | "slaac" | "ipv6_dhcpv6-stateless" => {
             management.slaac = true;
+            return Ok(());
+        }
+        // Where addresses are given by DHCPv6 alone, a fixed one in the document does as well.
+        "ipv6_dhcp" | "dhcp6" | "ipv6_dhcpv6-stateful" => {
+            management.refused.push(format!(
+                "network {} of type {} (not supported yet: DHCPv6; fix: a subnet with ipv6_address_mode slaac or \
+                 dhcpv6-stateless, or a fixed address)",
+                shown(&network.id),
+                shown(&network.kind)
+            ));
             return Ok(());
         }
         other => {
@@ -346,7 +495,7 @@ mod tests {
             ),
             (
                 r#"{"type": "ipv6_dhcp", "link": "a", "id": "n"}"#,
-                "ipv6_dhcp\" (not supported yet)",
+                "ipv6_dhcp\" (not supported yet: DHCPv6",
             ),
         ] {
             let error = with(network).unwrap_err();
@@ -363,5 +512,94 @@ mod tests {
                 .unwrap_err()
                 .contains("mtu: 1")
         );
+    }
+
+    const TRUNK: &str = r#"{"id": "a", "type": "ovs", "ethernet_mac_address": "fa:16:3e:00:00:01"},
+        {"id": "b", "type": "phy", "ethernet_mac_address": "fa:16:3e:00:00:02", "mtu": 1500}"#;
+
+    #[test]
+    fn vlans_are_made_on_the_nics_that_they_name() {
+        let text = format!(
+            r#"{{"links": [{TRUNK}, {{"id": "v", "type": "vlan", "vlan_link": "b", "vlan_id": 101, "mtu": 1496,
+                "vlan_mac_address": "FA:16:3E:00:01:01"}}]}}"#
+        );
+        let management = parse(&text).unwrap();
+        let expected = Vlan {
+            nic: "fa:16:3e:00:00:02".parse().unwrap(),
+            id: 101,
+            mac: "fa:16:3e:00:01:01".parse().unwrap(),
+            mtu: Some(1_496),
+        };
+        assert_eq!(management.vlans, [expected]);
+        assert_eq!(management.tag, None);
+        assert!(management.dhcp4 && management.refused.is_empty());
+    }
+
+    #[test]
+    fn management_may_be_in_a_vlan() {
+        let text = format!(
+            r#"{{"links": [{{"id": "v", "type": "vlan", "vlan_link": "b", "vlan_id": 4094, "mtu": 1400}}, {TRUNK}],
+                "networks": [{{"type": "ipv4", "link": "v", "ip_address": "192.0.2.5/24"}}]}}"#
+        );
+        let management = parse(&text).unwrap();
+        assert_eq!(management.mac, Some("fa:16:3e:00:00:02".parse().unwrap()));
+        let tag = Tag {
+            id: 4_094,
+            mac: None,
+        };
+        assert_eq!(management.tag, Some(tag));
+        assert_eq!(management.mtu, Some(1_400));
+        assert_eq!(management.addresses.len(), 1);
+    }
+
+    #[test]
+    fn vlans_that_cannot_be_made_are_named_and_cost_only_themselves() {
+        for (vlan, expect) in [
+            (
+                r#""vlan_link": "b", "vlan_id": 0"#,
+                "links[2].vlan_mac_address: missing",
+            ),
+            (
+                r#""vlan_link": "b", "vlan_id": 0, "vlan_mac_address": "fa:16:3e:00:01:01""#,
+                "links[2].vlan_id: 0: use 1 to 4094",
+            ),
+            (
+                r#""vlan_link": "b", "vlan_id": 70000, "vlan_mac_address": "fa:16:3e:00:01:01""#,
+                "vlan_id: 70000",
+            ),
+            (
+                r#""vlan_link": "b", "vlan_id": 5, "vlan_mac_address": "fa:16:3e:00:00:02""#,
+                "that of its NIC",
+            ),
+            (
+                r#""vlan_link": "c", "vlan_id": 5"#,
+                "\"c\": no link has this id",
+            ),
+            (r#""vlan_link": "v", "vlan_id": 5"#, "not supported yet"),
+            (r#""vlan_id": 5"#, "links[2].vlan_link: missing"),
+        ] {
+            let text = format!(r#"{{"links": [{TRUNK}, {{"id": "v", "type": "vlan", {vlan}}}]}}"#);
+            let management = parse(&text).unwrap();
+            assert!(management.dhcp4 && management.vlans.is_empty());
+            assert!(
+                management.refused[0].contains(expect),
+                "{:?}",
+                management.refused
+            );
+        }
+    }
+
+    #[test]
+    fn a_management_vlan_that_cannot_be_made_is_a_fault() {
+        for (vlan, expect) in [
+            (r#""vlan_link": "b", "vlan_id": 0"#, "links[0].vlan_id: 0"),
+            (r#""vlan_link": "b""#, "links[0].vlan_id: missing"),
+            (r#""vlan_link": "c", "vlan_id": 5"#, "no link has this id"),
+            (r#""vlan_link": "v", "vlan_id": 5"#, "not supported yet"),
+        ] {
+            let text = format!(r#"{{"links": [{{"id": "v", "type": "vlan", {vlan}}}, {TRUNK}]}}"#);
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(expect), "{error}");
+        }
     }
 }
