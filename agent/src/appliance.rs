@@ -168,8 +168,9 @@ pub(crate) fn run(path: &Path, only: Option<Only>) -> anyhow::Result<()> {
 /// What this process may not do says so before anything starts.
 fn able(file: &Appliance, only: Option<Only>) -> Result<(), FieldError> {
     let root = Uid::effective().is_root();
-    if !file.vrrp.is_empty() && only != Some(Only::Dataplane) && !root {
-        let why = "virtual routers need root: start as root, or use --only dataplane";
+    let able = root || has_vrrp_capabilities();
+    if !file.vrrp.is_empty() && only != Some(Only::Dataplane) && !able {
+        let why = "virtual routers need root, or CAP_NET_ADMIN and CAP_NET_RAW: start with these, or use --only dataplane";
         return Err(FieldError::new("vrrp", why));
     }
     if file.settings.netns.is_some() && !root {
@@ -182,6 +183,16 @@ fn able(file: &Appliance, only: Option<Only>) -> Result<(), FieldError> {
         return Err(FieldError::new(format!("vrrp[{i}].track_dataplane"), why));
     }
     Ok(())
+}
+
+/// Whether this process has what vrrp keeps of root, as a service manager gives it to a user.
+fn has_vrrp_capabilities() -> bool {
+    /// CAP_NET_ADMIN and CAP_NET_RAW.
+    const NEEDED: u64 = 1 << 12 | 1 << 13;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    bits.is_some_and(|bits| bits & NEEDED == NEEDED)
 }
 
 /// `run_dir/log`, so that `amphora ctl --run-dir` finds the logs.

@@ -1,6 +1,7 @@
 //! `amphora dataplane` and `amphora vrrp`: from the command line to the libraries. No thread exists yet.
 
-use crate::cli::{DataplaneArgs, GuardArgs, LogArgs, VrrpArgs};
+use crate::appliance;
+use crate::cli::{DataplaneArgs, GuardArgs, LogArgs, Only, VrrpArgs};
 use crate::memory;
 use krater_telemetry::{LogControl, LogSettings, LogTarget};
 use std::ffi::OsString;
@@ -38,7 +39,7 @@ pub(crate) fn dataplane(args: DataplaneArgs) -> anyhow::Result<()> {
     memory::give_back();
     ended(krater_dataplane::run(krater_dataplane::Settings {
         netns: args.common.netns,
-        control: args.common.control,
+        control: args.control,
         uid: args.common.uid,
         workers: args.workers,
         metrics: args.metrics,
@@ -49,12 +50,18 @@ pub(crate) fn dataplane(args: DataplaneArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) fn vrrp(args: VrrpArgs) -> anyhow::Result<()> {
+    let (control, track) = match (args.config, args.control, args.track) {
+        (Some(config), ..) => return appliance::run(&config, Some(Only::Vrrp)),
+        (None, Some(control), Some(track)) => (control, track),
+        // The command line is checked.
+        _ => anyhow::bail!("--config, or --control and --track"),
+    };
     let log = level(log(&args.common.log)?);
     memory::give_back();
     ended(krater_vrrp::run(krater_vrrp::Settings {
         netns: args.common.netns,
-        control: args.common.control,
-        track: args.track,
+        control,
+        track,
         uid: args.common.uid,
         log,
         version: krater_telemetry::version().into(),

@@ -71,9 +71,6 @@ pub(crate) struct ChildArgs {
     /// Pinned network namespace to run in; without it, the one that it was started in.
     #[arg(long)]
     pub(crate) netns: Option<PathBuf>,
-    /// Control socket to make.
-    #[arg(long)]
-    pub(crate) control: PathBuf,
     /// User and group id to run as; without it, those that started it.
     #[arg(long)]
     pub(crate) uid: Option<u32>,
@@ -112,6 +109,9 @@ pub(crate) struct GuardArgs {
 pub(crate) struct DataplaneArgs {
     #[command(flatten)]
     pub(crate) common: ChildArgs,
+    /// Control socket to make.
+    #[arg(long)]
+    pub(crate) control: PathBuf,
     /// Worker threads.
     #[arg(long)]
     pub(crate) workers: u16,
@@ -125,11 +125,17 @@ pub(crate) struct DataplaneArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VrrpArgs {
+    /// An appliance's amphora.toml: the same as `run --only vrrp --config FILE`.
+    #[arg(long, conflicts_with_all = ["control", "track", "netns", "uid"])]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) common: ChildArgs,
+    /// Control socket to make.
+    #[arg(long, required_unless_present = "config")]
+    pub(crate) control: Option<PathBuf>,
     /// Socket on which the agent hands over what to watch of the data plane.
-    #[arg(long)]
-    pub(crate) track: PathBuf,
+    #[arg(long, required_unless_present = "config")]
+    pub(crate) track: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -235,9 +241,12 @@ pub(crate) enum VrrpCommand {
         /// Events after the one with this number.
         #[arg(long, default_value_t = 0)]
         since: u64,
-        /// Go on until interrupted.
+        /// Go on until interrupted, also when vrrp starts anew: its events are numbered from 1 then.
         #[arg(long)]
         follow: bool,
+        /// Leave out what happened before.
+        #[arg(long, conflicts_with = "since", requires = "follow")]
+        new: bool,
     },
 }
 

@@ -22,6 +22,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A peer waits three seconds at most before it takes over.
 const HANDOVER: Duration = Duration::from_secs(6);
+/// Until vrrp is asked again for events when it did not answer.
+const AWAY: Duration = Duration::from_millis(200);
 /// How long one question for events waits for an answer.
 const POLL: Duration = Duration::from_secs(20);
 
@@ -103,8 +105,13 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                     .with_context(|| format!("report check {name}"))?;
                 String::new()
             }
-            Some(VrrpCommand::Events { since, follow }) => {
-                events(*since, *follow, args.json).await?;
+            Some(VrrpCommand::Events { since, follow, new }) => {
+                let from = if *new {
+                    Told::latest().await?
+                } else {
+                    Told::after(*since)
+                };
+                events(from, *follow, args.json).await?;
                 String::new()
             }
         },
@@ -226,15 +233,71 @@ async fn hand_over(handover: &Handover, as_json: bool) -> anyhow::Result<String>
     Ok(results.iter().map(line).collect())
 }
 
-async fn events(mut since: u64, follow: bool, as_json: bool) -> anyhow::Result<()> {
+/// What a reader of events has.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    /// Of which process of vrrp, if any was asked yet.
+    process: Option<u64>,
+    /// Up to this one.
+    since: u64,
+}
+
+impl Told {
+    fn after(since: u64) -> Self {
+        let process = None;
+        Self { process, since }
+    }
+
+    /// All that there is now.
+    async fn latest() -> anyhow::Result<Self> {
+        let mut told = Self::default();
+        loop {
+            let page = told.page(Duration::ZERO).await?;
+            told.process = Some(page.process);
+            if page.events.is_empty() {
+                return Ok(told);
+            }
+            told.since = page.next;
+        }
+    }
+
+    async fn page(self, wait: Duration) -> anyhow::Result<VrrpEvents> {
+        let path = format!("/events?since={}&wait_ms={}", self.since, wait.as_millis());
+        let answer = control::get(Kind::Vrrp.socket(), &path, PATIENCE + wait).await;
+        answer.context("ask vrrp for events")
+    }
+
+    /// Whether the page is of another process than those before it, whose numbers say nothing in this one.
+    fn began_anew(&mut self, page: &VrrpEvents) -> bool {
+        let before = self.process.replace(page.process);
+        before.is_some_and(|before| before != page.process)
+    }
+}
+
+async fn events(mut told: Told, follow: bool, as_json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     let wait = if follow { POLL } else { Duration::ZERO };
     loop {
-        let path = format!("/events?since={since}&wait_ms={}", wait.as_millis());
-        let answer = control::get(Kind::Vrrp.socket(), &path, PATIENCE + wait).await;
-        let page: VrrpEvents = answer.context("ask vrrp for events")?;
-        if page.lost > 0 && since > 0 {
-            writeln!(out, "{} events are not there any more", page.lost)?;
+        let page = match told.page(wait).await {
+            Ok(page) => page,
+            // It is about to be started again; who follows wants to know above all what happens then.
+            Err(_away) if follow && told.process.is_some() => {
+                tokio::time::sleep(AWAY).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if told.began_anew(&page) {
+            told.since = 0;
+            continue;
+        }
+        if page.lost > 0 && told.since > 0 {
+            // Readers of JSON get JSON alone.
+            let text = format!("{} events are not there any more", page.lost);
+            match as_json {
+                true => writeln!(std::io::stderr(), "{text}")?,
+                false => writeln!(out, "{text}")?,
+            }
         }
         for event in &page.events {
             if as_json {
@@ -247,7 +310,7 @@ async fn events(mut since: u64, follow: bool, as_json: bool) -> anyhow::Result<(
         if page.events.is_empty() && !follow {
             return Ok(());
         }
-        since = page.next;
+        told.since = page.next;
     }
 }
 
@@ -368,10 +431,13 @@ fn routers(vrrp: &VrrpStatus) -> String {
     for router in &vrrp.routers {
         let addresses: Vec<String> = router.addresses.iter().map(ToString::to_string).collect();
         out += &format!(
-            "  vrid {} on {} {:?} since {} ms, {} transitions: {} [{}]\n",
+            "  vrid {} on {} {:?}{} since {} ms, {} transitions: {} [{}]\n",
             router.vrid,
             router.interface,
             router.state,
+            router
+                .term
+                .map_or_else(String::new, |term| format!(" in term {term}")),
             router.since_ms,
             router.transitions,
             router.reason,

@@ -200,6 +200,7 @@ mod tests {
                 since_ms: 5,
                 addresses: vec![IpAddr::from([192, 0, 2, 1])],
                 liveness: Vec::new(),
+                term: None,
             }],
         }
     }

@@ -369,6 +369,7 @@ fn router(
         sync_group: None,
         liveness: liveness(graph, amphora, peers, common)?,
         track_dataplane: true,
+        track_members: false,
         announce: Announce::default(),
     })
 }

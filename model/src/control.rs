@@ -286,6 +286,10 @@ pub struct RouterStatus {
     /// Its liveness sessions, one for each peer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub liveness: Vec<PeerLiveness>,
+    /// Of an Active: greater than that of each Active before it, on whichever host. Whoever keeps what an Active writes
+    /// refuses a smaller one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<u64>,
 }
 
 /// States of RFC 9568 section 6.3; `Fault` is Initialize with a reason.

@@ -14,6 +14,7 @@
 //! | [`sync`] | the same operations without an async runtime, for vrrp's own thread and the local drivers |
 //! | [`filter`] | addresses to which no packets are accepted: one nftables table |
 //! | [`announce`] | gratuitous ARP and unsolicited NA frames, and the socket that sends them |
+//! | [`stray`] | packets that neighbours send here by mistake |
 //! | [`dhcp`] | sockets of a DHCPv4 client |
 //! | [`tap`] | interfaces whose other side is a descriptor, for virtual machines |
 //! | [`uevent`] | the kernel's events about devices |
@@ -35,6 +36,7 @@ pub mod netns;
 pub mod process;
 pub mod resident;
 pub mod rtnl;
+pub mod stray;
 pub mod sync;
 mod sys;
 pub mod sysctl;

@@ -10,6 +10,11 @@ pub(crate) fn now() -> Time {
     Time::from_micros(micros(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()))
 }
 
+/// Milliseconds since 1970, by a clock that is set now and then.
+pub(crate) fn unix_ms() -> u64 {
+    micros(clock_gettime(ClockId::CLOCK_REALTIME).ok()) / 1_000
+}
+
 /// Turns a receive timestamp of the kernel (CLOCK_REALTIME) into our clock. A clock that was set
 /// meanwhile cannot yield the future.
 pub(crate) fn from_realtime(stamp: TimeSpec) -> Time {

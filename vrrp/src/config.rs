@@ -3,7 +3,7 @@
 use crate::checks;
 use krater_model::control::VrrpConfig;
 use krater_model::state::{Liveness, VirtualRouter};
-use krater_model::{FieldError, SCHEMA};
+use krater_model::{FieldError, Revision, SCHEMA};
 use krater_vrrp_proto::Router;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -30,8 +30,15 @@ pub(crate) enum Verdict {
     Apply(Vec<Arc<Router>>),
 }
 
+/// A configuration in force. Its routers are those that run: 255 of them twice would be a quarter of a megabyte.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) revision: Revision,
+    pub(crate) routers: Vec<Arc<Router>>,
+}
+
 /// Judges `new` against the one `in_force`.
-pub(crate) fn judge(in_force: Option<&VrrpConfig>, new: &VrrpConfig) -> Result<Verdict, Refused> {
+pub(crate) fn judge(in_force: Option<&InForce>, new: &VrrpConfig) -> Result<Verdict, Refused> {
     if new.schema != SCHEMA && new.schema + 1 != SCHEMA {
         let why = format!("{} is not understood: this vrrp reads {SCHEMA}", new.schema);
         return Err(Refused::Invalid(FieldError::new("schema", why)));
@@ -43,7 +50,8 @@ pub(crate) fn judge(in_force: Option<&VrrpConfig>, new: &VrrpConfig) -> Result<V
             return conflict(why);
         }
         if new.revision == old.revision {
-            if new.routers == old.routers {
+            let old = old.routers.iter().map(|router| router.plain());
+            if new.routers.iter().eq(old) {
                 return Ok(Verdict::Same);
             }
             let why = format!("{} is in force with other content", new.revision);
@@ -151,6 +159,8 @@ fn groups(new: &VrrpConfig) -> Result<(), FieldError> {
             "track_interfaces"
         } else if router.track_checks != other.track_checks {
             "track_checks"
+        } else if router.track_members != other.track_members {
+            "track_members"
         } else {
             continue;
         };
@@ -164,7 +174,7 @@ fn groups(new: &VrrpConfig) -> Result<(), FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use krater_model::{Epoch, Generation, Priority, Revision};
+    use krater_model::{Epoch, Generation, Priority};
 
     fn config(generation: u64, vips: &[&str]) -> VrrpConfig {
         let routers = vips
@@ -191,8 +201,11 @@ mod tests {
 
     #[test]
     fn order_of_revisions() {
-        let old = config(5, &["192.0.2.100/32"]);
-        let mut same = old.clone();
+        let mut same = config(5, &["192.0.2.100/32"]);
+        let old = InForce {
+            revision: same.revision,
+            routers: routers(&same).unwrap(),
+        };
         same.request_id = "req-2".into();
         assert_eq!(judge(Some(&old), &same), Ok(Verdict::Same));
         let other = config(5, &["192.0.2.101/32"]);
@@ -243,6 +256,8 @@ mod tests {
         let eighty = |router: &mut VirtualRouter| router.priority = Priority::new(80).unwrap();
         assert_eq!(grouped(eighty), "routers[1].priority");
         assert_eq!(grouped(|r| r.preempt = true), "routers[1].preempt");
+        let members = "routers[1].track_members";
+        assert_eq!(grouped(|r| r.track_members = true), members);
         let owner = |router: &mut VirtualRouter| router.priority = Priority::OWNER;
         assert_eq!(grouped(owner), "routers[1].sync_group");
         assert_eq!(grouped(|r| r.peers.clear()), "routers[1].sync_group");
@@ -341,6 +356,24 @@ mod tests {
         assert_eq!(
             second(&|_, b| b.peers = vec![ip("192.0.2.3")]),
             "routers[1].peers"
+        );
+        let mut excluded = config(1, &["192.0.2.100/32"]);
+        for (net, place) in [
+            ("192.0.2.100/32", "routers[0].excluded_addresses[0]"),
+            ("192.0.2.1/32", "routers[0].excluded_addresses[0]"),
+            ("192.0.2.2/32", "routers[0].excluded_addresses[0]"),
+        ] {
+            excluded.routers[0].excluded_addresses = vec![net.parse().unwrap()];
+            assert_eq!(field(&excluded), place, "{net}");
+        }
+        for either in ["192.0.2.101/32", "2001:db8::101/128"] {
+            excluded.routers[0].excluded_addresses = vec![either.parse().unwrap()];
+            assert!(judge(None, &excluded).is_ok(), "{either}");
+        }
+        // Adverts would go to ourselves.
+        assert_eq!(
+            field(&config(1, &["192.0.2.2/32"])),
+            "routers[0].addresses[0]"
         );
         assert_eq!(
             field(&config(1, &["2001:db8::1/128"])),

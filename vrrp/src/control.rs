@@ -313,7 +313,7 @@ impl Context {
         let mut newest = self.newest.subscribe();
         let wait = Duration::from_millis(wait).min(LONGEST_POLL);
         // Late is as good as nothing: the answer is empty then.
-        let _ = tokio::time::timeout(wait, newest.wait_for(|newest| *newest > since)).await;
+        let _ = tokio::time::timeout(wait, newest.wait_for(|newest| *newest != since)).await;
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         json(StatusCode::OK, &journal.after(since))
     }

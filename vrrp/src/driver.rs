@@ -5,10 +5,12 @@
 //! queue and no allocation but the kernel's. The order within a round matters: received packets go
 //! in before timers fire, so that silence is judged only with an empty queue.
 
+mod peers;
+
 use crate::accept::Refusals;
 use crate::checks::Checks;
 use crate::clock;
-use crate::config::{self, Refused, Verdict};
+use crate::config::{self, InForce, Refused, Verdict};
 use crate::control::Command;
 use crate::error::{VrrpError, during};
 use crate::events::Events;
@@ -29,6 +31,8 @@ use krater_model::control::{
 };
 use krater_net::PROTO_VRRP;
 use krater_net::sync::NetlinkSocket;
+use krater_vrrp_proto::strays::Strays;
+use krater_vrrp_proto::term::Terms;
 use krater_vrrp_proto::{DropReason, Event, Fault, Faults, Router, Span, Time, group, receive};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
@@ -36,6 +40,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use socket2::Socket;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
@@ -51,6 +56,9 @@ const PACKETS_PER_ROUND: usize = 1_024;
 /// After an address event or a refused change, the kernel is compared with what we want this much
 /// later: our own changes cause events too, in bursts.
 const RESYNC_AFTER: Span = Span::from_millis(100);
+/// So many good packets count as a refused one when it comes to a flood: 255 routers of 2 peers with 10 ms between adverts
+/// send no flood, and a peer that sends 100,000 a second does.
+const ACCEPTED_AS_REFUSED: u64 = 8;
 /// A guard that died is replaced at most this often.
 const GUARD_RETRY: Span = Span::from_millis(1_000);
 
@@ -72,6 +80,10 @@ pub(crate) struct Driver {
     /// What of the process was granted.
     pub(crate) memory: Memory,
     pub(crate) real_time: Granted,
+    /// Of Actives here and at peers.
+    pub(crate) terms: Cell<Terms>,
+    /// Who is Active where has changed, or what there is to be.
+    pub(crate) moved: Cell<bool>,
 }
 
 /// Who waits for routers to let go.
@@ -101,6 +113,9 @@ pub(crate) fn run(driver: Driver) -> Result<(), VrrpError> {
         resync: None,
         guard_retry: None,
         flood: Flood::default(),
+        poor: false,
+        strays: Strays::default(),
+        strays_from: None,
         pending: Vec::new(),
         ending: false,
     };
@@ -133,10 +148,15 @@ struct State {
     refusals: Refusals,
     sessions: Sessions,
     checks: Checks,
-    config: Option<VrrpConfig>,
+    config: Option<InForce>,
     resync: Option<Time>,
     guard_retry: Option<Time>,
     flood: Flood,
+    /// The data plane has members, and none is up.
+    poor: bool,
+    strays: Strays,
+    /// When to watch for strays of the present Backups.
+    strays_from: Option<Time>,
     pending: Vec<Pending>,
     /// Told to end: routers that were Active serve until their successors were heard.
     ending: bool,
@@ -153,6 +173,8 @@ impl State {
             .chain(self.flood.rest())
             .chain(self.sessions.deadline())
             .chain(self.checks.deadline())
+            .chain(self.strays.poll_timeout())
+            .chain(self.strays_from)
             .min()
     }
 
@@ -165,7 +187,9 @@ impl State {
         if let Some((bound, socket)) = self.driver.track.take_second() {
             self.sessions.set_second(bound, socket);
         }
-        if self.checks.work(now) {
+        let poor = self.driver.track.is_poor();
+        let changed = std::mem::replace(&mut self.poor, poor) != poor;
+        if self.checks.work(now) || changed {
             self.weigh(now);
         }
         self.set_faults(now);
@@ -189,6 +213,7 @@ impl State {
             self.ending = true;
         }
         self.let_go();
+        self.look_for_strays(now);
         let done = |instance: &Instance| instance.machine.state() == RouterState::Initialize;
         Ok(!(self.ending && self.instances.iter().all(done)))
     }
@@ -204,28 +229,6 @@ impl State {
         };
         if instance.perform(&self.driver, port).is_err() {
             self.resync.get_or_insert(now + RESYNC_AFTER);
-        }
-    }
-
-    /// Sends heartbeats, and tells routers of peers that fell silent.
-    fn judge_peers(&mut self, now: Time) {
-        self.sessions.work(&self.driver.metrics, now);
-        for changed in self.sessions.take_changes() {
-            let concerned = |i: &Instance| changed.concerns(i.machine.router());
-            if let Some(instance) = self.instances.iter().find(|i| concerned(i)) {
-                for told in changed.told() {
-                    info!(?told, "liveness session");
-                    self.driver.tell.tell(&instance.key, told);
-                }
-            }
-            let Some(event) = changed.event() else {
-                continue;
-            };
-            for at in 0..self.instances.len() {
-                if self.instances.get(at).is_some_and(concerned) {
-                    self.step(at, now, event.clone());
-                }
-            }
         }
     }
 
@@ -268,9 +271,10 @@ impl State {
         }
     }
 
-    /// Feeds what the sockets hold into the machines. Answers how many packets were refused.
+    /// Feeds what the sockets hold into the machines. Answers how many packets were refused, and what good ones cost
+    /// beside them.
     fn receive(&mut self, buffer: &mut ReceiveBuffer) -> u64 {
-        let mut refused = 0;
+        let (mut refused, mut accepted) = (0, 0);
         // Keys are cloned only when a packet is there for a router.
         for port in self.ports.values() {
             let Some(open) = &port.open else { continue };
@@ -294,7 +298,7 @@ impl State {
                     }
                 };
                 let instance = self.instances.iter_mut().find(|instance| {
-                    instance.port == port.key && instance.key.vrid.value() == vrid
+                    instance.key.vrid.value() == vrid && instance.port == port.key
                 });
                 let Some(instance) = instance else {
                     self.driver.metrics.dropped(DropReason::Vrid);
@@ -303,7 +307,14 @@ impl State {
                 };
                 match receive::check(instance.machine.router(), &datagram, now) {
                     Ok(heard) => {
+                        accepted += 1;
                         instance.heard(now, heard);
+                        if heard.priority == 0 {
+                            let sessions = &self.sessions;
+                            instance.resigned(now, heard.source, |router, peer| {
+                                Some(sessions.report_of(router, peer)?.best)
+                            });
+                        }
                         if instance.perform(&self.driver, port).is_err() {
                             self.resync.get_or_insert(now + RESYNC_AFTER);
                         }
@@ -319,7 +330,7 @@ impl State {
                 .overflows
                 .inc_by(open.adverts.take_lost());
         }
-        refused
+        refused + accepted / ACCEPTED_AS_REFUSED
     }
 
     /// Something happened to links or addresses: look at the links now, at the addresses soon.
@@ -389,7 +400,8 @@ impl State {
 
     fn weighed(&self, configured: &Arc<Router>) -> Arc<Router> {
         let is_up = |name: &str| self.links_up.contains(name);
-        let priority = configured.weighed_priority(is_up, |name| self.checks.is_up(name));
+        let passes = |name: &str| self.checks.is_up(name);
+        let priority = configured.weighed_priority(is_up, passes, self.poor);
         if priority == configured.priority() {
             Arc::clone(configured)
         } else {
@@ -402,6 +414,7 @@ impl State {
             port.refresh(&self.driver.netlink);
         }
         self.sessions.open(&self.ports);
+        self.driver.moved.set(true);
     }
 
     fn set_faults(&mut self, now: Time) {
@@ -584,7 +597,7 @@ impl State {
                 instance.removed = true;
             }
         }
-        let count = routers.len();
+        let in_force = routers.clone();
         self.checks.set(&routers);
         for router in &routers {
             for link in &router.plain().track_interfaces {
@@ -597,14 +610,18 @@ impl State {
         info!(
             revision = %revision,
             request_id = new.request_id,
-            routers = count,
+            routers = in_force.len(),
             "configuration in force"
         );
-        self.config = Some(new);
+        self.config = Some(InForce {
+            revision,
+            routers: in_force,
+        });
         self.regroup();
         self.set_faults(now);
         self.accept_again();
         self.meet_peers(now);
+        self.driver.moved.set(true);
         Ok(Applied {
             revision,
             changed: true,
@@ -906,6 +923,11 @@ fn wait(timer: &TimerFd, state: &State) -> Result<(), VrrpError> {
                 .map(readable),
         );
         fds.extend(state.sessions.descriptors().map(readable));
+    }
+    if state.strays.poll_timeout().is_none() {
+        let open = state.ports.values().filter_map(|port| port.open.as_ref());
+        let watches = open.flat_map(|open| open.strays.iter().map(|(_, watch)| watch.as_fd()));
+        fds.extend(watches.map(readable));
     }
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),

@@ -1,12 +1,12 @@
 //! The event stream: from the driver's thread, which must never wait, to whoever asks on the control
 //! socket.
 
+use crate::clock;
 use crate::instance::RouterKey;
 use krater_model::control::{VrrpEvent, VrrpEventKind, VrrpEvents};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Events on their way to the control thread, which takes them every 20 ms: all routers of a process
 /// change state at once, twice.
@@ -26,11 +26,9 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn tell(&self, key: &RouterKey, kind: VrrpEventKind) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let unix_ms = since.map_or(0, |since| since.as_millis());
         let event = VrrpEvent {
             sequence: self.next.get(),
-            unix_ms: u64::try_from(unix_ms).unwrap_or(u64::MAX),
+            unix_ms: clock::unix_ms(),
             vrid: key.vrid,
             interface: key.interface.clone(),
             kind,
@@ -45,6 +43,8 @@ impl Events {
 /// The control thread's end.
 #[derive(Debug)]
 pub(crate) struct Journal {
+    /// When it began: no other process of this host has the same.
+    process: u64,
     receiver: Receiver<VrrpEvent>,
     kept: VecDeque<VrrpEvent>,
 }
@@ -56,6 +56,7 @@ pub(crate) fn stream() -> (Events, Journal) {
         next: Cell::new(1),
     };
     let journal = Journal {
+        process: clock::unix_ms(),
         receiver,
         kept: VecDeque::new(),
     };
@@ -80,8 +81,10 @@ impl Journal {
         self.kept.back().map_or(0, |event| event.sequence)
     }
 
-    /// What came after the event with this number.
+    /// What came after the event with this number. One that was not given yet was another process's, and says nothing.
     pub(crate) fn after(&self, sequence: u64) -> VrrpEvents {
+        let sequence = Some(sequence).filter(|known| *known <= self.last());
+        let sequence = sequence.unwrap_or_default();
         let newer = self.kept.iter().filter(|event| event.sequence > sequence);
         let events: Vec<VrrpEvent> = newer.take(MOST_AT_ONCE).cloned().collect();
         let lost = events
@@ -91,6 +94,7 @@ impl Journal {
             next: events.last().map_or(sequence, |last| last.sequence),
             events,
             lost,
+            process: self.process,
         }
     }
 }
@@ -124,7 +128,8 @@ mod tests {
         let numbers: Vec<u64> = read.events.iter().map(|e| e.sequence).collect();
         assert_eq!((numbers, read.next, read.lost), (vec![2, 3], 3, 0));
         assert_eq!(journal.after(3).events, []);
-        assert_eq!(journal.after(77).next, 77);
+        // Of a process before this one.
+        assert_eq!(journal.after(77), journal.after(0));
     }
 
     #[test]

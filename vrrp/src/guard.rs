@@ -5,8 +5,10 @@
 //! `amphora vrrp-guard --pidfd N --will N --lock N`. The guard has its own session, watches vrrp's
 //! pidfd, and dies with nobody. When vrrp ends in whatever way, it
 //! 1. resigns (priority 0) for the routers that were Active by vrrp's last *will*, to each peer in the
-//!    form that it reads, so that it takes over at once, and
-//! 2. removes all addresses, routes and rules that bear vrrp's tag in this namespace, then ends.
+//!    form that it reads, so that it takes over at once,
+//! 2. waits until the successor of each is heard and had the time to announce itself, as a planned handover does: a peer
+//!    that waits Skew_Time first leaves the addresses without an owner otherwise; or until nobody will, and
+//! 3. removes all addresses, routes and rules that bear vrrp's tag in this namespace, then ends.
 //!
 //! Order against a successor: the guard holds an abstract Unix socket name of the namespace, the
 //! *lock*, from before vrrp does anything until its own end. A new vrrp takes the lock first, and so
@@ -15,11 +17,11 @@
 //! peers they return with the successor's start, and with peers the other side has them by then.
 
 use crate::error::{VrrpError, during};
-use crate::socket::AdvertSocket;
-use crate::{sys, vip};
+use crate::socket::{AdvertSocket, ReceiveBuffer};
+use crate::{clock, sys, vip};
 use krater_model::state::VirtualRouter;
 use krater_net::sync::NetlinkSocket;
-use krater_vrrp_proto::{ChecksumForm, Router};
+use krater_vrrp_proto::{ChecksumForm, Router, Span, Time, machine, receive};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, send, socket, socketpair,
@@ -43,6 +45,8 @@ const LOCK_RETRY: Duration = Duration::from_millis(2);
 const MAX_WILL: usize = 200 * 1024;
 /// After so many milliseconds without a will it gives memory back.
 const REST: u16 = 2_000;
+/// Nobody is waited for longer: a new vrrp waits for us ([`LOCK_WITHIN`]).
+const LONGEST_WAIT: Span = Span::from_millis(1_500);
 /// Removing is repeated when the kernel refuses: a table may be busy.
 const ATTEMPTS: usize = 5;
 
@@ -171,7 +175,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), VrrpErro
     let descriptors = Descriptors::parse(arguments)?;
     let netlink = NetlinkSocket::open()?;
     let wills = wait(&descriptors)?;
-    resign(&netlink, &wills);
+    succeed(resign(&netlink, &wills));
     let mut last = Ok(vip::Purged::default());
     for _ in 0..ATTEMPTS {
         last = vip::purge(&netlink);
@@ -329,13 +333,55 @@ impl Resignation {
     }
 }
 
-/// Sends priority 0 in vrrp's name.
-fn resign(netlink: &NetlinkSocket, resignations: &[Resignation]) {
+/// A router whose successor is awaited.
+struct Awaited<'a> {
+    router: &'a Router,
+    socket: AdvertSocket,
+    /// When it is given up at the latest.
+    until: Time,
+}
+
+/// Waits for successors.
+fn succeed(mut awaited: Vec<Awaited<'_>>) {
+    let mut buffer = ReceiveBuffer::new();
+    while let Some(until) = awaited.iter().map(|one| one.until).max() {
+        let now = clock::now();
+        if now >= until {
+            return;
+        }
+        for one in &mut awaited {
+            while let Ok(Some(datagram)) = one.socket.receive(&mut buffer) {
+                let heard = receive::check(one.router, &datagram, now);
+                if heard.is_ok_and(|heard| heard.priority > 0) {
+                    one.until = one.until.min(now + machine::LINGER);
+                }
+            }
+        }
+        awaited.retain(|one| now < one.until);
+        let next = awaited.iter().map(|one| one.until).min().unwrap_or(now);
+        let descriptors = awaited.iter().flat_map(|one| one.socket.descriptors());
+        let mut fds: Vec<PollFd<'_>> = descriptors
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        let patience = Duration::from(next - now) + Duration::from_millis(1);
+        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+        if !fds.is_empty() && poll(&mut fds, patience).is_err_and(|e| e != nix::Error::EINTR) {
+            return;
+        }
+    }
+}
+
+/// Sends priority 0 in vrrp's name. Answers who may succeed, and can be heard.
+fn resign<'a>(netlink: &NetlinkSocket, resignations: &'a [Resignation]) -> Vec<Awaited<'a>> {
     let mut message = Vec::new();
+    let mut awaited = Vec::new();
     for resignation in resignations {
         let router = &resignation.router;
         let interface = &router.plain().interface;
-        let sent = (|| -> io::Result<()> {
+        if router.is_alone() {
+            continue;
+        }
+        let sent = (|| -> io::Result<AdvertSocket> {
             let link = netlink.link_by_name(interface)?;
             let index = link.ok_or_else(|| io::Error::other("no such link"))?.index;
             let multicast = router.is_multicast();
@@ -347,12 +393,21 @@ fn resign(netlink: &NetlinkSocket, resignations: &[Resignation]) {
                     warn!(vrid = router.vrid().value(), %peer, %error, "no resignation");
                 }
             }
-            Ok(())
+            Ok(socket)
         })();
-        if let Err(error) = sent {
-            warn!(vrid = router.vrid().value(), %error, "no resignation");
+        match sent {
+            Ok(socket) => {
+                let wait = router.longest_skew() + machine::LINGER;
+                awaited.push(Awaited {
+                    router,
+                    socket,
+                    until: clock::now() + wait.min(LONGEST_WAIT),
+                });
+            }
+            Err(error) => warn!(vrid = router.vrid().value(), %error, "no resignation"),
         }
     }
+    awaited
 }
 
 #[cfg(test)]

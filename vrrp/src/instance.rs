@@ -4,6 +4,7 @@ use crate::driver::Driver;
 use crate::metrics::{RouterLabels, RouterMetrics, number};
 use crate::older::OlderPeers;
 use crate::port::{Open, Port, PortKey};
+use crate::quiet::Quiet;
 use crate::vip::{self, Place};
 use crate::vmac;
 use krater_model::Vrid;
@@ -15,12 +16,9 @@ use krater_vrrp_proto::{
     Router, Span, Time, frame,
 };
 use std::cell::Cell;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use tracing::{debug, info, warn};
-
-/// Refused packets and rivals are logged at most this often per router; counters have them all.
-const LOG_INTERVAL: Span = Span::from_millis(5_000);
 
 /// Port 9 of RFC 863: what it gets has no meaning.
 const DISCARD: u16 = 9;
@@ -67,10 +65,14 @@ pub(crate) struct Instance {
     pub(crate) removed: bool,
     /// The kernel refused some of what we hold.
     pub(crate) incomplete: Cell<bool>,
+    /// When a peer that has members may be asked to take over (again).
+    pub(crate) ask_again: Time,
+    /// While Active.
+    term: Option<u64>,
     message: Vec<u8>,
     /// Around it, to the group from a virtual MAC address.
     frame: Vec<u8>,
-    quiet_until: Time,
+    quiet: Quiet,
     older: OlderPeers,
     /// The configuration that the guard knows; none when it must be told (again).
     willed: Option<Arc<Router>>,
@@ -98,9 +100,11 @@ impl Instance {
             group: None,
             removed: false,
             incomplete: Cell::new(false),
+            ask_again: now,
+            term: None,
             message: Vec::with_capacity(longest),
             frame: Vec::new(),
-            quiet_until: now,
+            quiet: Quiet::default(),
             older: OlderPeers::default(),
             willed: None,
         }
@@ -113,6 +117,19 @@ impl Instance {
             self.willed = None;
         }
         self.machine.handle(now, Event::Heard(heard));
+    }
+
+    /// A peer resigned. `best` answers the highest priority at a peer of a router that lives.
+    pub(crate) fn resigned(
+        &mut self,
+        now: Time,
+        peer: IpAddr,
+        best: impl Fn(&Router, IpAddr) -> Option<u8>,
+    ) {
+        let router = self.machine.router();
+        if router.succeeds(peer, |other| best(router, other)) {
+            self.machine.handle(now, Event::NextBest(peer));
+        }
     }
 
     /// Performs the machine's outputs in order. An error means that the kernel refused a change, which
@@ -129,6 +146,7 @@ impl Instance {
             match output {
                 Output::SendAdvert { priority } => self.send(driver, port, priority),
                 Output::Add(belongings) => {
+                    vip::prepare(self.machine.router());
                     let place = |index| self.place(driver, index);
                     let added = self.change(driver, port, &belongings, place, vip::add);
                     result = result.and(added);
@@ -177,8 +195,7 @@ impl Instance {
         now: Time,
     ) {
         driver.metrics.dropped(reason);
-        if now >= self.quiet_until {
-            self.quiet_until = now + LOG_INTERVAL;
+        if self.quiet.refused(reason, now) {
             let event = VrrpEventKind::PacketDropped {
                 source: datagram.source,
                 reason: reason.name().into(),
@@ -213,6 +230,7 @@ impl Instance {
                 .map(ipnet::IpNet::addr)
                 .collect(),
             liveness,
+            term: self.term,
         }
     }
 
@@ -262,7 +280,13 @@ impl Instance {
                     &self.message,
                     &mut self.frame,
                 );
-                open.announcer.send(&self.frame)
+                match open.announcer.send(&self.frame) {
+                    // Longer than the link takes in one piece. The kernel cuts it up, with the interface's own address.
+                    Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                        open.adverts.send(*peer, &self.message)
+                    }
+                    sent => sent,
+                }
             } else {
                 open.adverts.send(*peer, &self.message)
             };
@@ -378,11 +402,20 @@ impl Instance {
             driver.guard.released(self.machine.router());
             self.willed = None;
         }
+        driver.moved.set(true);
+        match new {
+            RouterState::Active => drop(self.new_term(driver)),
+            _ => {
+                self.term = None;
+                self.metrics.term.set(0);
+            }
+        }
         self.metrics.state.set(number(new));
         let event = VrrpEventKind::StateChanged {
             from: old,
             to: new,
             reason: reason.to_string(),
+            term: self.term,
         };
         driver.tell.tell(&self.key, event);
         if (old == RouterState::Active) != (new == RouterState::Active) {
@@ -394,9 +427,22 @@ impl Instance {
             family = if self.key.v4 { "ipv4" } else { "ipv6" },
             ?old,
             ?new,
+            term = self.term,
             %reason,
             "virtual router changed state"
         );
+    }
+
+    /// What this Active does from now on is later than all that was done before.
+    fn new_term(&mut self, driver: &Driver) -> u64 {
+        let mut terms = driver.terms.get();
+        let term = terms.next(crate::clock::unix_ms());
+        driver.terms.set(terms);
+        self.term = Some(term);
+        self.metrics
+            .term
+            .set(i64::try_from(term).unwrap_or(i64::MAX));
+        term
     }
 
     fn notice(&mut self, driver: &Driver, notice: Notice) {
@@ -406,17 +452,13 @@ impl Instance {
             Notice::RivalGone { lasted, .. } => {
                 let seconds = std::time::Duration::from(lasted).as_secs_f64();
                 self.metrics.rival_seconds.inc_by(seconds);
+                // It had one of its own.
+                self.new_term(driver);
             }
             _ => {}
         }
-        let now = crate::clock::now();
-        // How it ended is told whatever was told before; there is one such for three intervals at most.
-        let ended = matches!(notice, Notice::RivalGone { .. });
-        if ended || now >= self.quiet_until {
-            if !ended {
-                self.quiet_until = now + LOG_INTERVAL;
-            }
-            driver.tell.tell(&self.key, event_of(notice));
+        if self.quiet.notice(&notice, crate::clock::now()) {
+            driver.tell.tell(&self.key, event_of(notice, self.term));
             warn!(
                 vrid = self.key.vrid.value(),
                 interface = self.key.interface,
@@ -426,13 +468,14 @@ impl Instance {
     }
 }
 
-fn event_of(notice: Notice) -> VrrpEventKind {
+fn event_of(notice: Notice, term: Option<u64>) -> VrrpEventKind {
     let ms = |span: Span| span.micros() / 1_000;
     match notice {
         Notice::RivalActive { source, priority } => VrrpEventKind::RivalActive { source, priority },
         Notice::RivalGone { source, lasted } => VrrpEventKind::RivalGone {
             source,
             lasted_ms: ms(lasted),
+            term: term.unwrap_or_default(),
         },
         Notice::TwoOwners { source } => VrrpEventKind::TwoOwners { source },
         Notice::NoSuccessor { waited } => VrrpEventKind::NoSuccessor {

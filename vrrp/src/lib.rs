@@ -10,7 +10,8 @@
 //! | other process | [`guard`]: removes what a crashed vrrp held |
 //!
 //! Identity: starts as root, enters the namespace, starts the guard (which stays root), binds its Unix
-//! sockets, and is then a fixed uid with CAP_NET_ADMIN and CAP_NET_RAW only, before the first thread.
+//! sockets, and is then a fixed uid with CAP_NET_ADMIN and CAP_NET_RAW only, before the first thread. Started with these
+//! two alone, as root or another user, it stays that user, and needs no other.
 
 mod accept;
 mod checks;
@@ -29,6 +30,7 @@ mod memory;
 mod metrics;
 mod older;
 mod port;
+mod quiet;
 mod socket;
 mod sys;
 mod track;
@@ -50,13 +52,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::{fmt, io};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use track::{Canary, Track};
 
 /// What the command line gives.
@@ -133,9 +136,14 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
         }
     };
     let memory = Memory::lock();
-    if let Some(uid) = settings.uid {
-        let capabilities = [sys::CAP_NET_ADMIN, sys::CAP_NET_RAW];
-        sys::drop_privileges(uid, &capabilities).map_err(during("drop privileges"))?;
+    let capabilities = [sys::CAP_NET_ADMIN, sys::CAP_NET_RAW];
+    let keep = during("keep CAP_NET_ADMIN and CAP_NET_RAW, and nothing else");
+    if !sys::drop_privileges(settings.uid, &capabilities).map_err(keep)? {
+        let uid = nix::unistd::getuid().as_raw();
+        warn!(
+            uid,
+            "no other user: CAP_SETUID and CAP_SETGID are not granted"
+        );
     }
 
     let netlink = NetlinkSocket::open()?;
@@ -193,6 +201,8 @@ pub fn run(settings: Settings) -> Result<(), VrrpError> {
         version: settings.version,
         memory,
         real_time,
+        terms: Cell::default(),
+        moved: Cell::new(true),
     });
     info!("vrrp ends");
     ended

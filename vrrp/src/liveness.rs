@@ -8,7 +8,7 @@ use crate::metrics::{Metrics, PeerLabels};
 use crate::port::{Port, PortKey};
 use krater_model::control::{LivenessPath, PathState, PeerLiveness, VrrpEventKind};
 use krater_model::state::{Liveness, SecondPath};
-use krater_model::wire::liveness::{Heartbeat, LENGTH, PORT};
+use krater_model::wire::liveness::{Heartbeat, LENGTH, PORT, Report};
 use krater_vrrp_proto::liveness::{Change, News, Peer, Session, Verdict};
 use krater_vrrp_proto::{Event, Router, Span, Time};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -45,11 +45,25 @@ pub(crate) struct Changed {
     of_two: bool,
 }
 
+/// What the routers of an interface and source address stand for, in heartbeats.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ours {
+    /// The data plane has members that count, and none is up.
+    pub(crate) poor: bool,
+    /// The highest priority of those that may take over; 0: none may.
+    pub(crate) best: u8,
+}
+
 impl Changed {
     /// Whether a router takes part in the session.
     pub(crate) fn concerns(&self, router: &Router) -> bool {
         let asked = router.plain().liveness.is_some();
         asked && router.source() == self.source && router.peers().contains(&self.peer)
+    }
+
+    /// Whether a neighbour does not know where the addresses are.
+    pub(crate) fn misled(&self) -> bool {
+        self.news.misled
     }
 
     /// What its routers are told.
@@ -109,6 +123,8 @@ struct End {
     /// With the index of the interface that it is bound to.
     socket: Option<(u32, UdpSocket)>,
     peers: Vec<Met>,
+    /// How often neighbours sent here what was for another host's addresses.
+    strays: u32,
 }
 
 /// A peer, and where it is.
@@ -234,6 +250,7 @@ impl Sessions {
                     settings: settings.clone(),
                     socket: None,
                     peers: Vec::new(),
+                    strays: 0,
                 });
                 self.ends.len() - 1
             });
@@ -285,6 +302,48 @@ impl Sessions {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let peers = self.ends.iter().flat_map(|end| &end.peers);
         peers.map(|met| met.peer.poll_timeout()).min()
+    }
+
+    /// What heartbeats tell from now on.
+    pub(crate) fn tell(&mut self, term: u64, ours: impl Fn(&str, IpAddr) -> Ours) {
+        for end in &mut self.ends {
+            let Ours { poor, best } = ours(&end.interface, end.source);
+            let report = Report {
+                poor,
+                term,
+                strays: end.strays,
+                best,
+            };
+            for met in &mut end.peers {
+                met.peer.tell(report);
+            }
+        }
+    }
+
+    /// The highest term that a peer knows.
+    pub(crate) fn highest_term(&self) -> u64 {
+        let peers = self.ends.iter().flat_map(|end| &end.peers);
+        let reports = peers.filter_map(|met| met.peer.reported());
+        reports.map(|report| report.term).max().unwrap_or_default()
+    }
+
+    /// A neighbour sent here what was for addresses of a peer's routers.
+    pub(crate) fn stray(&mut self, interface: &str, source: IpAddr) {
+        let ends = self.ends.iter_mut();
+        for end in ends.filter(|end| end.interface == interface && end.source == source) {
+            end.strays = end.strays.wrapping_add(1);
+        }
+    }
+
+    /// What a router's peer tells, while both hear each other where the routers are.
+    pub(crate) fn report_of(&self, router: &Router, peer: IpAddr) -> Option<Report> {
+        let plain = router.plain();
+        plain.liveness.as_ref()?;
+        let ours = |end: &&End| end.interface == plain.interface && end.source == plain.source;
+        let mut mets = self.ends.iter().filter(ours).flat_map(|end| &end.peers);
+        let met = mets.find(|met| met.address == peer)?;
+        let alive = met.peer.state(LivenessPath::Vip) == Some(PathState::Alive);
+        met.peer.reported().filter(|_| alive)
     }
 
     /// What is known of a router's peers.

@@ -51,6 +51,7 @@ struct DropLabels {
 pub(crate) struct Metrics {
     state: Family<RouterLabels, Gauge>,
     priority: Family<RouterLabels, Gauge>,
+    term: Family<RouterLabels, Gauge>,
     transitions: Family<RouterLabels, Counter>,
     sent: Family<RouterLabels, Counter>,
     received: Family<RouterLabels, Counter>,
@@ -67,6 +68,8 @@ pub(crate) struct Metrics {
     dropped: [Counter; DropReason::ALL.len()],
     /// Packets that found the queue of their socket full.
     pub(crate) overflows: Counter,
+    /// Times that neighbours sent here what was for an Active elsewhere.
+    pub(crate) strays: Counter,
     /// Adverts or announcements that the kernel did not take.
     pub(crate) send_errors: Counter,
     /// Address, route or rule changes that the kernel refused; they are repeated.
@@ -84,6 +87,7 @@ pub(crate) struct Metrics {
 pub(crate) struct RouterMetrics {
     pub(crate) state: Gauge,
     pub(crate) priority: Gauge,
+    pub(crate) term: Gauge,
     pub(crate) transitions: Counter,
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
@@ -105,6 +109,7 @@ impl Metrics {
         let metrics = Self {
             state: Family::default(),
             priority: Family::default(),
+            term: Family::default(),
             transitions: Family::default(),
             sent: Family::default(),
             received: Family::default(),
@@ -121,6 +126,7 @@ impl Metrics {
                 })
             }),
             overflows: Counter::default(),
+            strays: Counter::default(),
             send_errors: Counter::default(),
             netlink_errors: Counter::default(),
             restored: Counter::default(),
@@ -138,6 +144,11 @@ impl Metrics {
             "krater_vrrp_priority",
             "Own priority in force, with the weights of tracked interfaces",
             metrics.priority.clone(),
+        );
+        registry.register(
+            "krater_vrrp_term",
+            "The term of the Active here; 0 while it is elsewhere",
+            metrics.term.clone(),
         );
         registry.register(
             "krater_vrrp_transitions",
@@ -200,6 +211,11 @@ impl Metrics {
             metrics.overflows.clone(),
         );
         registry.register(
+            "krater_vrrp_strays",
+            "Times that a neighbour was found to send here what is for an Active elsewhere",
+            metrics.strays.clone(),
+        );
+        registry.register(
             "krater_vrrp_send_errors",
             "Packets the kernel did not take",
             metrics.send_errors.clone(),
@@ -232,6 +248,7 @@ impl Metrics {
         RouterMetrics {
             state: self.state.get_or_create_owned(labels),
             priority: self.priority.get_or_create_owned(labels),
+            term: self.term.get_or_create_owned(labels),
             transitions: self.transitions.get_or_create_owned(labels),
             sent: self.sent.get_or_create_owned(labels),
             received: self.received.get_or_create_owned(labels),
@@ -246,6 +263,7 @@ impl Metrics {
     pub(crate) fn forget(&self, labels: &RouterLabels) {
         self.state.remove(labels);
         self.priority.remove(labels);
+        self.term.remove(labels);
         self.transitions.remove(labels);
         self.sent.remove(labels);
         self.received.remove(labels);

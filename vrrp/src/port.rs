@@ -3,9 +3,10 @@
 use crate::socket::AdvertSocket;
 use krater_model::MacAddr;
 use krater_net::announce::Announcer;
+use krater_net::stray::{Family, StrayWatch};
 use krater_net::sync::NetlinkSocket;
 use std::net::IpAddr;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// What identifies a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,6 +33,8 @@ pub(crate) struct Open {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) adverts: AdvertSocket,
     pub(crate) announcer: Announcer,
+    /// What neighbours send here by mistake, for each family that there is an address of to watch for.
+    pub(crate) strays: Vec<(Family, StrayWatch)>,
 }
 
 impl Port {
@@ -78,12 +81,38 @@ impl Port {
                 mac,
                 adverts,
                 announcer,
+                strays: Vec::new(),
             }),
             Err(error) => {
                 warn!(interface = self.key.interface, %error, "sockets cannot be opened");
                 None
             }
         }
+    }
+
+    /// Watches for packets to these addresses, which are not here.
+    pub(crate) fn watch_strays(&mut self, addresses: &[IpAddr]) {
+        let Some(open) = &mut self.open else { return };
+        for family in [Family::V4, Family::V6] {
+            let known = open.strays.iter().find(|(of, _)| *of == family);
+            let any = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
+            // One that is there is not closed: that waits for the kernel, while with nothing to look for it costs nothing.
+            let watched = match known {
+                Some((_, watch)) => watch.watch(addresses),
+                None if !addresses.iter().any(any) => Ok(()),
+                None => StrayWatch::open(open.index, family, addresses)
+                    .map(|watch| open.strays.push((family, watch))),
+            };
+            if let Err(error) = watched {
+                debug!(interface = self.key.interface, %error, "strays are not watched for");
+            }
+        }
+    }
+
+    /// Where a stray went, if there was one.
+    pub(crate) fn take_stray(&mut self) -> Option<IpAddr> {
+        let open = self.open.as_mut()?;
+        open.strays.iter_mut().find_map(|(_, watch)| watch.take())
     }
 
     /// Whether adverts can be exchanged.

@@ -56,21 +56,20 @@ pub(crate) fn detach_with(command: &mut Command, inherited: &[BorrowedFd<'_>]) {
     }
 }
 
-/// Becomes `uid` with exactly `capabilities`, which survive exec, and can never gain more.
+/// Keeps exactly `capabilities`, which survive exec, and can never gain more; with `uid` as that user. Answers whether it is:
+/// one who was started with no other capabilities cannot become another user, and stays who it is with these.
 /// Must run before the first thread: the capability calls act on the calling thread alone.
-pub(crate) fn drop_privileges(uid: u32, capabilities: &[u32]) -> io::Result<()> {
+pub(crate) fn drop_privileges(uid: Option<u32>, capabilities: &[u32]) -> io::Result<bool> {
     for capability in (0..CAP_END).filter(|c| !capabilities.contains(c)) {
         // Fails for numbers that this kernel does not know, and only for these.
         let _ = prctl(libc::PR_CAPBSET_DROP, capability, 0);
     }
     prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
-    nix::unistd::setgroups(&[])?;
-    let (gid, uid) = (
-        nix::unistd::Gid::from_raw(uid),
-        nix::unistd::Uid::from_raw(uid),
-    );
-    nix::unistd::setresgid(gid, gid, gid)?;
-    nix::unistd::setresuid(uid, uid, uid)?;
+    let became = match uid.map_or(Ok(()), become_user) {
+        Ok(()) => true,
+        Err(nix::Error::EPERM) => false,
+        Err(error) => return Err(error.into()),
+    };
     set_capabilities(capabilities)?;
     for capability in capabilities {
         prctl(
@@ -80,7 +79,17 @@ pub(crate) fn drop_privileges(uid: u32, capabilities: &[u32]) -> io::Result<()> 
         )?;
     }
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
-    Ok(())
+    Ok(became)
+}
+
+fn become_user(uid: u32) -> nix::Result<()> {
+    nix::unistd::setgroups(&[])?;
+    let (gid, uid) = (
+        nix::unistd::Gid::from_raw(uid),
+        nix::unistd::Uid::from_raw(uid),
+    );
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)
 }
 
 #[repr(C)]

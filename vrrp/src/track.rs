@@ -102,6 +102,8 @@ struct Watched {
     progress: File,
     judge: Judge,
     dead: bool,
+    /// None of its members is up.
+    poor: bool,
     next_sample: Time,
     /// Its threads at the last sample, while it is silent.
     threads: Option<(Time, Vec<cpu::Thread>)>,
@@ -161,6 +163,11 @@ impl Track {
         self.second.take()
     }
 
+    /// Whether the data plane has members and none of them is up.
+    pub(crate) fn is_poor(&self) -> bool {
+        self.watched.as_ref().is_some_and(|watched| watched.poor)
+    }
+
     /// What is wrong with the data plane.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.fault
@@ -198,6 +205,9 @@ impl Track {
             let mut record = [0; Progress::SIZE];
             let read = watched.progress.read_exact_at(&mut record, 0);
             let progress = read.ok().and_then(|()| Progress::decode(&record));
+            if let Some(progress) = &progress {
+                watched.poor = progress.members_total > 0 && progress.members_up == 0;
+            }
             let usable = watched.usable(now, progress.as_ref());
             let beats = self.canary.beats();
             self.fault = watched.judge.sample(now, beats, usable, progress);
@@ -257,6 +267,7 @@ impl Track {
                 progress: progress.into(),
                 judge: Judge::new(Span::from(track.frozen_after.duration())),
                 dead: false,
+                poor: false,
                 next_sample: now,
                 threads: None,
             });

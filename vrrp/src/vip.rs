@@ -1,10 +1,12 @@
 //! What follows the Active role in the kernel: addresses, routes, rules, all tagged as vrrp's.
 
 use crate::vmac;
+use ipnet::IpNet;
 use krater_net::link::{Address, Route, Rule};
 use krater_net::sync::NetlinkSocket;
 use krater_net::{PROTO_VRRP, Result, filter};
-use krater_vrrp_proto::Belongings;
+use krater_vrrp_proto::{Belongings, Router};
+use tracing::debug;
 
 /// Where addresses are, and what routes go through: the same link, unless the router has a virtual MAC address.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +24,25 @@ pub(crate) fn add(netlink: &NetlinkSocket, place: Place, wanted: &Belongings) ->
     let rules = wanted.rules.iter();
     let rules = rules.map(|r| netlink.add_rule(&Rule::of(r, PROTO_VRRP)));
     collect(addresses.chain(routes).chain(rules))
+}
+
+/// What the interface needs before it has a router's addresses. Where it is not permitted, things go on without.
+pub(crate) fn prepare(router: &Router) {
+    let plain = router.plain();
+    let mut addresses = plain.addresses.iter().chain(&plain.excluded_addresses);
+    // One with a network is a *secondary* address beside another of the network, and by default goes when the first one goes:
+    // ours with another of ours, or the host's own that was added after ours.
+    let network = addresses.any(|net| matches!(net, IpNet::V4(net) if net.prefix_len() < 32));
+    // The owner of RFC 9568 speaks from the virtual address itself when it is back, which here is an address of this host:
+    // the kernel drops what comes from one.
+    let owner = plain.multicast && plain.source.is_ipv4();
+    let keys = [("promote_secondaries", network), ("accept_local", owner)];
+    for (key, _) in keys.into_iter().filter(|(_, needed)| *needed) {
+        let key = format!("ipv4/conf/{}/{key}", plain.interface);
+        if let Err(error) = vmac::at_least(&key, 1) {
+            debug!(%error, "an interface stays as it is");
+        }
+    }
 }
 
 /// Withdraws: rules, routes, addresses. Goes on after a failure.

@@ -48,6 +48,8 @@ pub(crate) fn prepare(netlink: &NetlinkSocket, parent: u32, router: &Router) -> 
         ("ipv4", "arp_ignore", "1"),
         // Answers leave through the interface below.
         ("ipv4", "rp_filter", "2"),
+        // Addresses of one network come and go each by itself.
+        ("ipv4", "promote_secondaries", "1"),
         // No address of its own, least of all one made of the virtual MAC address (RFC 9568 section 7.4).
         ("ipv6", "addr_gen_mode", "1"),
         ("ipv6", "accept_ra", "0"),
@@ -110,7 +112,7 @@ fn write(key: &str, value: &str) -> Result<()> {
     })
 }
 
-fn at_least(key: &str, value: u8) -> Result<()> {
+pub(crate) fn at_least(key: &str, value: u8) -> Result<()> {
     let now = std::fs::read_to_string(path(key)).unwrap_or_default();
     match now.trim().parse::<u8>() {
         Ok(now) if now >= value => Ok(()),

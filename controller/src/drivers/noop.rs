@@ -218,6 +218,7 @@ impl AgentApi for Noop {
                     since_ms: 0,
                     addresses: Vec::new(),
                     liveness: Vec::new(),
+                    term: None,
                 });
             Ok(Status {
                 revision,

@@ -178,6 +178,7 @@ impl AgentApi for FakeAgents {
                 since_ms: 0,
                 addresses: Vec::new(),
                 liveness: Vec::new(),
+                term: None,
             };
             let state = self.state_of(to.amphora);
             let routers = state.iter().flat_map(|s| &s.vrrp).map(|r| router(r.vrid));

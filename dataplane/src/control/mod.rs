@@ -21,8 +21,9 @@ use tokio::task::LocalSet;
 /// How often draining looks whether all connections ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
-/// Members are counted in every so many progress records: with 10,000 of them it takes a while.
-const COUNT_EVERY: u64 = 10;
+/// Members are counted in every so many progress records: with 10,000 of them it takes a while. That none is up must show within
+/// 50 ms.
+const COUNT_EVERY: u64 = 4;
 
 /// At the end of the process, for what is not written yet.
 const LAST_LINES: Duration = Duration::from_secs(1);

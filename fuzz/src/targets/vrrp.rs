@@ -3,7 +3,7 @@
 use krater_model::control::LivenessPath;
 use krater_model::secret::Secret;
 use krater_model::state::VirtualRouter;
-use krater_model::wire::liveness::Heartbeat;
+use krater_model::wire::liveness::{Heartbeat, Report};
 use krater_vrrp_proto::liveness::{News, Peer, Session, Verdict};
 use krater_vrrp_proto::receive::{Datagram, check};
 use krater_vrrp_proto::{Packet, Router, Span, Time};
@@ -107,6 +107,12 @@ pub(super) fn heartbeat(data: &[u8]) {
             // Zeros are how none is written.
             heard: Some((u64::from(echo % 9), u64::from(heard)))
                 .filter(|told| kind & 2 == 2 && *told != (0, 0)),
+            report: Report {
+                poor: kind & 8 == 8,
+                term: u64::from(low) << (kind >> 4),
+                strays: u32::from(echo),
+                best: heard,
+            },
         };
         now += u64::from(after) * 1_000;
         let at = Time::from_micros(now);

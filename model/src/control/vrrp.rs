@@ -33,6 +33,9 @@ pub enum VrrpEventKind {
         to: RouterState,
         /// Why, in words.
         reason: String,
+        /// Of an Active: greater than that of each Active before it, for whatever it writes elsewhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        term: Option<u64>,
     },
     /// We are Active, and so is another router, which loses the election: the segment was split.
     RivalActive {
@@ -47,6 +50,9 @@ pub enum VrrpEventKind {
         source: IpAddr,
         /// From its first advertisement that we heard to the last one.
         lasted_ms: u64,
+        /// Ours from now on: greater than the other one's.
+        #[serde(default)]
+        term: u64,
     },
     /// Two routers are configured as owner of the addresses.
     TwoOwners {
@@ -115,6 +121,12 @@ pub enum VrrpEventKind {
     PeerLeft {
         /// Who.
         peer: IpAddr,
+    },
+    /// A neighbour sent here a packet for an address whose Active is elsewhere; peers with a liveness session are told, and
+    /// announce again.
+    Stray {
+        /// To which address.
+        address: IpAddr,
     },
     /// A packet was refused (at most one event each five seconds; metrics count all).
     PacketDropped {
@@ -248,6 +260,9 @@ pub struct VrrpEvents {
     pub next: u64,
     /// How many after the asked for are not there any more.
     pub lost: u64,
+    /// Of the process that numbers them: another one begins at 1.
+    #[serde(default)]
+    pub process: u64,
 }
 
 /// Body of `POST /handover`.

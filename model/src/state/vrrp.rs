@@ -63,7 +63,7 @@ pub struct VirtualRouter {
     pub virtual_mac: bool,
     /// VIPs with prefix length, in the family of `source`; the first is advertised first.
     pub addresses: Vec<IpNet>,
-    /// VIPs of the other family, moved but not advertised.
+    /// VIPs of either family that are moved and not advertised.
     #[serde(default)]
     pub excluded_addresses: Vec<IpNet>,
     /// Routes that follow the VIP.
@@ -90,6 +90,10 @@ pub struct VirtualRouter {
     /// The VIP is held only while the data plane is healthy.
     #[serde(default = "yes")]
     pub track_dataplane: bool,
+    /// Whether a data plane none of whose members is up counts: with priority 1, and the Active hands over to a peer whose
+    /// liveness session tells that it has some. Needs `track_dataplane`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub track_members: bool,
     /// Gratuitous ARP / unsolicited NA behaviour.
     #[serde(default)]
     pub announce: Announce,
@@ -261,6 +265,18 @@ impl VirtualRouter {
         }
         if self.preempt_delay != Millis::default() && !self.preempt {
             return refuse("preempt_delay", "has no effect without preempt");
+        }
+        if self.track_members && !self.track_dataplane {
+            return refuse(
+                "track_members",
+                "they are the data plane's: set track_dataplane too",
+            );
+        }
+        if self.track_members && self.priority == Priority::OWNER {
+            return refuse(
+                "track_members",
+                "an owner's priority is 255 and does not change: leave it out",
+            );
         }
         self.check_group()?;
         self.check_tracked()?;

@@ -1,7 +1,8 @@
 //! Liveness heartbeats between vrrp processes: UDP, port 5556, from and to the addresses of adverts.
 //!
-//! `magic "KRLV" · version 1 · flags (1: leaving) · interval in ms (16 bits) · boot · sequence · boot and sequence
-//! of the peer's last heartbeat, or zeros (64 bits each, big endian) · HMAC-SHA256, first half`. The HMAC covers
+//! `magic "KRLV" · version 2 · flags (1: leaving, 2: poor) · interval in ms (16 bits) · boot · sequence · boot and sequence
+//! of the peer's last heartbeat, or zeros · term (64 bits each, big endian) · strays (32 bits) · best (8 bits) · three zeros ·
+//! HMAC-SHA256, first half`. The HMAC covers
 //! both addresses and all before it, so that what is sent back to its sender, or between other peers, is refused.
 //! What is replayed is refused by the session, which knows boots and sequences.
 
@@ -17,11 +18,12 @@ pub const LENGTH: usize = SIGNED + TAG;
 /// Milliseconds between heartbeats: below, a scheduler's hiccup is silence; above, silence takes too long.
 pub const INTERVALS: std::ops::RangeInclusive<u16> = 10..=50;
 const MAGIC: &[u8; 4] = b"KRLV";
-const VERSION: u8 = 1;
-const SIGNED: usize = 40;
+const VERSION: u8 = 2;
+const SIGNED: usize = 56;
 /// Half of the hash (RFC 2104 section 5).
 const TAG: usize = 16;
 const LEAVING: u8 = 1;
+const POOR: u8 = 2;
 
 /// What an end says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,22 @@ pub struct Heartbeat {
     pub sequence: u64,
     /// Boot and sequence of the last one that it heard from the other end.
     pub heard: Option<(u64, u64)>,
+    /// How its virtual routers stand.
+    pub report: Report,
+}
+
+/// What an end tells of its virtual routers, of all of them with these addresses together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Its data plane has members, and none of them is up.
+    pub poor: bool,
+    /// The highest term that it knows.
+    pub term: u64,
+    /// So often (since its start, wrapping) it was a Backup and got what was sent to an address that it moves: a neighbour did
+    /// not hear that the address is elsewhere.
+    pub strays: u32,
+    /// The highest priority of those that may take over; 0: none may.
+    pub best: u8,
 }
 
 impl Heartbeat {
@@ -43,7 +61,8 @@ impl Heartbeat {
     pub fn encode(&self, key: &Secret, from: IpAddr, to: IpAddr) -> [u8; LENGTH] {
         let mut out = [0; LENGTH];
         let (heard_boot, heard_sequence) = self.heard.unwrap_or_default();
-        let flags = if self.leaving { LEAVING } else { 0 };
+        let flag = |is: bool, bit: u8| if is { bit } else { 0 };
+        let flags = flag(self.leaving, LEAVING) | flag(self.report.poor, POOR);
         let fields = [
             &MAGIC[..],
             &[VERSION, flags],
@@ -52,6 +71,9 @@ impl Heartbeat {
             &self.sequence.to_be_bytes(),
             &heard_boot.to_be_bytes(),
             &heard_sequence.to_be_bytes(),
+            &self.report.term.to_be_bytes(),
+            &self.report.strays.to_be_bytes(),
+            &[self.report.best, 0, 0, 0],
         ];
         let signed = fields.into_iter().flatten();
         out.iter_mut()
@@ -90,18 +112,25 @@ impl Heartbeat {
             bytes.map_or(0, u64::from_be_bytes)
         };
         let [.., flags, high, low] = *signed.first_chunk::<8>().ok_or(Dropped::Truncated)?;
+        let [s0, s1, s2, s3, best, zeros @ ..] = number(48).to_be_bytes();
         let beat = Self {
-            leaving: flags == LEAVING,
+            leaving: flags & LEAVING != 0,
             interval: u16::from_be_bytes([high, low]),
             boot: number(8),
             sequence: number(16),
             heard: Some((number(24), number(32))).filter(|(boot, _)| *boot != 0),
+            report: Report {
+                poor: flags & POOR != 0,
+                term: number(40),
+                strays: u32::from_be_bytes([s0, s1, s2, s3]),
+                best,
+            },
         };
-        let zeros = beat.boot == 0 || beat.sequence == 0;
+        let never = beat.boot == 0 || beat.sequence == 0 || zeros != [0; 3];
         let half = beat
             .heard
             .map_or_else(|| number(32) != 0, |(_, sequence)| sequence == 0);
-        if flags > LEAVING || zeros || half || !INTERVALS.contains(&beat.interval) {
+        if flags > LEAVING | POOR || never || half || !INTERVALS.contains(&beat.interval) {
             return Err(Dropped::Body);
         }
         Ok(beat)
@@ -137,14 +166,22 @@ mod tests {
     #[test]
     fn round_trip_and_every_damage_is_refused() {
         let (key, a, b) = ends();
+        let reports = [false, true].map(|poor| Report {
+            poor,
+            term: u64::from(poor) * 0x0102_0304_0506_0708,
+            strays: 0x090a_0b0c,
+            best: 254,
+        });
         for heard in [None, Some((7, 9))] {
-            for leaving in [false, true] {
+            for (leaving, report) in [(false, 0), (true, 1), (false, 1), (true, 0)] {
+                let report = reports[report];
                 let beat = Heartbeat {
                     leaving,
                     interval: 30,
                     boot: 5,
                     sequence: 6,
                     heard,
+                    report,
                 };
                 let bytes = beat.encode(&key, a, b);
                 assert_eq!(Heartbeat::decode(&bytes, &key, a, b), Ok(beat));
@@ -173,6 +210,7 @@ mod tests {
             boot: 5,
             sequence: 6,
             heard: None,
+            report: Report::default(),
         };
         for wrong in [
             Heartbeat {

@@ -15,6 +15,8 @@
 //! | [`router`] | configuration of a virtual router that cannot be built wrong |
 //! | [`group`] | when routers that belong together change state |
 //! | [`liveness`] | heartbeats with a peer, and when its silence is death |
+//! | [`term`] | numbers that tell a later Active from an earlier one |
+//! | [`strays`] | how often to look at what neighbours send to the wrong host |
 //! | [`machine`] | the states of RFC 9568 section 6.4 with fault, stall and heal |
 #![forbid(unsafe_code)]
 
@@ -28,6 +30,8 @@ pub mod output;
 pub mod packet;
 pub mod receive;
 pub mod router;
+pub mod strays;
+pub mod term;
 pub mod time;
 pub mod timers;
 

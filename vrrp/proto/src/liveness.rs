@@ -19,7 +19,7 @@ mod peer;
 pub use peer::{News, Peer, Verdict};
 
 use crate::time::{Span, Time};
-use krater_model::wire::liveness::Heartbeat;
+use krater_model::wire::liveness::{Heartbeat, Report};
 
 /// Intervals of silence that are death.
 const MISSED: u64 = 3;
@@ -77,6 +77,7 @@ struct Known {
     heard: Time,
     /// The longest distance of two heartbeats lately.
     gap: Span,
+    report: Report,
 }
 
 /// A session.
@@ -100,6 +101,8 @@ pub struct Session {
     seen: (u64, u64),
     /// The boot that said farewell.
     left: u64,
+    /// What heartbeats tell of our routers.
+    report: Report,
 }
 
 impl Session {
@@ -118,7 +121,18 @@ impl Session {
             looks: 0,
             seen: (0, 0),
             left: 0,
+            report: Report::default(),
         }
+    }
+
+    /// What heartbeats tell of our routers from now on.
+    pub fn tell(&mut self, report: Report) {
+        self.report = report;
+    }
+
+    /// What the peer told of its routers last, while it is heard.
+    pub fn reported(&self) -> Option<Report> {
+        self.peer.as_ref().map(|peer| peer.report)
     }
 
     /// How it stands.
@@ -206,6 +220,7 @@ impl Session {
             interval,
             heard,
             gap,
+            report: beat.report,
         });
         self.look_at = None;
         self.looks = 0;
@@ -252,6 +267,7 @@ impl Session {
             boot: self.boot,
             sequence: self.sequence,
             heard: self.peer.as_ref().map(|peer| (peer.boot, peer.sequence)),
+            report: self.report,
         }
     }
 

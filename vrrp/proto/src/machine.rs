@@ -11,7 +11,9 @@
 //! - Who woke up too late listens before it speaks: the silence may be its own.
 //! - An Active that leaves makes before it breaks: it resigns, but serves on until the successor was heard.
 //! - An Active that hears a loser, or a resignation, announces again (coalesced): until now
-//!   somebody else answered for the address too.
+//!   somebody else answered for the address too. So does one whose Backup got what was sent to the addresses.
+
+mod phase;
 
 use crate::announcer::Announcer;
 use crate::group::Standing;
@@ -21,6 +23,7 @@ use crate::router::Router;
 use crate::time::{Span, Time};
 use crate::timers;
 use krater_model::control::RouterState;
+use phase::{Active, Backup, Leaving, Listening, Phase, Rival, Then};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,7 +44,7 @@ const OWNER: u8 = 255;
 
 /// How long an Active that leaves serves on after its successor's first advert: that one installs and
 /// announces the addresses meanwhile, and neighbours learn it.
-const LINGER: Span = Span::from_millis(20);
+pub const LINGER: Span = Span::from_millis(20);
 /// Nobody waits longer for a successor: who told us to go wants to go on. Only intervals of more than one
 /// and a half seconds have peers that may be later.
 const LONGEST_WAIT: Span = Span::from_millis(3_000);
@@ -49,6 +52,9 @@ const LONGEST_WAIT: Span = Span::from_millis(3_000);
 /// passed: a Backup by the letter of RFC 9568 section 6.4.2 begins it anew at each resignation, and would never
 /// take over from an Active that repeats it faster.
 const TWICE: Span = Span::from_millis(2);
+/// An advert that went out so shortly before a rival's was read has answered that one too: its sender reads ours after
+/// it spoke. A flood of such adverts is answered a thousand times a second at most.
+const ANSWERED: Span = Span::from_millis(1);
 
 /// What happens to a machine.
 #[derive(Debug, Clone)]
@@ -83,6 +89,11 @@ pub enum Event {
     PeerAlive(IpAddr),
     /// This peer is silent on this network and lives, as another network tells: the protocol's own time counts.
     PeerCut(IpAddr),
+    /// This peer resigned just now, and of all others that may take over from it, as their heartbeats tell, we are the
+    /// best: there is nobody to leave Skew_Time to.
+    NextBest(IpAddr),
+    /// A Backup got frames that were sent to our addresses: somebody still takes it for their owner.
+    Misled,
     /// All of the sync group take over: be Active, if Backup.
     TakeOver,
     /// Another router of the sync group is not Active any more: resign, if Active.
@@ -102,116 +113,6 @@ pub struct Machine {
     since: Time,
     transitions: u64,
     outputs: VecDeque<Output>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Initialize,
-    Backup(Backup),
-    Active(Active),
-}
-
-#[derive(Debug)]
-struct Backup {
-    /// Active_Adver_Interval.
-    learned: Span,
-    /// When the Active was last heard, or when we began to listen.
-    heard: Time,
-    /// Active_Down_Timer.
-    deadline: Time,
-    /// Whom we follow.
-    active: Option<IpAddr>,
-    /// Who resigned since.
-    resigned: Option<IpAddr>,
-    /// Whose liveness session ended in silence since it was heard.
-    dead: Option<IpAddr>,
-    /// Who lives, by another network, and was not heard since.
-    cut: Option<IpAddr>,
-    relistens: u8,
-    /// The timer fired, and the rest of the sync group is waited for.
-    ready: bool,
-    /// When a worse Active may be preempted; none before one was heard.
-    preempt_at: Option<Time>,
-}
-
-#[derive(Debug)]
-struct Active {
-    /// When we last sent an advert.
-    sent: Time,
-    /// Adver_Timer; none without peers.
-    next: Option<Time>,
-    /// After a stall: silent until then, unless another Active is heard first.
-    listening: Option<Listening>,
-    /// Who resigned in our favour; until then, its adverts are stragglers that the resignation overtook.
-    predecessor: Option<(IpAddr, Time)>,
-    /// Resigned, and serving on.
-    leaving: Option<Leaving>,
-    /// Rare, so that it does not make all routers larger.
-    rival: Option<Box<Rival>>,
-    announcer: Announcer,
-}
-
-/// Another Active.
-#[derive(Debug)]
-struct Rival {
-    source: IpAddr,
-    /// When it was heard first.
-    first: Time,
-    last: Time,
-}
-
-impl Rival {
-    fn gone(&self, last: Time) -> Output {
-        Output::Notice(Notice::RivalGone {
-            source: self.source,
-            lasted: last - self.first,
-        })
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Leaving {
-    began: Time,
-    /// When the next resignation is due, while nobody has taken over.
-    next: Time,
-    every: Span,
-    /// The end of it.
-    until: Time,
-    successor: Option<Heard>,
-    then: Then,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    Stop,
-    /// Do not preempt the successor for so long.
-    Backup(Span),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Listening {
-    until: Time,
-    silence: Span,
-}
-
-impl Backup {
-    /// Why it takes over.
-    fn reason(&self, now: Time) -> Reason {
-        match (self.resigned, self.dead) {
-            (Some(by), _) => Reason::Resigned(by),
-            (None, Some(peer)) => Reason::Dead {
-                peer,
-                silence: now - self.heard,
-            },
-            (None, None) => match self.cut.filter(|_| self.cut == self.active) {
-                Some(peer) => Reason::Cut {
-                    peer,
-                    silence: now - self.heard,
-                },
-                None => Reason::Silence(now - self.heard),
-            },
-        }
-    }
 }
 
 impl Machine {
@@ -338,6 +239,19 @@ impl Machine {
             } => self.peer_dead(now, peer, spoke, silence, beat, sure),
             Event::PeerAlive(peer) => self.peer_lives(peer, None),
             Event::PeerCut(peer) => self.peer_lives(peer, Some(peer)),
+            Event::NextBest(peer) => {
+                if let Phase::Backup(backup) = &mut self.phase
+                    && backup.resigned == Some(peer)
+                {
+                    backup.deadline = backup.deadline.min(now);
+                }
+            }
+            Event::Misled => {
+                if let Phase::Active(active) = &mut self.phase {
+                    active.announcer.request(now);
+                    self.announce_due(now);
+                }
+            }
             Event::Configure(router) => self.configure(now, router),
             Event::TakeOver => {
                 if let Phase::Backup(backup) = &mut self.phase {
@@ -404,6 +318,7 @@ impl Machine {
             dead: None,
             cut: None,
             relistens: 0,
+            differs: false,
             ready: false,
             preempt_at: None,
         }
@@ -565,13 +480,15 @@ impl Machine {
                     interval: learned,
                 }));
         }
-        if backup.active != Some(heard.source) && !heard.same_addresses {
+        let differs = !heard.same_addresses;
+        if differs && (backup.active != Some(heard.source) || !backup.differs) {
             self.outputs
                 .push_back(Output::Notice(Notice::AddressesDiffer {
                     source: heard.source,
                 }));
         }
         backup.learned = learned;
+        backup.differs = differs;
         backup.active = Some(heard.source);
         backup.resigned = None;
         backup.dead = None;
@@ -675,6 +592,7 @@ impl Machine {
             rival: None,
             sent: now,
             next: (!self.router.is_alone()).then(|| now + interval),
+            spoke: None,
             listening: None,
             announcer: Announcer::new(self.router.announce(), now),
         };
@@ -729,7 +647,7 @@ impl Machine {
                 .take_if(|rival| rival.source == heard.source)
                 .map(|rival| rival.gone(heard.received));
             self.outputs.extend(gone);
-            self.speak(now);
+            self.answer(now);
         } else if wins {
             self.remove_all();
             // One last advert, after ours are gone: it makes the winner announce again.
@@ -764,7 +682,7 @@ impl Machine {
                 source: heard.source,
                 priority: heard.priority,
             }));
-            self.speak(now);
+            self.answer(now);
         }
     }
 
@@ -780,6 +698,7 @@ impl Machine {
             dead: None,
             cut: None,
             relistens: 0,
+            differs: false,
             ready: false,
             preempt_at: None,
         };
@@ -822,6 +741,21 @@ impl Machine {
         let gone = active.rival.take_if(silent);
         self.outputs
             .extend(gone.map(|rival| rival.gone(rival.last)));
+    }
+
+    /// An advert at once, unless one that is as good has just gone out.
+    fn answer(&mut self, now: Time) {
+        let Phase::Active(active) = &self.phase else {
+            return;
+        };
+        if active.spoke.is_some_and(|spoke| now - spoke < ANSWERED) {
+            self.announce_due(now);
+        } else {
+            self.speak(now);
+            if let Phase::Active(active) = &mut self.phase {
+                active.spoke = Some(now);
+            }
+        }
     }
 
     /// An advert now, and the next one an interval later.
@@ -977,3 +911,5 @@ impl Machine {
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;

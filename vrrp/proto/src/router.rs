@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 /// Unicast peers of a router: an amphora has one, appliances a handful. Each advert is sent to all.
 pub const MAX_PEERS: usize = 16;
-/// Addresses of the other family that follow.
+/// Addresses that follow and are not advertised, of either family.
 pub const MAX_EXCLUDED: usize = 255;
 /// Routes and rules that follow: a few per VIP.
 pub const MAX_ROUTES: usize = 1_024;
@@ -72,17 +72,19 @@ impl Router {
         }
         let mut seen = HashSet::new();
         let lists = [
-            ("addresses", &plain.addresses, v4),
-            ("excluded_addresses", &plain.excluded_addresses, !v4),
+            ("addresses", &plain.addresses, true),
+            ("excluded_addresses", &plain.excluded_addresses, false),
         ];
-        for (field, list, want_v4) in lists {
+        for (field, list, advertised) in lists {
             for (i, net) in list.iter().enumerate() {
-                let wrong = if net.addr().is_ipv4() != want_v4 {
+                let wrong = if advertised && net.addr().is_ipv4() != v4 {
                     "is of the wrong family"
                 } else if !usable(&net.addr()) {
                     "is no unicast address"
                 } else if net.addr() == plain.source {
                     "is our own source address"
+                } else if plain.peers.contains(&net.addr()) {
+                    "is the address of a peer, to whom adverts go: one that is always there is none to move"
                 } else if !seen.insert(net.addr()) {
                     "is there twice"
                 } else {
@@ -116,12 +118,17 @@ impl Router {
         tracked.any(|check| check.weight == 0 && !is_up(&check.name))
     }
 
-    /// The priority that tracked interfaces and checks leave: 1 to 254, whatever the weights sum to.
+    /// The priority that tracked interfaces, checks and members leave: 1 to 254, whatever the weights sum to, and 1 for
+    /// one whose tracked members are all down (`poor`): two such are as good as each other.
     pub fn weighed_priority(
         &self,
         is_up: impl Fn(&str) -> bool,
         passes: impl Fn(&str) -> bool,
+        poor: bool,
     ) -> Priority {
+        if poor && self.tracks_members() {
+            return Priority::new(1).unwrap_or(self.plain.priority);
+        }
         let own = i64::from(self.plain.priority.value());
         let counts = |weight: i16, good: bool| {
             let counts = (weight > 0) == good;
@@ -139,6 +146,11 @@ impl Router {
             .ok()
             .and_then(|sum| Priority::new(sum).ok())
             .unwrap_or(self.plain.priority)
+    }
+
+    /// Whether members of the data plane count. An owner's priority does not change.
+    pub fn tracks_members(&self) -> bool {
+        self.plain.track_dataplane && self.plain.track_members && !self.is_owner()
     }
 
     /// The same router with another priority.
@@ -254,6 +266,17 @@ impl Router {
     pub fn destinations(&self) -> &[IpAddr] {
         &self.destinations
     }
+    /// Whether nobody who may succeed `resigned` is better than we are. `best` answers the highest priority of the
+    /// routers at a peer that is heard to live; who is not heard may be anybody.
+    pub fn succeeds(&self, resigned: IpAddr, best: impl Fn(IpAddr) -> Option<u8>) -> bool {
+        let own = self.plain.priority.value();
+        let others = self.plain.peers.iter().filter(|peer| **peer != resigned);
+        !self.plain.multicast
+            && others.into_iter().all(|peer| {
+                let worse = |theirs| theirs < own || (theirs == own && *peer < self.plain.source);
+                best(*peer).is_some_and(worse)
+            })
+    }
     /// Whether adverts of `source` count.
     pub fn admits(&self, source: IpAddr) -> bool {
         self.plain.multicast || self.plain.peers.contains(&source)
@@ -276,6 +299,16 @@ impl Router {
     /// Announcement behaviour.
     pub fn announce(&self) -> Announce {
         self.plain.announce
+    }
+    /// Addresses that move.
+    pub fn moved(&self) -> impl Iterator<Item = IpAddr> {
+        let all = self.plain.addresses.iter();
+        let all = all.chain(&self.plain.excluded_addresses);
+        all.map(IpNet::addr)
+    }
+    /// Whether `address` is one that moves.
+    pub fn moves(&self, address: IpAddr) -> bool {
+        self.moved().any(|ours| ours == address)
     }
     /// Everything that moves with the VIP.
     pub fn belongings(&self) -> Belongings {
@@ -314,7 +347,7 @@ mod tests {
     fn weights_of_tracked_interfaces() {
         let weighed = |router: &Router, up: &[&str]| {
             let is_up = |name: &str| up.contains(&name);
-            let priority = router.weighed_priority(is_up, is_up);
+            let priority = router.weighed_priority(is_up, is_up, false);
             priority.value()
         };
         let both = router(100, &[("eth2", 20), ("eth3", -30), ("eth4", 0)]);
@@ -339,5 +372,50 @@ mod tests {
         assert_eq!(weighed(&router(100, &[("eth2", -253)]), &[]), 1);
         assert_eq!(weighed(&router(100, &[("eth2", 253)]), &["eth2"]), 254);
         assert_eq!(weighed(&router(255, &[("eth2", 0)]), &[]), 255);
+    }
+
+    #[test]
+    fn without_members_one_is_the_last() {
+        let mut plain = router(100, &[("eth2", 20)]).plain().clone();
+        let poor = |plain: &VirtualRouter| {
+            let router = Router::new(plain.clone()).unwrap();
+            let up = |_: &str| true;
+            [false, true].map(|poor| router.weighed_priority(up, up, poor).value())
+        };
+        assert_eq!(poor(&plain), [120, 120]);
+        plain.track_members = true;
+        assert_eq!(poor(&plain), [120, 1]);
+    }
+
+    #[test]
+    fn who_succeeds_is_known_of_peers_that_are_heard_alone() {
+        let mut plain = router(90, &[]).plain().clone();
+        let peer = |host: u8| IpAddr::from([192, 0, 2, host]);
+        plain.source = peer(5);
+        plain.peers = vec![peer(2), peer(4), peer(6)];
+        let router = Router::new(plain.clone()).unwrap();
+        let succeeds = |known: &[(u8, u8)]| {
+            let best = |ip| {
+                known
+                    .iter()
+                    .find(|(host, _)| peer(*host) == ip)
+                    .map(|k| k.1)
+            };
+            router.succeeds(peer(2), best)
+        };
+        assert!(succeeds(&[(4, 80), (6, 80)]));
+        assert!(
+            succeeds(&[(2, 254), (4, 0), (6, 89)]),
+            "who resigned is not asked"
+        );
+        assert!(!succeeds(&[(4, 80), (6, 91)]));
+        assert!(!succeeds(&[(4, 80)]), "the third may be anybody");
+        // Equal ones: the greater address.
+        assert!(succeeds(&[(4, 90), (6, 80)]));
+        assert!(!succeeds(&[(4, 80), (6, 90)]));
+        // Whoever is in the group may be better.
+        plain.peers.clear();
+        plain.multicast = true;
+        assert!(!Router::new(plain).unwrap().succeeds(peer(2), |_| Some(1)));
     }
 }

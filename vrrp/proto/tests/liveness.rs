@@ -315,6 +315,7 @@ impl World {
         let News {
             change,
             mut verdict,
+            ..
         } = news;
         if let Some(change) = change {
             self.note(&format!("{host} about {peer} over {path:?}: {change:?}"));

@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 struct Flags {
     ready: AtomicBool,
     frozen: AtomicBool,
+    no_members: AtomicBool,
     end: AtomicBool,
 }
 
@@ -50,7 +51,7 @@ impl Dataplane {
                     let progress = Progress {
                         ticks,
                         ready: told.ready.load(Ordering::SeqCst),
-                        members_up: 1,
+                        members_up: u32::from(!told.no_members.load(Ordering::SeqCst)),
                         members_total: 1,
                     };
                     file.write_all_at(&progress.encode(), 0).unwrap();
@@ -68,13 +69,18 @@ impl Dataplane {
 
     /// Hands it to vrrp, as the agent does.
     pub(crate) fn hand_over(&self, track: &Path) {
+        self.hand_over_within(track, Millis::literal(100));
+    }
+
+    /// Of which a silence of less than this is no freeze.
+    pub(crate) fn hand_over_within(&self, track: &Path, frozen_after: Millis) {
         let pidfd = sys::pidfd(self.process.id());
         let read_only = format!("/proc/self/fd/{}", self.memory.as_raw_fd());
         let read_only = File::open(read_only).unwrap();
         let frame = TrackDataplane {
             schema: SCHEMA,
             pid: self.process.id(),
-            frozen_after: Millis::literal(100),
+            frozen_after,
         };
         send_frame(
             track,
@@ -89,6 +95,11 @@ impl Dataplane {
 
     pub(crate) fn ready(&self, ready: bool) {
         self.flags.ready.store(ready, Ordering::SeqCst);
+    }
+
+    /// Whether its only member is up.
+    pub(crate) fn member(&self, up: bool) {
+        self.flags.no_members.store(!up, Ordering::SeqCst);
     }
 
     pub(crate) fn kill(&mut self) {

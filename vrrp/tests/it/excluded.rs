@@ -1,4 +1,4 @@
-//! Addresses of the other family that follow the VIP and are not advertised (keepalived's
+//! Addresses of either family that follow the VIP and are not advertised (keepalived's
 //! `virtual_ipaddress_excluded`).
 
 use crate::Test;
@@ -24,6 +24,13 @@ fn excluded(name: &str, v6: bool) {
         .parse()
         .unwrap();
     let bits = if v6 { 32 } else { 128 };
+    // And one of the advertised family.
+    let same = if v6 {
+        "2001:db8::102/128"
+    } else {
+        "192.0.2.102/32"
+    };
+    let third: IpAddr = same.split('/').next().unwrap().parse().unwrap();
     let config = |generation, host: u8, excluded: bool| -> Value {
         let mut config = lab.config(generation, host, if host == 1 { 100 } else { 90 });
         let router = &mut config["routers"][0];
@@ -32,15 +39,18 @@ fn excluded(name: &str, v6: bool) {
         // A loaded machine may stop the test's data plane for long; here it is not what counts.
         router["track_dataplane"] = json!(false);
         if excluded {
-            router["excluded_addresses"] = json!([format!("{other}/{bits}")]);
+            router["excluded_addresses"] = json!([format!("{other}/{bits}"), same]);
         }
         config
     };
     let (first, second) = (config(1, 1, true), config(1, 2, true));
     let (without, again) = (config(2, 2, false), config(3, 2, true));
     let both = |lab: &Lab, node: &Node| {
-        let held = (node.holds(lab.vip()), node.holds(other));
-        assert!(node.tagged().len() <= 2, "{:?}", node.tagged());
+        let held = (
+            node.holds(lab.vip()),
+            node.holds(other) && node.holds(third),
+        );
+        assert!(node.tagged().len() <= 3, "{:?}", node.tagged());
         held
     };
 
@@ -82,10 +92,10 @@ fn excluded(name: &str, v6: bool) {
     let adverts = recording.count("vrrp");
     let holds = |address| recording.count(&format!("vrrp contains {}", bytes(address)));
     assert_eq!(holds(lab.vip()), adverts);
-    assert_eq!(holds(other), 0, "it is advertised");
+    assert_eq!((holds(other), holds(third)), (0, 0), "they are advertised");
     assert_eq!(recording.count("vrrp.addr_count == 1"), adverts);
     for node in [&lab.a, &lab.b] {
-        for address in [lab.vip(), other] {
+        for address in [lab.vip(), other, third] {
             let text = format!("{} does not announce {address}", node.name);
             assert!(announcements(&recording, node, address) > 0, "{text}");
         }

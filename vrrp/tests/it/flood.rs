@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) const TESTS: &[Test] = &[
     ("a_flood_moves_nothing", flood),
     ("a_full_queue_is_counted", overflow),
+    ("a_flood_of_a_rival_is_not_answered_one_by_one", rival),
 ];
 
 /// Five seconds' worth: ten adverts, of which a Backup may miss two in a row.
@@ -249,5 +250,32 @@ fn overflow() {
     });
     assert_eq!(lab.b.status().routers[0].state, Backup);
     assert_eq!(lab.b.status().routers[0].transitions, 0);
+    assert_eq!(lab.owners(), ["a"]);
+}
+
+/// A peer that is Active with a lower priority, a hundred thousand times a second. RFC 9568 section 6.4.3 has each advert
+/// answered at once; what has just been said need not be said again.
+fn rival() {
+    let lab = configured("flood-rival");
+    let socket = stranger(&lab);
+    let mut datagram = vec![0x45, 0xc0, 0, 0, 0, 0, 0, 0, 255, 112, 0, 0];
+    datagram.extend(B.octets());
+    datagram.extend(A.octets());
+    datagram.extend(message(B, A, 1, |_| ()));
+    let sent = || lab.a.metric("krater_vrrp_adverts_sent_total");
+    let rivals = || lab.a.metric("krater_vrrp_rival_adverts_total");
+    let (before, ticks_before) = (sent(), ticks(&lab.a));
+    let took = send(&socket, &[(address(A), datagram)]);
+    let milliseconds = took.as_millis() as f64;
+    let (answers, heard) = (sent() - before, rivals());
+    println!(
+        "{heard} adverts of a rival in {milliseconds} ms: {answers} answers, {} ms of CPU",
+        10 * (ticks(&lab.a) - ticks_before)
+    );
+    // The control: it was heard far more often.
+    assert!(heard > answers * 5.0, "{heard} heard, {answers} answers");
+    assert!(answers > 10.0 && answers < milliseconds * 1.2 + 100.0);
+    assert_eq!(lab.a.status().routers[0].state, Active);
+    assert_eq!(lab.a.status().routers[0].transitions, 1);
     assert_eq!(lab.owners(), ["a"]);
 }

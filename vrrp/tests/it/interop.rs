@@ -53,6 +53,7 @@ pub(crate) const TESTS: &[Test] = &[
         V2.multicast().killed("v2-multicast-killed");
     }),
     ("another_password_is_nobody", another_password),
+    ("an_owner_that_returns_is_heard", owner),
 ];
 
 /// What both speak.
@@ -318,10 +319,13 @@ impl Form {
         wait_until("us alone to hold the VIP", || {
             lab.owners() == ["a"] && !keepalived_holds(&lab)
         });
+        // It waits its skew before it takes over, and our guard until it has: nobody is without an owner.
+        let watcher = lab.watch_owners();
         lab.a.end(SIGKILL);
         wait_until("it to take over from our guard", || keepalived_holds(&lab));
         wait_until("our guard to let go", || lab.owners().is_empty());
         lab.answered_by("b");
+        assert_eq!(watcher.end(), 0, "moments without an owner");
         keepalived.end(SIGTERM);
         let recording = capture.end(&lab);
         recording.judge(3);
@@ -356,6 +360,51 @@ fn another_password() {
     wait_until("its adverts to be refused", || lab.a.metric(dropped) > 1.0);
     assert_eq!(lab.a.metric("krater_vrrp_adverts_received_total"), 0.0);
     wait_until("it to complain", || complaint(&lab).is_some());
+    keepalived.end(SIGTERM);
+}
+
+/// keepalived is the owner of RFC 9568: the virtual address is its interface's own, and its adverts come from it. While it is
+/// away we hold the address; when it is back it has it.
+fn owner() {
+    let mut lab = Lab::new("owner", false);
+    let form = V3_IPV4.multicast();
+    let conf = form.keepalived_conf(false);
+    let conf = conf
+        .replace("priority 90", "priority 255")
+        .replace("192.0.2.100", "192.0.2.2");
+    let conf = conf.replace(" nopreempt\n", " mcast_src_ip 192.0.2.2\n");
+    let keepalived = Keepalived::start(&lab, &conf);
+    wait_for_log(&lab, "MASTER STATE");
+    lab.a.start();
+    let mut config = form.document(&lab, 1, 100, false);
+    config["routers"][0]["addresses"] = json!(["192.0.2.2/32"]);
+    lab.a.apply(&config);
+    lab.a.state_becomes(Backup);
+    let vip: std::net::IpAddr = "192.0.2.2".parse().unwrap();
+    wait_until("its adverts", || {
+        lab.a.metric("krater_vrrp_adverts_received_total") > 3.0
+    });
+    lab.connect(2, false);
+    lab.a.state_becomes(Active);
+    lab.answered_at(vip, "a");
+    // The negative control: as the kernel has it by default, its adverts are dropped.
+    let accept = |value| {
+        let key = "net/ipv4/conf/eth1/accept_local";
+        krater_net::sysctl::write(&lab.a.ns, key, value).unwrap();
+    };
+    accept("0");
+    lab.connect(2, true);
+    let sent = || lab.a.metric("krater_vrrp_adverts_sent_total");
+    let before = sent();
+    wait_until("twenty adverts", || sent() > before + 20.0);
+    assert_eq!(lab.a.status().routers[0].state, Active);
+    accept("1");
+    let reason = lab.a.state_becomes(Backup);
+    assert!(
+        reason.contains("192.0.2.2 is Active with priority 255"),
+        "{reason}"
+    );
+    lab.answered_at(vip, "b");
     keepalived.end(SIGTERM);
 }
 

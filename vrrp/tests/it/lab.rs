@@ -424,17 +424,26 @@ impl Node {
 
     /// The same, otherwise than usual.
     pub(crate) fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg("vrrp")
+            .args([&self.ns_path, &self.control, &self.track]);
+        change(&mut command);
+        self.begin(command);
+    }
+
+    /// Starts a command, inside the namespace, that becomes vrrp.
+    pub(crate) fn begin_inside(&mut self, command: Command) {
+        let ns = NetNs::open(&self.ns_path).unwrap();
+        ns.run(|| self.begin(command)).unwrap();
+    }
+
+    fn begin(&mut self, mut command: Command) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(&self.log);
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg("vrrp")
-            .args([&self.ns_path, &self.control, &self.track])
-            .stdin(Stdio::null())
-            .stderr(log.unwrap());
-        change(&mut command);
+        command.stdin(Stdio::null()).stderr(log.unwrap());
         let child = command.spawn().unwrap();
         let pid = child.id();
         self.process = Some(child);

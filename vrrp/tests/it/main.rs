@@ -22,8 +22,11 @@ mod group;
 mod interop;
 mod lab;
 mod liveness;
+mod members;
 mod memory;
+mod neighbours;
 mod operation;
+mod privileges;
 mod sys;
 mod takeover;
 mod vmac;
@@ -77,8 +80,9 @@ fn log() -> Result<(), String> {
 /// Positional: namespace, control socket, track socket, uid.
 fn settings(mut arguments: impl Iterator<Item = OsString>) -> Settings {
     let mut path = || PathBuf::from(arguments.next().expect("a path"));
+    // `-`: the one that it was started in.
     Settings {
-        netns: Some(path()),
+        netns: Some(path()).filter(|path| path.as_os_str() != "-"),
         control: path(),
         track: path(),
         uid: Some(krater_model::config::VRRP_UID),
@@ -109,7 +113,10 @@ fn harness() -> ExitCode {
         flood::TESTS,
         group::TESTS,
         liveness::TESTS,
+        members::TESTS,
         memory::TESTS,
+        neighbours::TESTS,
+        privileges::TESTS,
         vmac::TESTS,
         wire::TESTS,
         interop::TESTS,

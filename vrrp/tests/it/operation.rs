@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_killed_guard_is_replaced", guard_replaced),
     ("hostile_packets_are_counted", hostile_packets),
     ("a_second_vrrp_is_refused", second_refused),
+    ("addresses_of_one_network_go_each_by_itself", one_network),
 ];
 
 fn control_socket() {
@@ -299,4 +300,40 @@ fn second_refused() {
     assert_eq!(lab.a.status().pid, first);
     assert_eq!(lab.owners(), ["a"]);
     assert!(lab.a.end(SIGTERM));
+}
+
+/// Secondary addresses of IPv4, which the kernel removes with the first one of their network unless told otherwise.
+fn one_network() {
+    let mut lab = Lab::new("network", false);
+    lab.a.start_untracked();
+    let own: IpAddr = "198.51.100.1".parse().unwrap();
+    let vips = ["198.51.100.100", "198.51.100.101"].map(|vip| vip.parse::<IpAddr>().unwrap());
+    let config = |generation, vips: &[IpAddr]| {
+        let mut config = lab.config(generation, 1, 100);
+        let router = &mut config["routers"][0];
+        router["track_dataplane"] = json!(false);
+        router["peers"] = json!([]);
+        let vips = vips.iter().map(|vip| format!("{vip}/24"));
+        router["addresses"] = json!(vips.collect::<Vec<String>>());
+        config
+    };
+    let (both, one) = (config(1, &vips), config(2, &vips[1..]));
+    lab.a.apply(&both);
+    lab.a.state_becomes(Active);
+    // The host's own comes last, as one that a DHCP client renews.
+    let netlink = NetlinkSocket::open_in(&lab.a.ns).unwrap();
+    let link = netlink.link_by_name("eth1").unwrap().unwrap().index;
+    let address = krater_net::link::Address {
+        link,
+        net: "198.51.100.1/24".parse().unwrap(),
+        protocol: 0,
+        no_prefix_route: false,
+    };
+    netlink.add_address(&address).unwrap();
+    lab.a.apply(&one);
+    assert!(lab.a.holds(vips[1]) && !lab.a.holds(vips[0]));
+    assert!(lab.a.end(SIGTERM));
+    assert!(lab.a.tagged().is_empty());
+    let all = netlink.addresses().unwrap();
+    assert!(all.iter().any(|a| a.net.addr() == own), "{all:?}");
 }

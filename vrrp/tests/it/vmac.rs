@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
         changes,
     ),
     ("the_guard_removes_a_virtual_mac", killed),
+    ("an_advert_longer_than_a_frame_is_heard", long),
 ];
 
 fn config(lab: &Lab, generation: u64, host: u8, virtual_mac: bool) -> Value {
@@ -212,4 +213,31 @@ fn killed() {
     wait_until("the guard to remove it", || macvlan(&lab.a).is_none());
     assert_eq!(lab.owners(), ["b"]);
     lab.answered_by("b");
+}
+
+/// A hundred addresses of IPv6 do not fit into one frame.
+fn long() {
+    let mut lab = Lab::new("vmac-long", true);
+    let config = |lab: &Lab, host: u8| {
+        let mut config = config(lab, 1, host, true);
+        let router = &mut config["routers"][0];
+        router["multicast"] = json!(true);
+        router["peers"] = json!([]);
+        router["source"] = json!(format!("fe80::{host}"));
+        let all = (0x100..0x164).map(|n| format!("2001:db8::{n:x}/128"));
+        router["addresses"] = json!(all.collect::<Vec<String>>());
+        config
+    };
+    lab.a.start();
+    lab.a.apply(&config(&lab, 1));
+    lab.a.state_becomes(Active);
+    lab.b.start();
+    lab.b.apply(&config(&lab, 2));
+    wait_until("b to hear a", || {
+        lab.b.metric("krater_vrrp_adverts_received_total") > 10.0
+    });
+    assert_eq!(lab.b.status().routers[0].transitions, 0);
+    assert_eq!(lab.a.metric("krater_vrrp_send_errors_total"), 0.0);
+    assert_eq!(lab.a.tagged().len(), 100);
+    lab.answered_by("a");
 }

@@ -118,9 +118,19 @@ impl Host {
         let config = self.file();
         let mut args: Vec<OsString> = vec!["run".into(), "--config".into(), config.into()];
         args.extend(options.iter().map(OsString::from));
+        self.start(&args);
+    }
+
+    /// Runs vrrp alone.
+    pub(crate) fn run_vrrp(&mut self) {
+        let config = self.file();
+        self.start(&["vrrp".into(), "--config".into(), config.into()]);
+    }
+
+    fn start(&mut self, args: &[OsString]) {
         let child = process::spawn_detached(&Detached {
             program: Path::new(env!("CARGO_BIN_EXE_amphora")),
-            args: &args,
+            args,
             netns: &self.ns,
             stderr: Some(&self.dir.join("stderr")),
         })

@@ -2,6 +2,7 @@
 
 mod drain;
 mod examples;
+mod hooks;
 mod host;
 mod names;
 mod run;

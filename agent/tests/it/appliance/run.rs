@@ -1,7 +1,9 @@
 //! Start, reload, adoption, end.
 
 use super::host::{Host, ask, at, certificate, goes_round, tls, until};
+use krater_net::process::{self, Detached};
 use std::io::{Read, Write};
+use std::path::Path;
 
 const WEB: &str = "127.0.0.10:8080";
 const RAW: &str = "127.0.0.10:9000";
@@ -201,7 +203,7 @@ fn the_data_plane_outlives_a_crash() {
     assert!(goes_round(&mut long));
     // One that dies is started again, also when somebody has cleaned up its log.
     std::fs::remove_dir_all(host.dir.join("log")).unwrap();
-    let dying = krater_net::process::ProcessId::of(u32::try_from(before).unwrap()).unwrap();
+    let dying = process::ProcessId::of(u32::try_from(before).unwrap()).unwrap();
     dying.signal(libc::SIGKILL).unwrap();
     until("a new data plane with the file", || {
         let (_, text) = host.ctl(&["--json", "status"]);
@@ -403,4 +405,50 @@ fn certificates_are_files_that_a_reload_reads_anew() {
     let (good, text) = host.ctl(&["reload"]);
     assert!(!good && text.contains("web.pem: No such file"), "{text}");
     assert!(get(&second).unwrap().ends_with("a1 "));
+}
+
+/// As a service manager runs it for a user: with what vrrp needs, and nothing else; and without.
+#[test]
+fn a_user_with_two_capabilities_runs_vrrp() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new();
+    host.add_address("eth0", "192.0.2.2/24");
+    std::fs::set_permissions(&host.dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let alone = VRRP.replace("vrid = 7", "vrid = 7\ntrack_dataplane = false");
+    host.write(&alone);
+    let start = |capabilities: &str| {
+        let ambient = format!("--ambient-caps={capabilities}");
+        let inherited = format!("--inh-caps={capabilities}");
+        let bounding = format!("--bounding-set={capabilities}");
+        let config = host.file();
+        let args = [
+            "--reuid=64502".into(),
+            "--regid=64502".into(),
+            "--clear-groups".into(),
+            ambient.into(),
+            inherited.into(),
+            bounding.into(),
+            env!("CARGO_BIN_EXE_amphora").into(),
+            "vrrp".into(),
+            "--config".into(),
+            config.into_os_string(),
+        ];
+        let user = Detached {
+            program: Path::new("/usr/bin/setpriv"),
+            args: &args,
+            netns: &host.ns,
+            stderr: Some(&host.dir.join(format!("stderr{capabilities}"))),
+        };
+        process::spawn_detached(&user).unwrap()
+    };
+    let mut without = start("-all,+net_raw");
+    assert!(!without.wait().unwrap().success());
+    let stderr = std::fs::read_to_string(host.dir.join("stderr-all,+net_raw")).unwrap();
+    let expected = "vrrp: virtual routers need root, or CAP_NET_ADMIN and CAP_NET_RAW";
+    assert!(stderr.contains(expected), "{stderr}");
+    let mut with = start("-all,+net_admin,+net_raw");
+    let vip = at("192.0.2.10:8080").ip();
+    until("the VIP", || host.has_address(vip).then_some(()));
+    with.kill().unwrap();
+    with.wait().unwrap();
 }

@@ -17,7 +17,7 @@
 use super::{Change, Session, State};
 use crate::time::{Span, Time};
 use krater_model::control::{LivenessPath, PathState};
-use krater_model::wire::liveness::Heartbeat;
+use krater_model::wire::liveness::{Heartbeat, Report};
 
 /// What routers are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct News {
     pub change: Option<Change>,
     /// Of the peer.
     pub verdict: Option<Verdict>,
+    /// It got what was sent to addresses that it moves, as their Backup: their Active announces again.
+    pub misled: bool,
 }
 
 /// The first path is silent, and the second one is yet to tell why.
@@ -64,6 +66,8 @@ pub struct Peer {
     silent: Option<Silent>,
     /// Silent on the first path, heard on the second one.
     cut: bool,
+    /// How many strays it told of.
+    strays: Option<u32>,
 }
 
 impl Peer {
@@ -74,6 +78,7 @@ impl Peer {
             second: None,
             silent: None,
             cut: false,
+            strays: None,
         }
     }
 
@@ -111,6 +116,21 @@ impl Peer {
         }
     }
 
+    /// What heartbeats tell of our routers from now on, on each path.
+    pub fn tell(&mut self, report: Report) {
+        self.first.tell(report);
+        if let Some(second) = &mut self.second {
+            second.tell(report);
+        }
+    }
+
+    /// What it told of its routers last, while it is heard on any path.
+    pub fn reported(&self) -> Option<Report> {
+        let sessions = std::iter::once(&self.first).chain(&self.second);
+        let newest = sessions.max_by_key(|session| session.heard_at());
+        newest.and_then(Session::reported)
+    }
+
     /// When [`Peer::timeout`] is due on some path.
     pub fn poll_timeout(&self) -> Time {
         let second = self.second.as_ref().map(Session::poll_timeout);
@@ -125,7 +145,19 @@ impl Peer {
             return News::default();
         };
         let change = session.heard(beat, received);
-        self.judge(path, change, received)
+        let misled = self.is_misled();
+        let news = self.judge(path, change, received);
+        News { misled, ..news }
+    }
+
+    /// Whether it counted more strays since the last time.
+    fn is_misled(&mut self) -> bool {
+        let Some(Report { strays, .. }) = self.reported() else {
+            return false;
+        };
+        // Another process of it begins at 0.
+        let before = self.strays.replace(strays);
+        before.is_some_and(|before| strays.wrapping_sub(before).cast_signed() > 0)
     }
 
     /// The time of a path's session has come, or nearly: a heartbeat to send there, and what silence changed.
@@ -148,7 +180,11 @@ impl Peer {
             LivenessPath::Vip => self.judge_first(change),
             LivenessPath::Second => self.judge_second(change, now),
         };
-        News { change, verdict }
+        News {
+            change,
+            verdict,
+            misled: false,
+        }
     }
 
     fn judge_first(&mut self, change: Option<Change>) -> Option<Verdict> {

@@ -94,6 +94,11 @@ fn events(state: &str, now: Time, preempt: bool) -> Vec<(&'static str, Event)> {
             "the network to .1 is split",
             Event::PeerCut(PEER.parse().unwrap()),
         ),
+        (
+            "nobody is better after .1",
+            Event::NextBest(PEER.parse().unwrap()),
+        ),
+        ("a neighbour errs", Event::Misled),
         ("handover", Event::HandOver(Span::ZERO)),
         ("shutdown", Event::Shutdown),
     ]

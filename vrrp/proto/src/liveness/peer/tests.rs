@@ -222,3 +222,58 @@ fn a_farewell_on_either_path_is_no_death() {
         assert_eq!(both.told(), [], "{path:?}");
     }
 }
+
+#[test]
+fn strays_are_told_once_over_both_paths_and_not_of_another_process() {
+    let mut both = Both::new(true);
+    both.run(300);
+    let mut misled = 0;
+    let mut exchange = |both: &mut Both, strays: u32| {
+        both.b.tell(Report {
+            strays,
+            ..Report::default()
+        });
+        let before = misled;
+        for _ in 0..100 {
+            both.now += 1;
+            let now = at(both.now);
+            for path in [Vip, Second] {
+                if let (Some(beat), _) = both.b.timeout(path, now) {
+                    misled += u32::from(both.a.heard(path, &beat, now).misled);
+                }
+                if let (Some(beat), _) = both.a.timeout(path, now) {
+                    both.b.heard(path, &beat, now);
+                }
+            }
+        }
+        misled - before
+    };
+    assert_eq!(exchange(&mut both, 0), 0);
+    assert_eq!(exchange(&mut both, 3), 1);
+    assert_eq!(exchange(&mut both, 3), 0);
+    assert_eq!(exchange(&mut both, 4), 1);
+    // A new process begins at 0, whatever it counted when it was heard first.
+    let new = Session::new(BEAT, 41, at(both.now));
+    both.b = Peer::new(new).with_second(Session::new(BEAT, 42, at(both.now)));
+    both.b_runs = true;
+    assert_eq!(exchange(&mut both, 1), 0);
+    assert_eq!(exchange(&mut both, 2), 1);
+}
+
+#[test]
+fn what_a_peer_reports_is_known_while_it_is_heard() {
+    let mut both = Both::new(false);
+    let report = Report {
+        poor: true,
+        term: 77,
+        strays: 0,
+        best: 100,
+    };
+    both.b.tell(report);
+    assert_eq!(both.a.reported(), None);
+    both.run(100);
+    assert_eq!(both.a.reported(), Some(report));
+    both.b_runs = false;
+    both.run(1_000);
+    assert_eq!(both.a.reported(), None);
+}
