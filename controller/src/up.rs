@@ -31,7 +31,7 @@ use crate::flow::engine::Worker;
 use crate::flow::{Settings, World};
 use crate::health::{self, HealthManager};
 use crate::housekeeping::Housekeeping;
-use crate::http::{access, tls};
+use crate::http::{access, serve, tls};
 use crate::pki::Pki;
 use crate::secrets::barbican::Barbican;
 use crate::secrets::vault::Vault;
@@ -385,22 +385,14 @@ async fn serve(
             .with_auth(auth);
         routes = routes.merge(crate::http::router(state));
     }
-    let mut draining = stopped.clone();
-    let drain = async move {
-        let _ = draining.wait_for(|stop| *stop).await;
-    };
     let encrypted = tls.is_some();
+    let patience = config.api.deadline_ms.duration();
     let server = match tls {
-        None => tokio::spawn(
-            axum::serve(listener, routes)
-                .with_graceful_shutdown(drain)
-                .into_future(),
-        ),
-        Some(config) => tokio::spawn(
-            axum::serve(tls::TlsListener::new(listener, config)?, routes)
-                .with_graceful_shutdown(drain)
-                .into_future(),
-        ),
+        None => tokio::spawn(serve::serve(listener, routes, patience, stopped)),
+        Some(tls) => {
+            let listener = tls::TlsListener::new(listener, tls)?;
+            tokio::spawn(serve::serve(listener, routes, patience, stopped))
+        }
     };
     ready.store(true, Ordering::Release);
     announce(listen, encrypted);

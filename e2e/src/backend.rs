@@ -7,14 +7,16 @@
 //! | `POST /…` | `<name> <length of the body>` |
 //! | `GET /headers` | the request head as it arrived |
 //! | `GET /slow/MS` | the name, after that time |
+//! | `GET /status/N` | the name, with this status |
 //! | with `upgrade: websocket` | 101 to the key of RFC 6455's example, then every byte comes back |
 
 use crate::place::Place;
 use crate::system::System;
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A running member; stops listening when dropped.
@@ -33,6 +35,8 @@ struct Shared {
     name: String,
     status: AtomicU16,
     requests: AtomicUsize,
+    /// By path: how many, and the head of the last one.
+    asked: Mutex<HashMap<String, (usize, String)>>,
     ended: AtomicBool,
 }
 
@@ -55,6 +59,7 @@ impl Backend {
             name: name.to_owned(),
             status: AtomicU16::new(200),
             requests: AtomicUsize::new(0),
+            asked: Mutex::default(),
             ended: AtomicBool::new(false),
         });
         let own = Arc::clone(&shared);
@@ -75,6 +80,22 @@ impl Backend {
     /// Requests so far.
     pub fn requests(&self) -> usize {
         self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Requests for this path so far.
+    pub fn asked(&self, path: &str) -> usize {
+        self.asked_for(path).0
+    }
+
+    /// Head of the last request for this path; empty when there was none.
+    pub fn last_head(&self, path: &str) -> String {
+        self.asked_for(path).1
+    }
+
+    fn asked_for(&self, path: &str) -> (usize, String) {
+        let asked = self.shared.asked.lock();
+        let asked = asked.unwrap_or_else(PoisonError::into_inner);
+        asked.get(path).cloned().unwrap_or_default()
     }
 }
 
@@ -140,6 +161,11 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             words.next().unwrap_or_default(),
             words.next().unwrap_or_default(),
         );
+        {
+            let mut asked = shared.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_path = asked.entry(path.to_owned()).or_default();
+            *of_path = (of_path.0 + 1, head.clone());
+        }
         let number = |prefix: &str| {
             path.strip_prefix(prefix)
                 .and_then(|n| n.parse::<usize>().ok())
@@ -156,7 +182,10 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
                 _ => shared.name.clone().into_bytes(),
             },
         };
-        let status = shared.status.load(Ordering::SeqCst);
+        let status = match number("/status/") {
+            Some(status) => u16::try_from(status).unwrap_or(500),
+            None => shared.status.load(Ordering::SeqCst),
+        };
         let closes = header("connection").as_deref() == Some("close");
         let connection = if closes { "connection: close\r\n" } else { "" };
         let answer = format!(

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,6 +24,8 @@ const NOBODY: u32 = 65_534;
 /// The database that a new server has.
 pub const DATABASE: &str = "krater";
 const USER: &str = "krater";
+/// Of a server with TLS.
+pub const PASSWORD: &str = "pass-word";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// Held from a folder's making until it is locked: who sweeps takes it for a leftover until then.
 static MAKING: Mutex<()> = Mutex::new(());
@@ -66,11 +69,34 @@ pub enum Durability {
     Relaxed,
 }
 
+/// What a server shows and asks for when it listens on a TCP port too: PEM texts.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Where it listens, on the port of its kind; from [`own_address`].
+    pub address: Ipv4Addr,
+    /// Its certificate.
+    pub certificate: String,
+    /// The certificate's key.
+    pub key: String,
+    /// Who issued the certificate that a client must show.
+    pub client_ca: String,
+}
+
+/// An address of the loopback interface that no other server of a test has.
+pub fn own_address() -> Ipv4Addr {
+    let [.., third, last] = std::process::id().to_be_bytes();
+    let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+    // 0, and the first network of all, are others'.
+    let second = u8::try_from(number % 200).unwrap_or_default() + 50;
+    Ipv4Addr::new(127, second, third, last.clamp(1, 254))
+}
+
 /// A server that runs.
 #[derive(Debug)]
 pub struct Server {
     engine: Engine,
     durability: Durability,
+    tls: Option<Tls>,
     folder: PathBuf,
     tree: PathBuf,
     running: Option<Running>,
@@ -91,6 +117,18 @@ impl Server {
     /// # Panics
     /// Without root, without the programs, or when it does not get ready.
     pub fn start(engine: Engine, durability: Durability) -> Self {
+        Self::new(engine, durability, None)
+    }
+
+    /// As [`Self::start`]; on a TCP port, with TLS and nothing else, it listens too.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn with_tls(engine: Engine, durability: Durability, tls: Tls) -> Self {
+        Self::new(engine, durability, Some(tls))
+    }
+
+    fn new(engine: Engine, durability: Durability, tls: Option<Tls>) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "tests with a database server need root: the server gets a user and a mount namespace of its own"
@@ -117,14 +155,66 @@ impl Server {
         let mut server = Self {
             engine,
             durability,
+            tls: None,
             tree: tree(engine),
             folder,
             running: None,
             _lock: lock,
         };
         server.make();
+        if let Some(tls) = tls {
+            server.show(tls);
+        }
         server.up();
         server
+    }
+
+    /// What it shows and asks for from its next start on.
+    ///
+    /// # Panics
+    /// When its folder cannot be written.
+    pub fn show(&mut self, tls: Tls) {
+        for (name, text) in [
+            ("tls.pem", &tls.certificate),
+            ("tls.key", &tls.key),
+            ("tls.ca", &tls.client_ca),
+        ] {
+            use std::os::unix::fs::PermissionsExt as _;
+            let path = self.folder.join(name);
+            std::fs::write(&path, text).expect("a file of the server");
+            let own = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&path, own).expect("a file of the server");
+            std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).expect("give it away");
+        }
+        match self.engine {
+            Engine::Postgres => {
+                let path = self.folder.join("data/pg_hba.conf");
+                let text =
+                    "local all all trust\nhostssl all all 127.0.0.0/8 trust clientcert=verify-ca\n";
+                std::fs::write(path, text).expect("pg_hba.conf");
+            }
+            Engine::MariaDb => {
+                let text = format!(
+                    "CREATE USER IF NOT EXISTS '{USER}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE X509;\n\
+                     GRANT ALL ON *.* TO '{USER}'@'%';\n"
+                );
+                std::fs::write(self.folder.join("init.sql"), text).expect("init.sql");
+            }
+        }
+        self.tls = Some(tls);
+    }
+
+    /// Like [`Self::url`], by TCP and with these parameters.
+    ///
+    /// # Panics
+    /// When it does not listen there.
+    pub fn tcp_url(&self, database: &str, parameters: &str) -> String {
+        let scheme = match self.engine {
+            Engine::Postgres => "postgres",
+            Engine::MariaDb => "mysql",
+        };
+        let address = self.tls.as_ref().expect("a server with TLS").address;
+        format!("{scheme}://{USER}:{PASSWORD}@{address}/{database}?{parameters}")
     }
 
     /// `postgres://…` or `mysql://…` of one of its databases.
@@ -193,23 +283,47 @@ impl Server {
                     "wal_writer_delay=10s",
                     "full_page_writes=off",
                 ];
-                let settings = [
-                    "listen_addresses=",
-                    "dynamic_shared_memory_type=mmap",
-                    "max_connections=300",
-                ];
+                let settings = ["dynamic_shared_memory_type=mmap", "max_connections=300"];
                 let relaxed = relaxed
                     .iter()
                     .filter(|_| self.durability == Durability::Relaxed);
-                for setting in settings.iter().chain(relaxed) {
-                    arguments.extend(["-c".to_owned(), (*setting).to_owned()]);
+                let fixed = settings.iter().chain(relaxed);
+                let mut settings: Vec<String> = fixed.map(|text| (*text).to_owned()).collect();
+                match &self.tls {
+                    None => settings.push("listen_addresses=".to_owned()),
+                    Some(tls) => {
+                        settings.push(format!("listen_addresses={}", tls.address));
+                        settings.push("ssl=on".to_owned());
+                        for (name, file) in [("cert", "pem"), ("key", "key"), ("ca", "ca")] {
+                            let file = self.folder.join(format!("tls.{file}"));
+                            settings.push(format!("ssl_{name}_file={}", file.display()));
+                        }
+                    }
+                }
+                for setting in settings {
+                    arguments.extend(["-c".to_owned(), setting]);
                 }
                 arguments
             }
             Engine::MariaDb => {
                 let mut arguments = self.mariadb();
+                match &self.tls {
+                    None => arguments.push("--skip-networking".to_owned()),
+                    Some(tls) => {
+                        arguments.push(format!("--bind-address={}", tls.address));
+                        arguments.push("--skip-name-resolve".to_owned());
+                        for (name, file) in [
+                            ("ssl-cert", "tls.pem"),
+                            ("ssl-key", "tls.key"),
+                            ("ssl-ca", "tls.ca"),
+                            ("init-file", "init.sql"),
+                        ] {
+                            let file = self.folder.join(file);
+                            arguments.push(format!("--{name}={}", file.display()));
+                        }
+                    }
+                }
                 arguments.extend([
-                    "--skip-networking".to_owned(),
                     "--max-connections=400".to_owned(),
                     format!("--socket={}", socket.display()),
                     format!("--pid-file={}", self.folder.join("pid").display()),

@@ -4,6 +4,9 @@
 //! (`UPDATE … SET x = x`), so READ COMMITTED is what every session has: after a lock was waited for, the next
 //! statement sees what its holder committed. Waits for locks are bounded, and so is a transaction that nobody
 //! goes on with, because it holds locks.
+//!
+//! TLS is sqlx's, by rustls. What an address says about it is checked here first: sqlx takes a file of authorities and
+//! verifies nothing with it unless the mode says so, and takes modes of libpq that it does not have.
 
 use krater_model::FieldError;
 use sea_orm::{
@@ -191,18 +194,19 @@ impl FromStr for Address {
             MARIADB_PARAMETERS
         };
         let query = text.split_once('?').map_or("", |(_, query)| query);
-        let keys = query
-            .split('&')
-            .map(|pair| pair.split('=').next().unwrap_or_default());
-        if let Some(key) = keys
-            .filter(|key| !key.is_empty())
-            .find(|key| !known.contains(key))
-        {
-            return Err(refuse(format!(
-                "parameter {key:?}: use {}",
-                known.join(", ")
-            )));
+        let mut parameters: Vec<(&str, &str)> = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if !known.contains(&key) {
+                let known = known.join(", ");
+                return Err(refuse(format!("parameter {key:?}: use {known}")));
+            }
+            if parameters.iter().any(|(other, _)| *other == key) {
+                return Err(refuse(format!("parameter {key:?} is given twice")));
+            }
+            parameters.push((key, value));
         }
+        check_tls(postgres, &parameters).map_err(refuse)?;
         let wrong = |error: sqlx::Error| refuse(krater_model::report(&error));
         let (options, kind, database, place) = if postgres {
             let options: PgConnectOptions = text.parse().map_err(wrong)?;
@@ -233,6 +237,64 @@ impl FromStr for Address {
             options,
         })
     }
+}
+
+/// Refuses what would be taken and have no effect, and what of TLS sqlx lacks. The texts name parameters and fixed words.
+fn check_tls(postgres: bool, parameters: &[(&str, &str)]) -> Result<(), String> {
+    let value = |name: &str| {
+        let found = parameters.iter().find(|(key, _)| *key == name);
+        found
+            .map(|(_, value)| *value)
+            .filter(|value| !value.is_empty())
+    };
+    let [mode, ca, cert, key, place] = if postgres {
+        ["sslmode", "sslrootcert", "sslcert", "sslkey", "host"]
+    } else {
+        ["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "socket"]
+    };
+    // Words of the mode: no TLS, perhaps, not verified, verified.
+    let (modes, verified): (&[&str], &[&str]) = if postgres {
+        (
+            &["disable", "prefer", "require", "verify-full"],
+            &["verify-full"],
+        )
+    } else {
+        let modes = &["DISABLED", "PREFERRED", "REQUIRED", "VERIFY_IDENTITY"];
+        (modes, &["VERIFY_IDENTITY"])
+    };
+    let wanted = value(mode);
+    let is_one = |of: &[&str]| {
+        wanted.is_some_and(|wanted| of.iter().any(|m| m.eq_ignore_ascii_case(wanted)))
+    };
+    if wanted.is_some() && !is_one(modes) {
+        return Err(format!(
+            "{mode}: not supported yet; use {}",
+            modes.join(", ")
+        ));
+    }
+    let verified_words = verified.join(", ");
+    if value(ca).is_some() && !is_one(verified) {
+        return Err(format!(
+            "{ca} has an effect only with {mode}={verified_words}"
+        ));
+    }
+    let sure = is_one(modes.get(2..).unwrap_or_default());
+    for (one, other) in [(cert, key), (key, cert)] {
+        if value(one).is_some() && value(other).is_none() {
+            return Err(format!("{one} needs {other}"));
+        }
+        if value(one).is_some() && !sure {
+            let words = modes.get(2..).unwrap_or_default().join(" or ");
+            return Err(format!("{one} has an effect only with {mode}={words}"));
+        }
+    }
+    let socket = value(place).is_some_and(|place| !postgres || place.starts_with(['/', '%']));
+    if postgres && socket && sure {
+        return Err(format!(
+            "{mode}: PostgreSQL has no TLS on a Unix socket; name its host instead"
+        ));
+    }
+    Ok(())
 }
 
 /// `scheme://user:password@rest` without `:password`.
@@ -350,6 +412,21 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_taken_in_the_words_of_each_server() {
+        for text in [
+            "postgres://k@h/d?sslmode=disable",
+            "postgres://k@h/d?sslmode=verify-full",
+            "postgres://k@h/d?sslmode=verify-full&sslrootcert=/ca&sslcert=/c&sslkey=/k",
+            "postgres://k@h/d?sslmode=prefer&host=/run/postgresql",
+            "mysql://k@h/d?ssl-mode=VERIFY_IDENTITY&ssl-ca=/ca&ssl-cert=/c&ssl-key=/k",
+            "mysql://k@h/d?ssl-mode=required&ssl-cert=/c&ssl-key=/k",
+            "mysql://k@h/d?ssl-mode=PREFERRED&socket=/run/mysqld.sock",
+        ] {
+            text.parse::<Address>().unwrap();
+        }
+    }
+
+    #[test]
     fn refusals_say_what_to_write_and_nothing_secret() {
         for (text, said) in [
             ("sqlite:///tmp/secret", "postgres://USER"),
@@ -361,6 +438,54 @@ mod tests {
             ),
             ("mysql://k:secret@h", "name the database"),
             ("postgres://k:secret@h:port/krater", "port"),
+            (
+                "postgres://k:secret@h/d?sslmode=allow",
+                "sslmode: not supported yet; use disable, prefer, require, verify-full",
+            ),
+            (
+                "postgres://k:secret@h/d?sslmode=verify-ca",
+                "sslmode: not supported yet",
+            ),
+            (
+                "postgres://k:secret@h/d?sslmode=secret",
+                "sslmode: not supported yet",
+            ),
+            (
+                "mysql://k:secret@h/d?ssl-mode=VERIFY_CA",
+                "ssl-mode: not supported yet; use DISABLED",
+            ),
+            (
+                "postgres://k:secret@h/d?sslrootcert=/ca",
+                "sslrootcert has an effect only with sslmode=verify-full",
+            ),
+            (
+                "postgres://k:secret@h/d?sslmode=require&sslrootcert=/ca",
+                "sslrootcert has an effect only with",
+            ),
+            (
+                "mysql://k:secret@h/d?ssl-mode=REQUIRED&ssl-ca=/ca",
+                "ssl-ca has an effect only with ssl-mode=VERIFY_IDENTITY",
+            ),
+            (
+                "postgres://k:secret@h/d?sslmode=require&sslcert=/c",
+                "sslcert needs sslkey",
+            ),
+            (
+                "mysql://k:secret@h/d?ssl-mode=REQUIRED&ssl-key=/c",
+                "ssl-key needs ssl-cert",
+            ),
+            (
+                "mysql://k:secret@h/d?ssl-cert=/c&ssl-key=/k",
+                "ssl-cert has an effect only with ssl-mode=REQUIRED or VERIFY_IDENTITY",
+            ),
+            (
+                "postgres://k:secret@h/d?sslmode=prefer&sslmode=require",
+                "\"sslmode\" is given twice",
+            ),
+            (
+                "postgres://k:secret@h/d?host=/run&sslmode=require",
+                "no TLS on a Unix socket",
+            ),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");

@@ -175,9 +175,10 @@ impl Call {
     /// whenever a marker was given, and neither filters nor directions in them.
     pub(super) fn links(&self, page: &PageRequest, items: &[Value]) -> Value {
         let id = |item: Option<&Value>| {
-            // Zones have nothing but their name.
-            let id = item.and_then(|item| item.get("id").or_else(|| item.get("name"))?.as_str());
-            id.unwrap_or("None").to_owned()
+            // Zones have nothing but their name, quotas nothing but their project.
+            let names = ["id", "name", "project_id"];
+            let id = item.and_then(|item| names.iter().find_map(|name| item.get(*name)?.as_str()));
+            encode(id.unwrap_or("None"))
         };
         if items.is_empty() {
             return json!([]);

@@ -15,6 +15,7 @@ mod key_manager;
 mod network;
 pub mod openapi;
 mod projects;
+pub mod serve;
 pub mod tls;
 pub mod v2;
 

@@ -439,6 +439,17 @@ async fn lists_end_at_the_project() {
             .await
             .fault(403);
     }
+    // A marker of somebody else's is no marker.
+    let all = send(&api, Some("admin"), "GET", "/v2/lbaas/loadbalancers", None).await;
+    for lb in all.ok(200)["loadbalancers"].as_array().unwrap() {
+        let path = format!(
+            "/v2/lbaas/loadbalancers?marker={}",
+            lb["id"].as_str().unwrap()
+        );
+        let answer = send(&api, Some("member"), "GET", &path, None).await;
+        let status = if lb["project_id"] == "own" { 200 } else { 400 };
+        assert_eq!(answer.status, status, "{lb}");
+    }
     for (list, key) in [
         ("listeners", "listeners"),
         ("pools", "pools"),

@@ -239,6 +239,37 @@ async fn upstreams_quirks_of_links() {
     }
 }
 
+/// The longest query of sort keys: a condition for a marker must not grow with the square of their number.
+#[tokio::test]
+async fn a_key_that_is_named_a_thousand_times_counts_once() {
+    let (api, _) = five_pools().await;
+    let first = api.get(&format!("{POOLS}?sort=name&limit=1")).await.ok(200);
+    let marker = first["pools"][0]["id"].as_str().unwrap();
+    let keys = "name:desc,".repeat(1_500);
+    let query = format!("marker={marker}&page_reverse=True&sort={keys}name");
+    assert_eq!(names(&api, &query).await, "e d c b");
+    let query = format!("marker={marker}&sort=name,{keys}name");
+    assert_eq!(names(&api, &query).await, "b c d e", "the first one counts");
+}
+
+/// A marker is one of the rows of the list: others' are not found, and say nothing about themselves.
+#[tokio::test]
+async fn a_marker_of_another_list_is_none() {
+    let (api, lb) = five_pools().await;
+    let page = api.get(&format!("{POOLS}?limit=1")).await.ok(200);
+    let pool = page["pools"][0]["id"].as_str().unwrap().to_owned();
+    let of = |project: &str| format!("{POOLS}?marker={pool}&project_id={project}");
+    api.get(&of("default")).await.ok(200);
+    let refused = format!("Supplied pagination marker '{pool}' is not valid.");
+    assert_eq!(api.get(&of("other")).await.fault(400), refused);
+    let members = format!("{POOLS}/{pool}/members");
+    let body = json!({"address": "10.0.0.1", "protocol_port": 80});
+    let member = api.make(&members, "member", body).await;
+    api.get(&format!("{members}?marker={member}")).await.ok(200);
+    let other = format!("{POOLS}/{}/members?marker={member}", api.pool(&lb).await);
+    api.get(&other).await.fault(400);
+}
+
 #[tokio::test]
 async fn fields_keep_only_what_is_asked() {
     let (api, _) = five_pools().await;

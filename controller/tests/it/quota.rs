@@ -30,8 +30,93 @@ async fn limits_are_stored_shown_and_reset() {
     api.put("/v2/lbaas/quotas/p1", json!({"quota": {"pool": -2}}))
         .await
         .fault(400);
+    for (limit, shown) in [
+        ("load_balancer", "loadbalancer"),
+        ("healthmonitor", "health_monitor"),
+    ] {
+        let body = json!({"quota": {limit: 3}});
+        let answer = api.put("/v2/lbaas/quotas/p1", body).await.ok(202);
+        assert_eq!(
+            (&answer["quota"][limit], &answer["quota"][shown]),
+            (&json!(3), &json!(3))
+        );
+    }
+    // The project is that of the path.
+    for twin in ["project_id", "tenant_id"] {
+        let body = |project: &str| json!({"quota": {"pool": 4, twin: project}});
+        let answer = api.put("/v2/lbaas/quotas/p1", body("p1")).await.ok(202);
+        assert_eq!(answer["quota"]["pool"], 4);
+        let text = api.put("/v2/lbaas/quotas/p1", body("p2")).await.fault(400);
+        assert!(text.contains("The quota is that of project p1"), "{text}");
+    }
     assert_eq!(api.delete("/v2/lbaas/quotas/p1").await.text, "");
     assert_eq!(api.get("/v2/lbaas/quotas/p1").await.ok(200), unlimited);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_sorted_and_paged() {
+    let api = Api::new().await;
+    for (project, pools, listeners) in [("a", 1, 7), ("b ü&", 2, 7), ("c", 3, 5)] {
+        let path = format!("/v2/lbaas/quotas/{}", project.replace(' ', "%20"));
+        let body = json!({"quota": {"pool": pools, "listener": listeners}});
+        api.put(&path.replace('ü', "%C3%BC"), body).await.ok(202);
+    }
+    let found = async |query: &str| {
+        let list = api.get(&format!("/v2/lbaas/quotas?{query}")).await.ok(200);
+        let list = list["quotas"].as_array().unwrap().clone();
+        let names: Vec<String> = list.iter().map(|q| q["project_id"].to_string()).collect();
+        names.concat().replace('"', "")
+    };
+    for (query, names) in [
+        ("", "ab ü&c"),
+        ("project_id=c", "c"),
+        ("tenant_id=none", ""),
+        ("listener=7", "ab ü&"),
+        ("listener=7&pool=2", "b ü&"),
+        ("sort=pool:desc", "cb ü&a"),
+        ("sort=listener,pool:desc", "cb ü&a"),
+        ("limit=2", "ab ü&"),
+        ("marker=a&limit=1", "b ü&"),
+        ("marker=c&page_reverse=True", "ab ü&"),
+    ] {
+        assert_eq!(found(query).await, names, "{query}");
+    }
+    // A link leads to the next page, whatever a project is called.
+    let mut path = "/v2/lbaas/quotas?limit=1".to_owned();
+    let mut seen = 0;
+    loop {
+        let page = api.get(&path).await.ok(200);
+        let links = page["quotas_links"].as_array().unwrap();
+        let Some(next) = links.iter().find(|link| link["rel"] == "next") else {
+            break;
+        };
+        seen += 1;
+        let href = next["href"].as_str().unwrap();
+        path = href.strip_prefix("http://api:9876").unwrap().to_owned();
+    }
+    assert_eq!(seen, 3);
+    for (query, text) in [
+        (
+            "colour=red",
+            "One or more arguments are either duplicate or invalid",
+        ),
+        (
+            "tags=a",
+            "One or more arguments are either duplicate or invalid",
+        ),
+        (
+            "marker=none",
+            "Supplied pagination marker 'none' is not valid.",
+        ),
+        ("sort=colour", "Supplied sort key 'colour' is not valid."),
+        (
+            "limit=some",
+            "Supplied pagination limit 'some' is not valid.",
+        ),
+    ] {
+        let path = format!("/v2/lbaas/quotas?{query}");
+        assert_eq!(api.get(&path).await.fault(400), text);
+    }
 }
 
 #[tokio::test]
@@ -78,6 +163,24 @@ async fn every_kind_is_counted() {
         .await
         .fault(403);
     assert_eq!(text, refused("Health Monitor"));
+    assert!(api.pending().await.is_empty());
+    let limit = json!({"quota": {"listener": 1, "l7policy": 0, "l7rule": 0}});
+    api.put("/v2/lbaas/quotas/default", limit).await.ok(202);
+    let listener = api.listener(&lb, 80).await;
+    let policy = json!({"l7policy": {"listener_id": listener, "action": "REJECT"}});
+    let text = api.post("/v2/lbaas/l7policies", policy.clone()).await;
+    assert_eq!(text.fault(403), refused("L7 Policy"));
+    let limit = json!({"quota": {"l7policy": 1}});
+    api.put("/v2/lbaas/quotas/default", limit).await.ok(202);
+    let made = api.make(
+        "/v2/lbaas/l7policies",
+        "l7policy",
+        policy["l7policy"].clone(),
+    );
+    let rules = format!("/v2/lbaas/l7policies/{}/rules", made.await);
+    let rule = json!({"rule": {"type": "PATH", "compare_type": "EQUAL_TO", "value": "/"}});
+    let text = api.post(&rules, rule).await.fault(403);
+    assert_eq!(text, refused("L7 Rule"));
     assert!(api.pending().await.is_empty());
     // Deleting gives the place back.
     api.delete(&format!("/v2/lbaas/loadbalancers/{lb}?cascade=true"))

@@ -1,6 +1,7 @@
 //! What only database servers do: go away and come back, serve several controllers.
 
 use crate::common::{Api, new_database};
+use crate::model;
 use krater_controller::config::Topology;
 use krater_controller::db::Db;
 use krater_controller::db::entity::{load_balancer, meta};
@@ -109,6 +110,43 @@ async fn what_a_forgetful_server_loses_is_noticed() {
     let name = "PostgreSQL database";
     let lost = goes_and_comes_back(Engine::Postgres, name, Durability::Relaxed).await;
     assert!(!lost.is_empty());
+}
+
+/// The server is killed in the middle of concurrent changes of the same load balancers: nothing is half done.
+async fn dies_under_changes(engine: Engine) {
+    let mut server = Server::start(engine, Durability::Full);
+    let api = Arc::new(api(&server).await);
+    let lbs = [api.lb("a").await, api.lb("b").await, api.lb("c").await];
+    let mut acknowledged = Vec::new();
+    let mut taken = 0;
+    for number in 0..6 {
+        // Each time at another moment of the changes.
+        let later = Duration::from_millis(4 * u64::try_from(number).unwrap());
+        let kill = async {
+            tokio::time::sleep(later).await;
+            on_the_side(server, Server::kill).await
+        };
+        let (round, killed) = tokio::join!(model::round(&api, &lbs, number), kill);
+        server = on_the_side(killed, Server::up).await;
+        acknowledged.extend(round.0);
+        taken += round.1;
+        model::locks_hold(&api).await;
+        api.settle().await;
+    }
+    // Not all changes came too late.
+    let (made, _) = model::round(&api, &lbs, 6).await;
+    acknowledged.extend(made);
+    assert!(!acknowledged.is_empty(), "{taken} changes");
+    for path in acknowledged {
+        api.get(&path).await.ok(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_under_changes_leaves_nothing_half_done() {
+    for engine in Engine::ALL {
+        dies_under_changes(engine).await;
+    }
 }
 
 /// Controllers that start at the same time on an empty database.

@@ -65,12 +65,14 @@ async fn every_entry_of_the_table_is_refused_by_name() {
     api.post("/v2/lbaas/pools", body).await.ok(201);
     api.settle().await;
     let path = format!("/v2/lbaas/loadbalancers/{lb}");
-    let body = json!({"loadbalancer": {"vip_qos_policy_id": value_of("vip_qos_policy_id")}});
-    let text = api.put(&path, body).await.fault(501);
-    assert!(
-        text.ends_with("not supported yet: vip_qos_policy_id"),
-        "{text}"
-    );
+    for attribute in ["vip_qos_policy_id", "vip_sg_ids"] {
+        let body = json!({"loadbalancer": {attribute: value_of(attribute)}});
+        let text = api.put(&path, body).await.fault(501);
+        assert!(
+            text.ends_with(&format!("not supported yet: {attribute}")),
+            "{text}"
+        );
+    }
 }
 
 /// Compares a file of the source tree with what the code says; `KRATER_UPDATE=1` writes it instead.

@@ -9,6 +9,7 @@
 
 mod agent_api;
 mod api_errors;
+mod attributes;
 mod chain;
 mod crash;
 mod demo;

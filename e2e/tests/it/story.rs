@@ -37,6 +37,11 @@ impl Story {
         Self::on(System::start())
     }
 
+    /// With one amphora.
+    pub(crate) fn single() -> Self {
+        Self::on(System::with("[controller]\ntopology = \"SINGLE\"\n", &[]))
+    }
+
     /// On a controller that runs already.
     pub(crate) fn on(system: System) -> Self {
         let created = system.api.create_load_balancer("lb1");

@@ -25,29 +25,29 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
-const NAME: &str = "www.example.test";
+pub(crate) const NAME: &str = "www.example.test";
 
-struct Ca {
-    pem: String,
+pub(crate) struct Ca {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate with its key, in PEM.
 #[derive(Clone)]
-struct Cert {
-    pem: String,
-    key: String,
-    der: Vec<u8>,
+pub(crate) struct Cert {
+    pub(crate) pem: String,
+    pub(crate) key: String,
+    pub(crate) der: Vec<u8>,
 }
 
 impl Cert {
-    fn bundle(&self) -> String {
+    pub(crate) fn bundle(&self) -> String {
         format!("{}{}", self.pem, self.key)
     }
 }
 
 impl Ca {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -61,7 +61,7 @@ impl Ca {
     }
 
     /// For a server or a client of this name, with this serial number.
-    fn issue(&self, name: &str, serial: u64) -> Cert {
+    pub(crate) fn issue(&self, name: &str, serial: u64) -> Cert {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -78,7 +78,7 @@ impl Ca {
         }
     }
 
-    fn crl(&self, revoked: u64) -> String {
+    pub(crate) fn crl(&self, revoked: u64) -> String {
         let revoked = RevokedCertParams {
             serial_number: SerialNumber::from(revoked),
             revocation_time: date_time_ymd(2026, 1, 1),
@@ -101,7 +101,7 @@ impl Ca {
     }
 
     /// A client that believes this authority, and shows a certificate.
-    fn client(
+    pub(crate) fn client(
         &self,
         shows: Option<&Cert>,
         versions: &[&'static rustls::SupportedProtocolVersion],
@@ -127,10 +127,10 @@ impl Ca {
 }
 
 /// A TLS connection that is used again.
-struct Session(StreamOwned<ClientConnection, TcpStream>);
+pub(crate) struct Session(pub(crate) StreamOwned<ClientConnection, TcpStream>);
 
 impl Session {
-    fn open(
+    pub(crate) fn open(
         place: &Place,
         to: SocketAddr,
         name: &str,
@@ -144,7 +144,7 @@ impl Session {
     }
 
     /// Status, head and body of one request.
-    fn get(&mut self, path: &str) -> io::Result<(u16, String)> {
+    pub(crate) fn get(&mut self, path: &str) -> io::Result<(u16, String)> {
         let head = client::head("GET", path, NAME, "");
         self.0.write_all(head.as_bytes())?;
         let mut answer = Vec::new();
@@ -172,7 +172,7 @@ impl Session {
         }
     }
 
-    fn certificate(&self) -> Vec<u8> {
+    pub(crate) fn certificate(&self) -> Vec<u8> {
         let chain = self
             .0
             .conn
@@ -183,11 +183,15 @@ impl Session {
 }
 
 /// A request on a connection of its own.
-fn get(story: &Story, config: &Arc<ClientConfig>, path: &str) -> io::Result<(u16, String)> {
+pub(crate) fn get(
+    story: &Story,
+    config: &Arc<ClientConfig>,
+    path: &str,
+) -> io::Result<(u16, String)> {
     Session::open(&story.client, story.at(443), NAME, config)?.get(path)
 }
 
-fn store(story: &Story, payload: &str) -> String {
+pub(crate) fn store(story: &Story, payload: &str) -> String {
     let body = json!({"payload": payload, "payload_content_type": "text/plain"});
     let made = story.system.api.must("POST", "/v1/secrets", Some(&body));
     text(&made["secret_ref"])
@@ -551,7 +555,7 @@ fn what_openssl_writes_is_read_or_refused_by_name() {
 }
 
 /// A load balancer with a TERMINATED_HTTPS listener on 443 beside the usual one.
-fn terminated(story: &Story, more: Value) -> String {
+pub(crate) fn terminated(story: &Story, more: Value) -> String {
     let mut body = json!({
         "name": "tls", "loadbalancer_id": story.load_balancer, "protocol": "TERMINATED_HTTPS",
         "protocol_port": 443, "default_pool_id": story.pool,

@@ -1,4 +1,5 @@
-//! Embedded migrations, in order. One that was released is never changed.
+//! Embedded migrations, in order. One that was released is never changed. There was never an m0006: what counts is the order
+//! of the list and that a name is used once.
 
 use sea_orm_migration::prelude::*;
 
@@ -26,5 +27,17 @@ impl MigratorTrait for Migrator {
             Box::new(m0007_additional_vips::Migration),
             Box::new(m0008_list_order::Migration),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Migrator, MigratorTrait};
+
+    #[test]
+    fn names_ascend() {
+        let migrations = Migrator::migrations();
+        let names: Vec<&str> = migrations.iter().map(|one| one.name()).collect();
+        assert!(names.windows(2).all(|pair| pair[0] < pair[1]), "{names:?}");
     }
 }

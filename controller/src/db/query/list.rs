@@ -89,9 +89,9 @@ where
     E: EntityTrait,
 {
     let (wanted, order) = wanted(attributes, request)?;
-    let mut select = E::find().filter(scope).filter(wanted);
+    let mut select = E::find().filter(scope.clone()).filter(wanted);
     if let Some(marker) = &request.marker {
-        let row = marker_row::<E>(db, marker).await?;
+        let row = marker_row::<E>(db, marker, seen(attributes, request, scope.clone())).await?;
         let row = row.ok_or_else(|| ListError::Marker(marker.clone()))?;
         select = select.filter(beyond(&order, &row, request.reverse));
     }
@@ -124,13 +124,16 @@ pub fn wanted(
 }
 
 fn order(attributes: &[Attribute], request: &PageRequest) -> Result<Vec<Key>, ListError> {
-    let mut keys = Vec::new();
+    let mut keys: Vec<Key> = Vec::new();
     for (name, descending) in &request.sort {
         let attribute = attributes.iter().find(|(api, ..)| api == name);
         let column = attribute.map(|(_, column, kind)| (*column, *kind));
         let plain = column.filter(|(_, kind)| kind.is_column());
         let (column, kind) = plain.ok_or_else(|| ListError::SortKey(name.clone()))?;
-        keys.push((column, kind, *descending));
+        // Named again it decides nothing, and a marker's condition grows with the square of the keys.
+        if !keys.iter().any(|(known, ..)| *known == column) {
+            keys.push((column, kind, *descending));
+        }
     }
     for (column, kind) in [("created_at", Kind::Time), ("id", Kind::Text)] {
         if !keys.iter().any(|(known, ..)| *known == column) {
@@ -250,11 +253,26 @@ fn beyond(order: &[Key], row: &serde_json::Value, reverse: bool) -> Cond {
     further.add(any)
 }
 
+/// Among which rows a marker may be: what the list is cut to. Other filters may be other ones than those of the page before.
+fn seen(attributes: &[Attribute], request: &PageRequest, scope: Condition) -> Condition {
+    let projects = request
+        .filters
+        .iter()
+        .filter(|(name, _)| name == "project_id");
+    let known = attributes.iter().find(|(api, ..)| *api == "project_id");
+    projects.fold(scope, |scope, (_, project)| match known {
+        Some((_, column, _)) => scope.add(Expr::col(Alias::new(*column)).eq(project)),
+        None => scope,
+    })
+}
+
 async fn marker_row<E: EntityTrait>(
     db: &impl ConnectionTrait,
     marker: &str,
+    seen: Condition,
 ) -> Result<Option<serde_json::Value>, DbErr> {
     E::find()
+        .filter(seen)
         .filter(Expr::col(Alias::new("id")).eq(marker))
         .into_json()
         .one(db)

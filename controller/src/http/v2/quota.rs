@@ -4,6 +4,7 @@ use super::page_answer;
 use crate::app::Error;
 use crate::app::quota::{self as app, Limits};
 use crate::db::entity::quota;
+use crate::db::query::list::{ListError, PageRequest};
 use crate::http::body::{Body, line};
 use crate::http::call::Call;
 use crate::http::envelope::{ok, with_status};
@@ -48,18 +49,12 @@ fn render(row: Option<&quota::Model>) -> Value {
 }
 
 pub(super) async fn list(call: Call) -> Result<Response, Error> {
-    let wanted = call
-        .query
-        .iter()
-        .find(|(key, _)| key == "project_id" || key == "tenant_id");
+    let page = call.page()?;
+    let scope = call.caller.scope.as_deref();
     let rows = app::rows(call.state.db.read()).await?;
-    let items = rows
+    let mut items: Vec<Value> = rows
         .iter()
-        .filter(|row| wanted.is_none_or(|(_, project)| *project == row.project_id))
-        .filter(|row| {
-            let scope = call.caller.scope.as_ref();
-            scope.is_none_or(|project| *project == row.project_id)
-        })
+        .filter(|row| scope.is_none_or(|project| project == row.project_id))
         .map(|row| {
             let mut item = render(Some(row));
             item["project_id"] = json!(row.project_id);
@@ -67,7 +62,58 @@ pub(super) async fn list(call: Call) -> Result<Response, Error> {
             item
         })
         .collect();
-    Ok(page_answer(&call, "quotas", json!([]), items))
+    paged(&mut items, &page)?;
+    let links = call.links(&page, &items);
+    Ok(page_answer(&call, "quotas", links, items))
+}
+
+/// The rows of a page, of all rows by project. Quotas have neither an id nor tags: a marker is a project.
+fn paged(items: &mut Vec<Value>, page: &PageRequest) -> Result<(), Error> {
+    let known = |name: &str| name == "project_id" || LIMITS.contains(&name);
+    let tags = [
+        &page.tags,
+        &page.tags_any,
+        &page.not_tags,
+        &page.not_tags_any,
+    ];
+    let filters = &page.filters;
+    if tags.iter().any(|tags| !tags.is_empty()) || filters.iter().any(|(name, _)| !known(name)) {
+        return Err(ListError::Filter.into());
+    }
+    if let Some((name, _)) = page.sort.iter().find(|(name, _)| !known(name)) {
+        return Err(ListError::SortKey(name.clone()).into());
+    }
+    let place = |items: &[Value], marker: &str| {
+        let found = items.iter().position(|item| item["project_id"] == marker);
+        found.ok_or_else(|| ListError::Marker(marker.to_owned()))
+    };
+    // Sorting is stable: what the last key leaves equal stays in the order of the one before, and of the projects.
+    for (name, descending) in page.sort.iter().rev() {
+        items.sort_by(|one, other| {
+            let number = |item: &Value| item[name].as_i64();
+            let text = |item: &Value| item[name].as_str().map(str::to_owned);
+            let order = (number(one), text(one)).cmp(&(number(other), text(other)));
+            if *descending { order.reverse() } else { order }
+        });
+    }
+    if let Some(marker) = &page.marker {
+        let at = place(items, marker)?;
+        if page.reverse {
+            items.truncate(at);
+        } else {
+            items.drain(..=at);
+        }
+    }
+    items.retain(|item| {
+        filters.iter().all(|(name, value)| match &item[name] {
+            Value::String(text) => text == value,
+            number => value.parse::<i64>().is_ok_and(|wanted| *number == wanted),
+        })
+    });
+    items.truncate(page.limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    }));
+    Ok(())
 }
 
 /// A project as a path names it.
@@ -90,13 +136,14 @@ pub(super) async fn defaults_of(Path(project): Path<String>) -> Result<Response,
     Ok(ok(json!({"quota": render(None)})))
 }
 
-pub(super) fn changed(outer: Map<String, Value>) -> Result<Limits, Error> {
+/// What a body says, and whose it says they are, when it does.
+pub(super) fn changed(outer: Map<String, Value>) -> Result<(Limits, Option<String>), Error> {
     let known = [&LIMITS[..], &["project_id", "tenant_id"]].concat();
     let body = Body::open(outer, "quotas", "quota", &known)?;
     let limit =
         |name: &str| Ok::<_, Error>(body.int(name, UNLIMITED, MAX_LIMIT)?.change_or_clear());
     let either = |name: &str, old: &str| Ok::<_, Error>(limit(name)?.or(limit(old)?));
-    Ok(Limits {
+    let limits = Limits {
         load_balancer: either("loadbalancer", "load_balancer")?,
         listener: limit("listener")?,
         pool: limit("pool")?,
@@ -104,12 +151,17 @@ pub(super) fn changed(outer: Map<String, Value>) -> Result<Limits, Error> {
         health_monitor: either("healthmonitor", "health_monitor")?,
         l7policy: limit("l7policy")?,
         l7rule: limit("l7rule")?,
-    })
+    };
+    Ok((limits, body.project()?.value()))
 }
 
 pub(super) async fn update(Path(project): Path<String>, call: Call) -> Result<Response, Error> {
     let project = self::project(project)?;
-    let limits = changed(call.json("quotas")?)?;
+    let (limits, named) = changed(call.json("quotas")?)?;
+    if let Some(named) = named.filter(|named| *named != project) {
+        let why = format!("The quota is that of project {project}, which the path names.");
+        return Err(Error::input("project_id", named, why));
+    }
     let db = &call.state.db;
     let done: Result<quota::Model, Error> =
         transaction!(db, |txn| { app::set(txn, &project, &limits).await });
