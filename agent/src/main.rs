@@ -16,6 +16,7 @@ mod config;
 mod control;
 mod ctl;
 mod family;
+mod heap;
 mod heartbeat;
 mod init;
 mod ledger;
@@ -29,6 +30,9 @@ mod track;
 
 use clap::Parser;
 use std::process::ExitCode;
+
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap::new();
 
 fn main() -> ExitCode {
     if let Err(error) = krater_net::process::unblock_signals() {

@@ -8,6 +8,7 @@
 
 mod access_log;
 mod apply;
+pub mod clock;
 mod control;
 pub mod io;
 mod listen;

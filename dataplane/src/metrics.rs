@@ -241,6 +241,18 @@ impl State {
         )?;
         counters(
             encoder,
+            "handshakes",
+            "TLS handshakes with clients",
+            plain(events.handshakes.load(Relaxed)),
+        )?;
+        counters(
+            encoder,
+            "resumed_handshakes",
+            "TLS handshakes with clients that resumed a session by its ticket",
+            plain(events.resumed_handshakes.load(Relaxed)),
+        )?;
+        counters(
+            encoder,
             "failed_handshakes",
             "TLS handshakes that failed",
             plain(events.failed_handshakes.load(Relaxed)),

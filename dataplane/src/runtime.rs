@@ -24,8 +24,8 @@ use krater_model::{ListenerId, PoolId};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{Relaxed, SeqCst},
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
     fence,
 };
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -54,6 +54,8 @@ pub struct Shared {
     pub usage: Usage,
     /// Logs of requests and connections.
     pub access_logs: Arc<AccessLogs>,
+    /// Times that connections of some listener were told to end.
+    closings: AtomicU32,
 }
 
 /// Sums over the workers, which publish theirs with every tick: nothing is counted per request here.
@@ -74,6 +76,10 @@ pub struct Events {
     pub panics: AtomicU64,
     /// Workers that died and were started again.
     pub worker_restarts: AtomicU64,
+    /// TLS handshakes with clients that succeeded.
+    pub handshakes: AtomicU64,
+    /// How many of them brought back a session by its ticket.
+    pub resumed_handshakes: AtomicU64,
     /// TLS handshakes that failed.
     pub failed_handshakes: AtomicU64,
     /// Clients that `allowed_cidrs` refused.
@@ -137,6 +143,7 @@ impl Shared {
             events: Events::default(),
             usage: Usage::default(),
             access_logs: Arc::default(),
+            closings: AtomicU32::new(0),
         }
     }
 
@@ -245,6 +252,18 @@ impl Shared {
         self.draining.store(true, Relaxed);
     }
 
+    /// Ends all connections of a listener: with their worker's next tick.
+    pub(crate) fn close_connections(&self, listener: &ListenerRuntime) {
+        listener.closings.fetch_add(1, Relaxed);
+        // Who sees this one sees the one before.
+        self.closings.fetch_add(1, AcqRel);
+    }
+
+    /// Times that connections of some listener were told to end.
+    pub(crate) fn closings(&self) -> u32 {
+        self.closings.load(Acquire)
+    }
+
     /// Whether a snapshot is in force and something that it wants does not listen.
     pub(crate) fn has_failures(&self) -> bool {
         !self.is_ready() && self.routes.load().table.is_some()
@@ -260,6 +279,13 @@ impl Shared {
 
     pub(crate) fn count_worker_restart(&self) {
         self.events.worker_restarts.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_handshake(&self, resumed: bool) {
+        self.events.handshakes.fetch_add(1, Relaxed);
+        if resumed {
+            self.events.resumed_handshakes.fetch_add(1, Relaxed);
+        }
     }
 
     pub(crate) fn count_failed_handshake(&self) {
@@ -407,8 +433,8 @@ pub struct ListenerRuntime {
     /// Accept loops that wait for a place.
     waiting: AtomicUsize,
     place: Notify,
-    /// Wakes connections that shall end because the listener was removed or disabled.
-    closing: Notify,
+    /// Times that all its connections were told to end, because it was removed or disabled.
+    closings: AtomicU32,
 }
 
 /// Counters of a listener on a cache line of their own: every relayed chunk writes them.
@@ -446,7 +472,7 @@ impl ListenerRuntime {
             clients: Clients::default(),
             waiting: AtomicUsize::new(0),
             place: Notify::new(),
-            closing: Notify::new(),
+            closings: AtomicU32::new(0),
         }
     }
 
@@ -504,14 +530,9 @@ impl ListenerRuntime {
         self.place.notify_waiters();
     }
 
-    /// Ends when connections of this listener shall end.
-    pub async fn closing(&self) {
-        self.closing.notified().await;
-    }
-
-    /// Ends all connections of this listener.
-    pub fn close_connections(&self) {
-        self.closing.notify_waiters();
+    /// Times that its connections were told to end: those that were accepted before it changed shall.
+    pub(crate) fn closings(&self) -> u32 {
+        self.closings.load(Relaxed)
     }
 }
 

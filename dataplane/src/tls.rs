@@ -28,7 +28,7 @@ use std::time::Duration;
 
 /// A handshake that is not done by then ends: three round trips of the slowest networks and a lost
 /// packet fit.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The one place that chooses the provider. Hybrid post-quantum key exchange is preferred.
 pub fn provider() -> CryptoProvider {
@@ -135,7 +135,7 @@ impl Terminator {
         &self.dropped
     }
 
-    /// Does the handshake on an accepted connection.
+    /// Does the handshake on an accepted connection. The caller bounds its time by [`HANDSHAKE`].
     pub(crate) async fn accept(
         &self,
         tcp: tokio::net::TcpStream,
@@ -143,11 +143,7 @@ impl Terminator {
         local: SocketAddr,
         listener: Arc<ListenerRuntime>,
     ) -> io::Result<Conn> {
-        let handshake = TlsStream::accept(tcp, Arc::clone(&self.config));
-        let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
-            Ok(stream) => stream?,
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-        };
+        let stream = TlsStream::accept(tcp, Arc::clone(&self.config)).await?;
         let session = stream.session();
         let version = match session.protocol_version() {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -155,7 +151,8 @@ impl Terminator {
         };
         let leaf = session.peer_certificates().and_then(|chain| chain.first());
         let sni = stream.asked_for().map(str::to_owned);
-        let info = TlsInfo::of_client(sni, version, leaf.map(|leaf| leaf.to_vec()));
+        let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        let info = TlsInfo::of_client(sni, version, leaf.map(|leaf| leaf.to_vec()), resumed);
         Ok(Conn::tls_client(stream, info, peer, local, listener))
     }
 }

@@ -4,14 +4,18 @@
 //! accepts, one per connection serves. A panic ends one connection. A worker that dies is started
 //! again on the same sockets by [`Workers::supervise`].
 
+mod guard;
+
 use crate::access_log::Lines;
+use crate::clock::{Key, Timers};
 use crate::io::{BufferPool, Conn, ConnectError};
 use crate::listen::{Bound, WorkerSocket};
 use crate::proxy;
-use crate::proxy::http1::Timers;
 use crate::runtime::{ClientPlace, ListenerView, Place, Shared};
+use crate::tls;
 use crate::upstream::pool::Pool;
 use futures_util::FutureExt;
+use guard::{Boxed, Guard, Taker};
 use krater_model::state::ListenerProtocol;
 use std::any::Any;
 use std::cell::Cell;
@@ -19,7 +23,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -34,7 +37,7 @@ const STACK: usize = 512 * 1024;
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 /// Buffers that nobody needed for a second begin to go.
 const TICKS_PER_TRIM: u32 = 100;
-/// Between two looks at the deadlines of HTTP clients: a tenth of a second.
+/// Between two looks at the deadlines of clients: a tenth of a second.
 const TICKS_PER_SWEEP: u32 = 10;
 /// Connections accepted in a row before other tasks get their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -52,7 +55,7 @@ pub struct WorkerShared {
     pub buffers: Rc<BufferPool>,
     /// Idle keep-alive connections to members.
     pub members: Pool,
-    /// Deadlines of HTTP clients.
+    /// Deadlines of client connections.
     pub timers: Timers,
     /// Lines of access logs that are not handed over yet.
     pub lines: Lines,
@@ -62,8 +65,10 @@ pub struct WorkerShared {
     load: Cell<(u32, u64)>,
     /// What was added to the process's sums so far.
     published: Cell<Figures>,
-    /// Waiting clients were woken for the drain.
+    /// Connections were woken for the drain.
     drain_told: Cell<bool>,
+    /// [`Shared::closings`] for which they were woken.
+    closings_told: Cell<u32>,
 }
 
 /// A worker's part of [`crate::runtime::Usage`].
@@ -88,10 +93,11 @@ impl WorkerShared {
             load: Cell::new((u32::MAX, 0)),
             published: Cell::default(),
             drain_told: Cell::default(),
+            closings_told: Cell::default(),
         }
     }
 
-    /// Called with every tick: closes what was kept for too long.
+    /// Called with every tick: closes what was kept for too long, tells those that shall end.
     fn housekeeping(&self) {
         self.members.sweep(tokio::time::Instant::now());
         let ticks = self.ticks.get().wrapping_add(1);
@@ -108,8 +114,11 @@ impl WorkerShared {
             kept: self.members.len() as u64,
             reused: self.members.reused(),
         });
+        let closings = self.shared.closings();
         // Once: who waits later sees the drain at its first look, and it has no way back.
-        if self.shared.is_draining() && !self.drain_told.replace(true) {
+        if self.closings_told.replace(closings) != closings
+            || self.shared.is_draining() && !self.drain_told.replace(true)
+        {
             self.timers.wake_all();
         }
     }
@@ -139,13 +148,20 @@ impl WorkerShared {
         add(&usage.reused, now.reused, last.reused);
     }
 
-    /// Connects to a member, never from a VIP.
+    /// Connects to a member within `timeout` (zero: the kernel's patience), never from a VIP.
     pub async fn connect(
         &self,
         address: SocketAddr,
         timeout: Duration,
     ) -> Result<Conn, ConnectError> {
-        self.shared.connect(address, timeout).await
+        let connecting = self.shared.connect(address, Duration::ZERO);
+        match self.timers.within(timeout, connecting).await {
+            Some(connected) => connected,
+            None => Err(ConnectError::Timeout {
+                address,
+                after: timeout,
+            }),
+        }
     }
 }
 
@@ -326,7 +342,7 @@ async fn accept(worker: Rc<WorkerShared>, socket: WorkerSocket, address: SocketA
             return;
         }
     };
-    loop {
+    'more: loop {
         let Ok(mut ready) = socket.readable().await else {
             return; // the runtime ends
         };
@@ -352,7 +368,8 @@ async fn accept(worker: Rc<WorkerShared>, socket: WorkerSocket, address: SocketA
                 }
                 // The client gave up in the backlog, or its network failed: the next one may do.
                 Ok(Err(_)) => {}
-                Err(_would_block) => break,
+                // Others get their turn anyhow: to yield would cost a look at all sockets for each connection.
+                Err(_would_block) => continue 'more,
             }
         }
         tokio::task::yield_now().await;
@@ -412,13 +429,14 @@ fn admit(
         address // no call per connection for what is known
     };
     place.accepted();
+    let guard = Guard::new(Rc::clone(worker), place, client, peer);
+    let key = guard.key();
     let (worker, view) = (Rc::clone(worker), Arc::clone(view));
-    let connection = if front {
-        Box::pin(serve_front(Rc::clone(&worker), view, tcp, (peer, local)))
+    if front {
+        guard.take(Box::pin(serve_front(worker, view, tcp, (peer, local), key)));
     } else {
-        serve(Rc::clone(&worker), view, tcp, peer, local)
-    };
-    tokio::task::spawn_local(guard(worker, (place, client), peer, connection));
+        serve(worker, view, tcp, (peer, local), key, guard);
+    }
 }
 
 /// Whether `client` may connect; then its place, if the listener counts them. None: it may not.
@@ -454,6 +472,7 @@ async fn serve_front(
     view: Arc<ListenerView>,
     mut tcp: tokio::net::TcpStream,
     (front, local): (SocketAddr, SocketAddr),
+    key: Key,
 ) {
     let named = match proxy::front::read(&mut tcp).await {
         Ok(named) => named,
@@ -468,35 +487,7 @@ async fn serve_front(
     let Some(_place) = may_enter(&worker, &view, client) else {
         return;
     };
-    serve(worker, view, tcp, client, local).await;
-}
-
-/// Runs a connection to its end: its own, that of its listener, or a panic, which ends nothing else.
-#[allow(
-    clippy::manual_async_fn,
-    reason = "an `async fn` keeps each of its arguments twice"
-)]
-fn guard(
-    worker: Rc<WorkerShared>,
-    (place, client): (Place, Option<Box<ClientPlace>>),
-    peer: SocketAddr,
-    mut connection: Pin<Box<dyn Future<Output = ()>>>,
-) -> impl Future<Output = ()> {
-    async move {
-        let _until_it_ends = &client;
-        let served = AssertUnwindSafe(async {
-            tokio::select! {
-                biased;
-                () = &mut connection => {}
-                () = place.listener().closing() => {}
-            }
-        });
-        if let Err(panic) = served.catch_unwind().await {
-            worker.shared.count_panic();
-            let (id, reason) = (place.listener().id, said(&*panic));
-            tracing::error!(listener.id = %id, client.addr = %peer, reason, "connection ended by a panic");
-        }
-    }
+    serve(worker, view, tcp, (client, local), key, Boxed).await;
 }
 
 /// The text of a panic.
@@ -506,41 +497,64 @@ fn said(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no text")
 }
 
-/// What a connection does until it ends; boxed by protocol, so that none pays for another's size.
-fn serve(
+/// What a connection does until it ends. `taker` gets it by protocol, so that none pays for another's size.
+fn serve<T: Taker>(
     worker: Rc<WorkerShared>,
     view: Arc<ListenerView>,
     tcp: tokio::net::TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
-) -> Pin<Box<dyn Future<Output = ()>>> {
+    (peer, local): (SocketAddr, SocketAddr),
+    key: Key,
+    taker: T,
+) -> T::Taken {
     let runtime = Arc::clone(&view.runtime);
     match view.conf.protocol {
         ListenerProtocol::Tcp | ListenerProtocol::Https if !view.speaks_http() => {
             let conn = Conn::client(tcp, peer, local, runtime);
-            Box::pin(proxy::tcp::serve(conn, view, worker))
+            taker.take(proxy::tcp::serve(conn, view, worker, key))
         }
         ListenerProtocol::Tcp | ListenerProtocol::Https | ListenerProtocol::Http => {
             let conn = Conn::client(tcp, peer, local, Arc::clone(&runtime));
-            Box::pin(proxy::http1::serve(conn, runtime, worker))
+            taker.take(proxy::http1::serve(conn, runtime, worker, key))
         }
-        ListenerProtocol::TerminatedHttps => Box::pin(async move {
-            let Some(Ok(terminator)) = &view.tls else {
-                return; // such a listener does not listen
-            };
-            let handshake = terminator.accept(tcp, peer, local, Arc::clone(&runtime));
-            let conn = match Box::pin(handshake).await {
-                Ok(conn) => conn,
-                Err(error) => {
-                    worker.shared.count_failed_handshake();
-                    let reason = krater_model::report(&error);
-                    tracing::debug!(listener.id = %runtime.id, client.addr = %peer, reason, "TLS handshake failed");
-                    return;
-                }
-            };
-            drop(view);
-            Box::pin(proxy::http1::serve(conn, runtime, worker)).await;
-        }),
+        ListenerProtocol::TerminatedHttps => {
+            // Boxed: what only the handshake needs, an idle connection does not carry along.
+            let ends = (peer, local);
+            let handshake = Box::pin(terminate(Rc::clone(&worker), view, tcp, ends));
+            // Not an `async` block: that would keep what the handshake gave beside what is made of it.
+            taker.take(handshake.then(move |conn| match conn {
+                Some(conn) => proxy::http1::serve(conn, runtime, worker, key).left_future(),
+                None => std::future::ready(()).right_future(),
+            }))
+        }
+    }
+}
+
+/// Does a client's TLS handshake; none: it failed, or there is nothing to do it with.
+async fn terminate(
+    worker: Rc<WorkerShared>,
+    view: Arc<ListenerView>,
+    tcp: tokio::net::TcpStream,
+    (peer, local): (SocketAddr, SocketAddr),
+) -> Option<Conn> {
+    let Some(Ok(terminator)) = &view.tls else {
+        return None; // such a listener does not listen
+    };
+    let handshake = terminator.accept(tcp, peer, local, Arc::clone(&view.runtime));
+    let handshake = worker.timers.within(tls::HANDSHAKE, handshake);
+    let late = || Err(io::ErrorKind::TimedOut.into());
+    match handshake.await.unwrap_or_else(late) {
+        Ok(conn) => {
+            worker
+                .shared
+                .count_handshake(conn.tls().is_some_and(|tls| tls.resumed));
+            Some(conn)
+        }
+        Err(error) => {
+            worker.shared.count_failed_handshake();
+            let reason = krater_model::report(&error);
+            tracing::debug!(listener.id = %view.conf.id, client.addr = %peer, reason, "TLS handshake failed");
+            None
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::sys;
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::Read;
 
@@ -20,6 +21,16 @@ pub(crate) struct Calls(Vec<File>);
 impl Calls {
     /// Begins to count for these processes, their descendants, and what they start later.
     pub(crate) fn attach(tracepoint: u64, pids: &[u32]) -> anyhow::Result<Self> {
+        Self::attach_to(tracepoint, pids, None)
+    }
+
+    /// The same for the one call that watches and forgets sockets, `epoll_ctl(2)`.
+    pub(crate) fn attach_to_polling(tracepoint: u64, pids: &[u32]) -> anyhow::Result<Self> {
+        let only = CString::new(format!("id == {}", libc::SYS_epoll_ctl))?;
+        Self::attach_to(tracepoint, pids, Some(&only))
+    }
+
+    fn attach_to(tracepoint: u64, pids: &[u32], only: Option<&CStr>) -> anyhow::Result<Self> {
         let mut counters = Vec::new();
         for pid in cpu::tree(pids) {
             let tasks = fs::read_dir(format!("/proc/{pid}/task"));
@@ -27,6 +38,9 @@ impl Calls {
                 let name = task.file_name().to_string_lossy().into_owned();
                 let counter = sys::count_tracepoint(tracepoint, name.parse()?)
                     .with_context(|| format!("count system calls of thread {name}"))?;
+                if let Some(only) = only {
+                    sys::count_only(&counter, only).context("count one system call")?;
+                }
                 counters.push(counter.into());
             }
         }
@@ -92,6 +106,7 @@ mod tests {
             .spawn()
             .unwrap();
         let mut calls = Calls::attach(number, &[child.id()]).unwrap();
+        let mut polling = Calls::attach_to_polling(number, &[child.id()]).unwrap();
         let before = calls.count().unwrap();
         {
             use std::io::{BufRead, BufReader, Write};
@@ -104,9 +119,32 @@ mod tests {
         let after = calls.count().unwrap();
         child.wait().unwrap();
         assert!(after - before >= 200, "{before} {after}");
+        assert_eq!(polling.count().unwrap(), 0, "a shell watches no socket");
         let end = calls.count().unwrap();
         fs::read("/proc/self/stat").unwrap();
         assert_eq!(end, calls.count().unwrap(), "our own calls are not its");
         assert!(Calls::attach(number, &[]).is_err());
+    }
+
+    #[test]
+    fn one_call_can_be_counted_alone() {
+        use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+        let number = tracepoint().unwrap();
+        let (read, _write) = std::io::pipe().unwrap();
+        let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+        // This thread alone: others of this process come and go with their tests.
+        let own = sys::count_tracepoint(number, nix::unistd::gettid().as_raw()).unwrap();
+        let only = CString::new(format!("id == {}", libc::SYS_epoll_ctl)).unwrap();
+        sys::count_only(&own, &only).unwrap();
+        let mut polling = Calls(vec![own.into()]);
+        let before = polling.count().unwrap();
+        for _ in 0..10 {
+            epoll
+                .add(&read, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+                .unwrap();
+            epoll.delete(&read).unwrap();
+            fs::read("/proc/self/stat").unwrap();
+        }
+        assert_eq!(polling.count().unwrap() - before, 20);
     }
 }

@@ -176,7 +176,7 @@ fn workload(out: &mut String, row: &Row) {
     }
     put(
         "<table><tr><th>contender</th><th>user</th><th>system</th><th>core</th><th>per second</th>\
-         <th>p50 ms</th><th>p99 ms</th><th>max ms</th><th>RSS MiB</th><th>switches</th><th>calls</th></tr>"
+         <th>p50 ms</th><th>p99 ms</th><th>max ms</th><th>RSS MiB</th><th>switches</th><th>calls</th><th>epoll_ctl</th></tr>"
             .into(),
     );
     for (who, cells) in &row.cells {
@@ -187,7 +187,7 @@ fn workload(out: &mut String, row: &Row) {
             let rss = cell.summary.watched.map(|w| w.rss as f64 / 1_048_576.0);
             put(format!(
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0}</td><td>{:.3}</td>\
-                 <td>{:.3}</td><td>{:.3}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                 <td>{:.3}</td><td>{:.3}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(who),
                 number(cell.user),
                 number(cell.system),
@@ -199,6 +199,7 @@ fn workload(out: &mut String, row: &Row) {
                 number(rss),
                 number(cell.summary.watched.map(|w| w.switches)),
                 number(row.calls.get(who).copied()),
+                number(row.epoll_ctl.get(who).copied()),
             ));
         }
     }

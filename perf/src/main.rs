@@ -18,6 +18,7 @@ mod burn;
 mod calls;
 mod cpu;
 mod framing;
+mod goals;
 mod html;
 mod load;
 mod origin;

@@ -9,11 +9,17 @@ use std::path::PathBuf;
 pub(crate) struct Args {
     /// JSON of a run that `run --results` kept
     file: PathBuf,
+    /// What the design asks beside what was measured, as perf/README.md shows it
+    #[arg(long)]
+    goals: bool,
 }
 
 /// Markdown.
 pub(crate) fn run(args: &Args) -> anyhow::Result<String> {
     let report = crate::html::read(&args.file)?;
+    if args.goals {
+        return Ok(crate::goals::markdown(&report));
+    }
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     Ok(markdown(&name, &report))
 }

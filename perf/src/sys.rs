@@ -4,6 +4,7 @@
 use nix::sys::epoll::{Epoll, EpollEvent};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -146,6 +147,18 @@ pub(crate) fn count_tracepoint(number: u64, thread: libc::pid_t) -> io::Result<O
     match i32::try_from(fd) {
         // SAFETY: the kernel has just opened this descriptor for us.
         Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// From now on a counter of a tracepoint counts only what `expression` says (perf_event_open(2)).
+pub(crate) fn count_only(counter: &impl AsRawFd, expression: &CStr) -> io::Result<()> {
+    /// `PERF_EVENT_IOC_SET_FILTER`: `_IOW('$', 6, char *)`.
+    const SET_FILTER: libc::Ioctl = 0x4008_2406;
+    // SAFETY: the descriptor is open and the expression, which ends with a zero, alive for the call; it is only read.
+    let rc = unsafe { libc::ioctl(counter.as_raw_fd(), SET_FILTER, expression.as_ptr()) };
+    match rc {
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -273,7 +273,7 @@ async fn apply(control: &Rc<Control>, body: Bytes) -> Answer {
             tokio::time::sleep(CLOSE_GRACE).await;
             let back = shared.listener(listener.id);
             if !back.is_some_and(|view| Arc::ptr_eq(&view.runtime, &listener)) {
-                listener.close_connections();
+                shared.close_connections(&listener);
             }
         });
     }

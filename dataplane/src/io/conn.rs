@@ -42,6 +42,8 @@ pub struct TlsInfo {
     /// The client's certificate in DER, when it showed one. It was verified: a client whose
     /// certificate does not verify is refused in the handshake.
     pub client_certificate: Option<Vec<u8>>,
+    /// The session is one that a ticket of an earlier connection brought back.
+    pub resumed: bool,
     /// On a connection to a member.
     to: Option<TlsTo>,
 }
@@ -52,11 +54,13 @@ impl TlsInfo {
         sni: Option<String>,
         version: &'static str,
         client_certificate: Option<Vec<u8>>,
+        resumed: bool,
     ) -> Self {
         Self {
             sni,
             version,
             client_certificate,
+            resumed,
             to: None,
         }
     }

@@ -20,6 +20,6 @@ pub use connect::{ConnectError, connect};
 pub(crate) use connect::{Sources, source};
 pub use pipe::{PIPE_SIZE, PIPES, PipePool};
 pub(crate) use relay::Flow;
-pub use relay::{IdleTimeouts, RelayError, Relayed, Side, TunnelEnd, relay, tunnel};
+pub use relay::{IdleTimeouts, RelayError, Side, TunnelEnd, tunnel};
 pub(crate) use shortage::is_own;
 pub(crate) use tls_stream::TlsStream;

@@ -4,14 +4,14 @@
 
 use super::pipe::HeldPipe;
 use super::{BUFFER_SIZE, Buffer, Conn};
+use crate::clock::Clock;
 use crate::worker::WorkerShared;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::time::{Instant, Sleep};
 
 /// Which connection an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +39,6 @@ pub enum RelayError {
     Idle(Duration),
 }
 
-/// How a relay in one direction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Relayed {
-    /// `at_most` bytes were moved.
-    Complete(u64),
-    /// The source ended before.
-    Eof(u64),
-}
-
 /// How long a tunnel may be idle; zero is for ever. Every byte in either direction counts as life of
 /// both sides, as a byte read from one is written to the other.
 #[derive(Debug, Clone, Copy)]
@@ -72,34 +63,6 @@ impl IdleTimeouts {
     }
 }
 
-/// Moves up to `at_most` bytes and flushes them; `idle` (zero: for ever) bounds the time without any
-/// byte moving. Not cancel-safe: bytes in flight are lost with the future.
-pub async fn relay(
-    from: &mut Conn,
-    to: &mut Conn,
-    at_most: u64,
-    idle: Duration,
-    worker: &WorkerShared,
-) -> Result<Relayed, RelayError> {
-    let mut flow = Flow::new(at_most);
-    let mut clock = IdleClock::new((!idle.is_zero()).then_some(idle));
-    let result = poll_fn(|cx| {
-        let before = flow.moved;
-        let done = flow.poll(cx, from, to, worker);
-        if done.is_ready() {
-            return done;
-        }
-        clock.poll(cx, flow.moved != before).map(Err)
-    })
-    .await;
-    result?;
-    Ok(if flow.moved == at_most {
-        Relayed::Complete(flow.moved)
-    } else {
-        Relayed::Eof(flow.moved)
-    })
-}
-
 /// How a tunnel ended.
 #[derive(Debug)]
 pub struct TunnelEnd {
@@ -112,16 +75,18 @@ pub struct TunnelEnd {
 }
 
 /// Moves bytes both ways until both directions ended; the end of one is passed on as the end of the
-/// write direction of the other side, a reset as a reset.
+/// write direction of the other side, a reset as a reset. `clock` is that of the client's connection.
 pub async fn tunnel(
     client: &mut Conn,
     member: &mut Conn,
     idle: IdleTimeouts,
+    clock: &mut Clock,
     worker: &WorkerShared,
 ) -> TunnelEnd {
     let mut up = Flow::new(u64::MAX);
     let mut down = Flow::new(u64::MAX);
-    let mut clock = IdleClock::new(idle.shortest());
+    let idle = idle.shortest().unwrap_or(Duration::ZERO);
+    clock.set(idle);
     let result = poll_fn(|cx| {
         let before = (up.moved, down.moved);
         let up_done = match up.poll_half(cx, client, member, worker) {
@@ -137,7 +102,11 @@ pub async fn tunnel(
         if up_done && down_done {
             return Poll::Ready(Ok(()));
         }
-        clock.poll(cx, before != (up.moved, down.moved)).map(Err)
+        if before != (up.moved, down.moved) {
+            clock.set(idle);
+        }
+        let late = clock.poll(&worker.timers, cx);
+        late.map(|()| Err(RelayError::Idle(idle)))
     })
     .await;
     // A stream that was cut must not look whole: without the proxy the other side would see it, too.
@@ -390,44 +359,6 @@ impl Flow {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Fires when nothing moved for `after`. The timer is touched only when it fires: life just notes the
-/// time.
-struct IdleClock {
-    after: Option<Duration>,
-    last: Instant,
-    sleep: Option<std::pin::Pin<Box<Sleep>>>,
-}
-
-impl IdleClock {
-    fn new(after: Option<Duration>) -> Self {
-        Self {
-            after,
-            last: Instant::now(),
-            sleep: None,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, alive: bool) -> Poll<RelayError> {
-        let Some(after) = self.after else {
-            return Poll::Pending;
-        };
-        if alive {
-            self.last = Instant::now();
-        }
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.last + after)));
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            let deadline = self.last + after;
-            if deadline <= Instant::now() {
-                return Poll::Ready(RelayError::Idle(after));
-            }
-            sleep.as_mut().reset(deadline);
         }
     }
 }

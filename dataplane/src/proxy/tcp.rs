@@ -5,6 +5,7 @@
 
 use super::record::Record;
 use super::{Choosing, TRIES, Unreached, budget};
+use crate::clock::{Clock, Key};
 use crate::io::{self, Conn, IdleTimeouts, TunnelEnd};
 use crate::runtime::{ListenerView, MemberGuard, PoolView, SelectInput};
 use crate::worker::WorkerShared;
@@ -16,35 +17,44 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Serves a client's connection to its end.
-pub async fn serve(mut client: Conn, view: Arc<ListenerView>, worker: Rc<WorkerShared>) {
+/// Serves a client's connection to its end. Its task is woken by its `key` among [`WorkerShared::timers`]. No `async fn`, since that would keep its arguments twice.
+pub fn serve(
+    mut client: Conn,
+    view: Arc<ListenerView>,
+    worker: Rc<WorkerShared>,
+    key: Key,
+) -> impl Future<Output = ()> {
     let id = view.conf.id;
     let timeouts = view.conf.timeouts;
     let mut record = Record::default();
     record.begin(&view, Duration::ZERO);
-    // Boxed: what only the beginning needs, an idle connection does not carry along.
-    let (guard, mut member) = match Box::pin(open(&mut client, view, &worker, &mut record)).await {
-        Ok(open) => open,
-        Err(reason) => {
-            record.write_connection(&client, &worker);
-            if budget() {
-                tracing::info!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
-            } else {
-                tracing::debug!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
+    async move {
+        // Boxed: what only the beginning needs, an idle connection does not carry along.
+        let opening = Box::pin(open(&mut client, view, &worker, &mut record));
+        let (guard, mut member) = match opening.await {
+            Ok(open) => open,
+            Err(reason) => {
+                record.write_connection(&client, &worker);
+                if budget() {
+                    tracing::info!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
+                } else {
+                    tracing::debug!(listener.id = %id, client.addr = %client.peer(), reason, "closed");
+                }
+                return;
             }
-            return;
-        }
-    };
-    let idle = IdleTimeouts {
-        client: timeouts.client_data.duration(),
-        member: timeouts.member_data.duration(),
-    };
-    let end = io::tunnel(&mut client, &mut member, idle, &worker).await;
-    record.tunneled(&end, idle.client_is_first());
-    let address = guard.address();
-    drop(guard);
-    record.write_connection(&client, &worker);
-    log_end(id, client.peer(), address, end);
+        };
+        let mut clock = Clock::new(key);
+        let idle = IdleTimeouts {
+            client: timeouts.client_data.duration(),
+            member: timeouts.member_data.duration(),
+        };
+        let end = io::tunnel(&mut client, &mut member, idle, &mut clock, &worker).await;
+        record.tunneled(&end, idle.client_is_first());
+        let address = guard.address();
+        drop(guard);
+        record.write_connection(&client, &worker);
+        log_end(id, client.peer(), address, end);
+    }
 }
 
 fn log_end(id: ListenerId, client: SocketAddr, member: SocketAddr, end: TunnelEnd) {

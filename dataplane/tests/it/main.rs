@@ -12,6 +12,7 @@ mod balance;
 mod control;
 mod flood;
 mod front;
+mod growth;
 mod health;
 mod http1;
 mod keepalive;

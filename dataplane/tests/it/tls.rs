@@ -326,6 +326,36 @@ fn client_certificates() {
 }
 
 #[test]
+fn any_worker_resumes_a_session_by_its_ticket_and_it_is_counted() {
+    let dataplane = Dataplane::start(4);
+    let ca = Ca::new();
+    let server = bundle(&ca.issue("d.example").2);
+    let setup = terminated(&server);
+    assert_eq!(put(&dataplane, &setup, &[server]).0, 200);
+    let metric = |name| dataplane.metric(&format!("krater_dataplane_{name}_total"));
+    let counted = |all, resumed| {
+        until("handshakes counted", || {
+            let now = (metric("handshakes"), metric("resumed_handshakes"));
+            (now == (all, resumed)).then_some(())
+        });
+    };
+    let config = Arc::new(client_config(ca.roots(), None));
+    for n in 0..12 {
+        get(&setup, &config, "d.example").unwrap();
+        counted(n + 1, n);
+    }
+    // Who keeps no tickets begins anew each time.
+    let mut forgetful = client_config(ca.roots(), None);
+    forgetful.resumption = rustls::client::Resumption::disabled();
+    let forgetful = Arc::new(forgetful);
+    for n in 0..3 {
+        get(&setup, &forgetful, "d.example").unwrap();
+        counted(13 + n, 11);
+    }
+    assert_eq!(metric("failed_handshakes"), 0);
+}
+
+#[test]
 fn rules_look_at_the_clients_certificate() {
     let dataplane = Dataplane::start(2);
     let (ca, clients) = (Ca::new(), Ca::new());

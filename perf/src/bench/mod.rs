@@ -10,7 +10,7 @@ pub(crate) mod stats;
 pub(crate) mod table;
 pub(crate) mod topology;
 mod wire;
-mod workload;
+pub(crate) mod workload;
 
 use anyhow::{Context, bail};
 pub(crate) use contender::unpacked;
@@ -443,6 +443,7 @@ impl Bench<'_> {
             cells: BTreeMap::new(),
             ratios: Vec::new(),
             calls: BTreeMap::new(),
+            epoll_ctl: BTreeMap::new(),
             configurations: BTreeMap::new(),
         };
         let all = who;
@@ -536,29 +537,38 @@ impl Bench<'_> {
             }
             let name = contender.who.name();
             let mut sockets = self.sockets(contender).context(name)?;
-            let mut calls = match self.tracepoint {
-                Ok(number) => Some(Calls::attach(*number, &contender.pids())?),
-                Err(_) => None,
+            let pids = contender.pids();
+            let mut counters = match self.tracepoint {
+                Ok(number) => vec![
+                    Calls::attach(*number, &pids)?,
+                    Calls::attach_to_polling(*number, &pids)?,
+                ],
+                Err(_) => Vec::new(),
             };
-            let before = calls.as_mut().map_or(Ok(0), Calls::count)?;
+            let mut count = || {
+                let counts = counters.iter_mut().map(Calls::count);
+                counts.collect::<anyhow::Result<Vec<u64>>>()
+            };
+            let before = count()?;
             let (summary, _) = self.checked(work, contender, &args).context(name)?;
-            let after = calls.as_mut().map_or(Ok(0), Calls::count)?;
+            let after = count()?;
             if work.service != Service::Udp {
                 self.same_bytes(work, &summary, &mut sockets)
                     .context(name)?;
             }
-            if calls.is_none() {
-                continue;
-            }
-            #[allow(clippy::cast_precision_loss)]
-            let n = (after - before) as f64;
             #[allow(clippy::cast_precision_loss)]
             let units = match work.unit {
                 Unit::Gigabyte => summary.total.body_bytes as f64 / 1e9,
                 _ => summary.total.requests as f64,
             };
-            row.calls
-                .insert(name.into(), n / units.max(f64::MIN_POSITIVE));
+            for (n, row) in [&mut row.calls, &mut row.epoll_ctl].into_iter().enumerate() {
+                let (Some(before), Some(after)) = (before.get(n), after.get(n)) else {
+                    continue;
+                };
+                #[allow(clippy::cast_precision_loss)]
+                let calls = (after - before) as f64;
+                row.insert(name.into(), calls / units.max(f64::MIN_POSITIVE));
+            }
         }
         Ok(())
     }

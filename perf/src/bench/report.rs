@@ -45,6 +45,9 @@ pub(crate) struct Row {
     /// System calls in the row's unit, by contender: of a run of their own, as counting costs time.
     #[serde(default)]
     pub(crate) calls: BTreeMap<String, f64>,
+    /// How many of them were `epoll_ctl(2)`.
+    #[serde(default)]
+    pub(crate) epoll_ctl: BTreeMap<String, f64>,
     /// Whole configurations, by contender.
     pub(crate) configurations: BTreeMap<String, String>,
 }

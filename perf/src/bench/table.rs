@@ -4,6 +4,7 @@
 use super::change::Change;
 use super::report::{Cell, FLOOR, Report, Row};
 use super::stats::Spread;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -125,6 +126,7 @@ pub(crate) fn details(report: &Report) -> String {
         "system",
         "core",
         "calls",
+        "epoll_ctl",
         "switches",
         "per second",
         "p50 ms",
@@ -143,7 +145,10 @@ pub(crate) fn details(report: &Report) -> String {
                 let spread = over_pairs(cells, &|c| Some(of(c)));
                 shown(spread, |s| format!("{:.3}", s.median))
             };
-            let calls = row.calls.get(who).map(|n| format!("{n:.2}"));
+            let calls = |of: &BTreeMap<String, f64>| {
+                let calls = of.get(who).map(|n| format!("{n:.2}"));
+                calls.unwrap_or_else(|| "–".into())
+            };
             lines.push(vec![
                 row.workload.clone(),
                 who.clone(),
@@ -151,7 +156,8 @@ pub(crate) fn details(report: &Report) -> String {
                 median(&|c| c.user),
                 median(&|c| c.system),
                 median(&|c| c.core.or(c.memory).or(c.latency)),
-                calls.unwrap_or_else(|| "–".into()),
+                calls(&row.calls),
+                calls(&row.epoll_ctl),
                 median(&|c| c.summary.watched.map(|w| w.switches)),
                 median(&|c| Some(c.summary.per_second)),
                 ms(&|c| c.summary.p50_ms),

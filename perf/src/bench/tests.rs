@@ -111,6 +111,7 @@ fn row(cells: &[(&str, &[f64])]) -> Row {
             .collect(),
         ratios: Vec::new(),
         calls: BTreeMap::new(),
+        epoll_ctl: BTreeMap::new(),
         configurations: BTreeMap::new(),
     }
 }

@@ -138,6 +138,7 @@ pub(crate) const ALL: &[Workload] = &[
     row("tcp-bulk-64", Bulk, "tcp://{}", &["--bulk", "4194304", "--connections", "64"], Unit::Gigabyte, Some(0.65)),
     row("udp-64", Udp, "udp://{}", &["--size", "64"], Unit::Request, None),
     row("udp-1400", Udp, "udp://{}", &["--size", "1400"], Unit::Request, None),
+    row("tls-idle", TlsEcdsa, "https://{}/bytes/64", &["--idle", "--connections", "4000", "--key-exchange", "x25519"], Unit::IdleConnection, Some(1.0)),
     row("tcp-idle", Echo, "tcp://{}", &["--idle", "--connections", "4000"], Unit::IdleConnection, Some(1.0)),
 ];
 

@@ -655,7 +655,15 @@ async fn upgraded(
         client: asked.client_data,
         member: asked.member_data,
     };
-    let ended = tunnel(&mut session.conn, &mut upstream.conn, idle, &session.worker).await;
+    let ended = {
+        let Session {
+            conn,
+            clock,
+            worker,
+            ..
+        } = session;
+        tunnel(conn, &mut upstream.conn, idle, clock, worker).await
+    };
     record.tunneled(&ended, idle.client_is_first());
     if let Err(error) = ended.result {
         tracing::debug!(error = krater_model::report(&error), "tunnel ended");

@@ -9,7 +9,6 @@
 
 mod answer;
 mod certificate;
-mod clock;
 mod exchange;
 mod inbox;
 mod log;
@@ -18,10 +17,10 @@ mod scratch;
 mod transfer;
 mod websocket;
 
+use crate::clock::{Clock, Key, now};
 use crate::io::Conn;
 use crate::runtime::ListenerRuntime;
 use crate::worker::WorkerShared;
-use clock::{Clock, now};
 use inbox::Inbox;
 use krater_dataplane_core::exchange::{ClientCertificate, ClientInfo};
 use krater_dataplane_core::http1::{Fault, Refusal, Scan, Scanner, Version};
@@ -33,8 +32,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-
-pub use clock::Timers;
 
 /// A head must be complete after this long when the listener sets no client time-out.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
@@ -59,12 +56,6 @@ struct Session {
     said_last: bool,
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.clock.leave(&self.worker.timers);
-    }
-}
-
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
@@ -76,7 +67,7 @@ enum After {
     Abort,
 }
 
-/// Serves a client's connection to its end.
+/// Serves a client's connection to its end. Its task is woken by its `key` among [`WorkerShared::timers`].
 ///
 /// What waits for a client, between requests or within a head, holds the session and little else: thousands
 /// may do so. No `async fn`, since that would keep its arguments beside the session made of them.
@@ -84,12 +75,13 @@ pub fn serve(
     conn: Conn,
     listener: Arc<ListenerRuntime>,
     worker: Rc<WorkerShared>,
+    key: Key,
 ) -> impl Future<Output = ()> {
     let certificate = conn.tls().and_then(certificate::of);
     let mut session = Session {
         conn,
         inbox: Inbox::default(),
-        clock: Clock::default(),
+        clock: Clock::new(key),
         listener,
         worker,
         certificate,
@@ -317,7 +309,7 @@ mod tests {
     /// What an idle client connection costs besides its socket: the future of its task.
     #[test]
     fn an_idle_connection_is_small() {
-        fn size_of<F>(_: impl Fn(Conn, Arc<ListenerRuntime>, Rc<WorkerShared>) -> F) -> usize {
+        fn size_of<F>(_: impl Fn(Conn, Arc<ListenerRuntime>, Rc<WorkerShared>, Key) -> F) -> usize {
             std::mem::size_of::<F>()
         }
         let size = size_of(serve);

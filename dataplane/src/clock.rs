@@ -1,9 +1,11 @@
-//! The deadline of a client connection, and the list of all that a worker's connections have.
+//! The deadline of a client connection, and the list of all connections of a worker.
 //!
 //! A deadline moves with nearly every byte, and hardly any is ever reached. So long ones have no timer each: a worker
-//! looks over all of them ten times a second, which costs less, and an idle connection holds 32 bytes for it.
+//! looks over all of them ten times a second, which costs less, and an idle connection holds 24 bytes for it. Through the
+//! same list all are woken when some shall end, so that none waits for that by itself.
 
 use crate::runtime::uptime;
+use pin_project_lite::pin_project;
 use slab::Slab;
 use std::cell::RefCell;
 use std::future::Future;
@@ -17,7 +19,7 @@ const COARSE: Duration = Duration::from_secs(2);
 
 /// Milliseconds of the process's clock. It wraps after 49 days; no time-out is longer than 24.
 #[allow(clippy::cast_possible_truncation, reason = "it shall wrap")]
-pub(super) fn now() -> u32 {
+pub(crate) fn now() -> u32 {
     uptime().as_millis() as u32
 }
 
@@ -26,20 +28,64 @@ const fn is_over(deadline: u32, now: u32) -> bool {
     now.wrapping_sub(deadline) < u32::MAX / 2
 }
 
-/// Client connections of one worker that wait or have waited for something.
+/// Client connections of one worker.
 #[derive(Debug, Default)]
 pub struct Timers(RefCell<Slab<Timer>>);
 
 #[derive(Debug)]
 struct Timer {
-    /// A connection is served by one task, so its first waker stays valid.
+    /// Of the task that serves the connection.
     waker: Waker,
-    /// By [`now`]; none waits for the drain alone.
+    /// By [`now`]; none is woken only with all.
     deadline: Option<u32>,
 }
 
+/// A connection's place in [`Timers`].
+#[derive(Debug, Clone, Copy)]
+pub struct Key(u32);
+
+impl Key {
+    fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
 impl Timers {
-    /// Wakes all of them, for a drain: each looks whether it shall end.
+    /// A place for a connection, until [`Self::leave`].
+    pub(crate) fn enter(&self) -> Key {
+        let key = self.0.borrow_mut().insert(Timer {
+            waker: Waker::noop().clone(),
+            deadline: None,
+        });
+        // Descriptors run out long before.
+        Key(u32::try_from(key).unwrap_or(u32::MAX))
+    }
+
+    /// Who is woken for it.
+    pub(crate) fn wakes(&self, key: Key, waker: &Waker) {
+        if let Some(timer) = self.0.borrow_mut().get_mut(key.index()) {
+            timer.waker.clone_from(waker);
+        }
+    }
+
+    /// The connection has ended.
+    pub(crate) fn leave(&self, key: Key) {
+        let timer = self.0.borrow_mut().try_remove(key.index());
+        drop(timer); // with no borrow held: it may be the last that knows of a task
+    }
+
+    /// What `future` gives; none when it takes longer than `after` (zero: as long as it likes). Must be polled by
+    /// one task alone. A timer of the runtime costs more, and now and then a system call.
+    pub(crate) fn within<F: Future>(&self, after: Duration, future: F) -> Within<'_, F> {
+        Within {
+            future,
+            timers: self,
+            after,
+            limit: None,
+        }
+    }
+
+    /// Wakes all of them: each looks whether it shall end.
     pub(crate) fn wake_all(&self) {
         for (_, timer) in self.0.borrow().iter() {
             timer.waker.wake_by_ref();
@@ -62,14 +108,55 @@ impl Timers {
     }
 }
 
+pin_project! {
+    /// A future, or the end of its time: see [`Timers::within`].
+    pub(crate) struct Within<'a, F> {
+        #[pin]
+        future: F,
+        timers: &'a Timers,
+        after: Duration,
+        limit: Option<Limit<'a>>,
+    }
+}
+
+/// The deadline of a [`Within`] that waits.
+struct Limit<'a> {
+    timers: &'a Timers,
+    clock: Clock,
+}
+
+impl Drop for Limit<'_> {
+    fn drop(&mut self) {
+        self.timers.leave(self.clock.key);
+    }
+}
+
+impl<F: Future> Future for Within<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(outcome) = this.future.poll(cx) {
+            return Poll::Ready(Some(outcome));
+        }
+        let timers = *this.timers;
+        let limit = this.limit.get_or_insert_with(|| {
+            let mut clock = Clock::new(timers.enter());
+            clock.set(*this.after);
+            timers.wakes(clock.key, cx.waker());
+            Limit { timers, clock }
+        });
+        limit.clock.poll(timers, cx).map(|()| None)
+    }
+}
+
 /// When a connection's wait is over.
-#[derive(Debug, Default)]
-pub(super) struct Clock {
+#[derive(Debug)]
+pub struct Clock {
     /// Of short time-outs.
     short: Option<Box<Short>>,
     deadline: Option<u32>,
-    /// Its place in [`Timers`], plus one.
-    key: u32,
+    key: Key,
 }
 
 #[derive(Debug)]
@@ -79,8 +166,17 @@ struct Short {
 }
 
 impl Clock {
+    /// Of the connection with this place. Its task is the one that is woken.
+    pub(crate) const fn new(key: Key) -> Self {
+        Self {
+            short: None,
+            deadline: None,
+            key,
+        }
+    }
+
     /// Fires after `after` from now; zero is never.
-    pub(super) fn set(&mut self, after: Duration) {
+    pub(crate) fn set(&mut self, after: Duration) {
         self.deadline = None;
         if after.is_zero() {
             self.short = None;
@@ -108,12 +204,12 @@ impl Clock {
     }
 
     /// Ready when the deadline is over. Until then a drain wakes the task, too.
-    pub(super) fn poll(&mut self, timers: &Timers, cx: &mut Context<'_>) -> Poll<()> {
-        self.note(timers, cx);
+    pub(crate) fn poll(&mut self, timers: &Timers, cx: &mut Context<'_>) -> Poll<()> {
+        self.note(timers);
         if let Some(deadline) = self.deadline {
             // The clock is read when the sweep has found it over, which takes the deadline away.
             let mut timers = timers.0.borrow_mut();
-            let timer = self.index().and_then(|key| timers.get_mut(key));
+            let timer = timers.get_mut(self.key.index());
             let is_swept = timer.is_none_or(|timer| timer.deadline.is_none());
             return match is_swept && is_over(deadline, now()) {
                 true => Poll::Ready(()),
@@ -134,34 +230,16 @@ impl Clock {
     }
 
     /// Puts the deadline where the sweep sees it.
-    fn note(&mut self, timers: &Timers, cx: &Context<'_>) {
+    fn note(&self, timers: &Timers) {
         let mut timers = timers.0.borrow_mut();
-        match self.index().and_then(|key| timers.get_mut(key)) {
+        match timers.get_mut(self.key.index()) {
             Some(timer) if timer.deadline.is_none() && self.deadline.is_some() => {
                 // Swept, or set anew: what is over stays as the sweep left it.
                 timer.deadline = self.deadline.filter(|at| !is_over(*at, now()));
             }
             Some(timer) => timer.deadline = self.deadline,
-            None => {
-                let key = timers.insert(Timer {
-                    waker: cx.waker().clone(),
-                    deadline: self.deadline,
-                });
-                self.key = u32::try_from(key + 1).unwrap_or(0);
-            }
+            None => {}
         }
-    }
-
-    fn index(&self) -> Option<usize> {
-        usize::try_from(self.key).ok()?.checked_sub(1)
-    }
-
-    /// The connection ends.
-    pub(super) fn leave(&mut self, timers: &Timers) {
-        if let Some(key) = self.index() {
-            timers.0.borrow_mut().try_remove(key);
-        }
-        self.key = 0;
     }
 }
 
@@ -187,7 +265,9 @@ mod tests {
         let woken = || count.0.load(Relaxed);
         let waker = Waker::from(Arc::clone(&count));
         let mut cx = Context::from_waker(&waker);
-        let mut clock = Clock::default();
+        let key = timers.enter();
+        timers.wakes(key, &waker);
+        let mut clock = Clock::new(key);
         // The longest time-out is not behind us.
         clock.set(Duration::from_millis(2_073_600_000));
         assert!(clock.poll(&timers, &mut cx).is_pending());
@@ -219,8 +299,35 @@ mod tests {
         timers.wake_all();
         assert_eq!(woken(), 2);
         assert_eq!(timers.0.borrow().len(), 1, "one place for all its waits");
-        clock.leave(&timers);
+        timers.leave(key);
         assert!(timers.0.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_limit_holds_a_place_only_while_its_future_waits() {
+        let timers = Timers::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let held = || timers.0.borrow().len();
+        let long = Duration::from_secs(60);
+        let mut ready = std::pin::pin!(timers.within(long, std::future::ready(7)));
+        assert_eq!(ready.as_mut().poll(&mut cx), Poll::Ready(Some(7)));
+        assert_eq!(held(), 0);
+        {
+            let mut waits = std::pin::pin!(timers.within(long, std::future::pending::<()>()));
+            assert!(waits.as_mut().poll(&mut cx).is_pending());
+            assert!(waits.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(held(), 1);
+        }
+        assert_eq!(held(), 0, "given back");
+        let mut late = std::pin::pin!(timers.within(long, std::future::pending::<()>()));
+        assert!(late.as_mut().poll(&mut cx).is_pending());
+        // As if a minute had passed.
+        let mut limit = late.as_mut().project().limit.take().unwrap();
+        limit.clock.deadline = Some(now().wrapping_sub(1));
+        *late.as_mut().project().limit = Some(limit);
+        assert!(late.as_mut().poll(&mut cx).is_pending());
+        timers.sweep();
+        assert_eq!(late.as_mut().poll(&mut cx), Poll::Ready(None));
     }
 
     #[test]
