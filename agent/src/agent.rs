@@ -148,6 +148,7 @@ fn assemble(
         log_json: config.log_json,
         workers,
         metrics: None,
+        succession: false,
     };
     let children = Arc::new(Children::new(plan, log.clone()));
     let links = Links {

@@ -8,11 +8,13 @@
 
 mod names;
 mod server;
+mod upgrade;
 
 use crate::apply::{Family, PushError};
 use crate::cli::Only;
 use crate::family::Children;
-use crate::supervise::{self, Event, Kind, Plan};
+use crate::notify::Notifier;
+use crate::supervise::{self, DATAPLANE_ENDS, DRAIN_SLACK, Event, Kind, Plan, VRRP_ENDS};
 use crate::{clock, control, memory};
 use anyhow::Context;
 use http::Method;
@@ -28,14 +30,15 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 pub(crate) use names::NameStatus;
 pub(crate) use server::{Drain, RELOAD, SOCKET};
+pub(crate) use upgrade::About;
 
 /// Largest certificate file that is read: bundles of all public CAs have 300 kB.
 const MAX_PEM: u64 = 4 * 1024 * 1024;
@@ -43,13 +46,10 @@ const MAX_PEM: u64 = 4 * 1024 * 1024;
 const EVENTS: usize = 16;
 /// Until a document that a child did not take is tried again.
 const REPUSH: Duration = Duration::from_secs(1);
-/// A VIP is handed over within three seconds at most.
-const VRRP_ENDS: Duration = Duration::from_secs(6);
-const DATAPLANE_ENDS: Duration = Duration::from_secs(3);
-/// What the data plane needs beyond a drain's deadline, to close what is left.
-const DRAIN_SLACK: Duration = Duration::from_secs(3);
 /// A document waits so long for names that were never asked for; it then goes without their addresses.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+/// A new data plane has so long to open what it was given before the old one drains.
+const SUCCESSOR_SERVES: Duration = Duration::from_secs(5);
 
 /// Why a file is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +130,9 @@ pub(crate) fn summary(file: &Appliance) -> String {
     )
 }
 
-/// Runs the appliance until SIGTERM or SIGINT, which end its children too.
+/// Runs the appliance until SIGTERM or SIGINT, which end its children too, or until a new version takes its place.
 pub(crate) fn run(path: &Path, only: Option<Only>) -> anyhow::Result<()> {
+    let program = upgrade::program()?;
     let path = std::path::absolute(path)?;
     let file = load(&path)?;
     able(&file, only).map_err(|error| LoadError::File {
@@ -160,9 +161,22 @@ pub(crate) fn run(path: &Path, only: Option<Only>) -> anyhow::Result<()> {
         .enable_all()
         .max_blocking_threads(2)
         .build()?;
-    let outcome = runtime.block_on(serve(path, file, only, log));
+    let outcome = runtime.block_on(serve(program.clone(), path.clone(), file, only, log));
+    drop(runtime);
     drop(reserved);
-    outcome
+    match outcome? {
+        End::Upgrade => Err(upgrade::become_it(&program, &path, only)),
+        End::Drain(_) => Ok(()),
+    }
+}
+
+/// Why we end.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// With the children, and the drain's deadline if somebody named one.
+    Drain(Option<Duration>),
+    /// Alone: a new version follows.
+    Upgrade,
 }
 
 /// What this process may not do says so before anything starts.
@@ -207,14 +221,23 @@ fn link_logs(log_dir: &Path) -> io::Result<()> {
 /// The running appliance, shared by its tasks.
 #[derive(Debug)]
 struct Running {
+    program: PathBuf,
     path: PathBuf,
     only: Option<Only>,
+    /// Of this start.
+    instance: uuid::Uuid,
+    notifier: Notifier,
+    /// All children have what they were to get first.
+    ready: AtomicBool,
+    given: std::sync::Mutex<Vec<Kind>>,
+    /// Places on the control socket.
+    visitors: Arc<Semaphore>,
     children: Arc<Children>,
     events: mpsc::Sender<Event>,
     names: Arc<Names>,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
-    /// An operator's word to end, with the drain's deadline if it names one.
-    end: mpsc::Sender<Option<Duration>>,
+    /// An operator's word to end.
+    end: mpsc::Sender<End>,
     /// Milliseconds, of the file in force; read while a reload may hold all else.
     drain_timeout: AtomicU32,
     /// Held while a child is given something.
@@ -244,11 +267,12 @@ impl Force {
 }
 
 async fn serve(
+    program: PathBuf,
     path: PathBuf,
     file: Appliance,
     only: Option<Only>,
     log: LogControl,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<End> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -261,8 +285,14 @@ async fn serve(
     let names = Names::new();
     names.follow(file.hosts.names(), &file.settings.resolver);
     let running = Arc::new(Running {
+        program,
         path,
         only,
+        instance: uuid::Uuid::new_v4(),
+        notifier: Notifier::from_env(),
+        ready: AtomicBool::new(false),
+        given: std::sync::Mutex::default(),
+        visitors: Arc::new(Semaphore::new(server::CONNECTIONS)),
         children: Arc::new(children),
         events,
         names,
@@ -283,14 +313,20 @@ async fn serve(
     memory::give_back();
     let (config, version) = (running.path.display(), krater_telemetry::version());
     tracing::info!(%config, version, "appliance runs");
-    let deadline = loop {
+    let end = loop {
         tokio::select! {
             _ = hangup.recv() => drop(running.reload().await),
             _ = reopen.recv() => running.reopen_logs().await,
-            _ = terminate.recv() => break None,
-            _ = interrupt.recv() => break None,
-            Some(deadline) = ended.recv() => break deadline,
+            _ = terminate.recv() => break End::Drain(None),
+            _ = interrupt.recv() => break End::Drain(None),
+            Some(end) = ended.recv() => break end,
         }
+    };
+    let End::Drain(deadline) = end else {
+        running.abort_tasks();
+        server::all_answered(&running.visitors).await;
+        tracing::info!(program = %running.program.display(), "becoming the new version");
+        return Ok(end);
     };
     let again = async {
         tokio::select! {
@@ -300,7 +336,7 @@ async fn serve(
     };
     running.stop(deadline, again).await;
     tracing::info!("appliance ends");
-    Ok(())
+    Ok(end)
 }
 
 fn plan(settings: &Settings) -> Plan {
@@ -316,6 +352,7 @@ fn plan(settings: &Settings) -> Plan {
         log_json: settings.log_json,
         workers,
         metrics: settings.metrics,
+        succession: true,
     }
 }
 
@@ -336,8 +373,11 @@ async fn supply(running: Arc<Running>, kind: Kind) {
         return;
     };
     let (name, mut given, mut tracked) = (kind.name(), false, false);
+    // Until it serves, vrrp goes on watching the data plane that does.
+    let succeeds = kind == Kind::Dataplane && running.children.dataplane.has_predecessor();
+    let mut serves = !succeeds;
     while pid(&child.borrow()) == Some(mine) {
-        if !tracked {
+        if !tracked && serves {
             match running.children.track() {
                 Ok(()) => tracked = true,
                 Err(error) => tracing::warn!(%error, "vrrp cannot watch the data plane yet"),
@@ -364,11 +404,30 @@ async fn supply(running: Arc<Running>, kind: Kind) {
                 Err(error) => tracing::error!(child = name, %error, "file not given; trying again"),
             }
         }
+        if given && !serves {
+            running.children.dataplane.serves(SUCCESSOR_SERVES).await;
+            serves = true;
+            continue;
+        }
         if given && tracked {
-            return;
+            if succeeds {
+                running.task(retire(Arc::clone(&running)));
+            }
+            return running.has(kind).await;
         }
         tokio::time::sleep(REPUSH).await;
     }
+}
+
+/// Lets the data plane of an earlier version end; the time for what is open there is that of any drain.
+async fn retire(running: Arc<Running>) {
+    let deadline = running.drain_timeout.load(Relaxed);
+    let deadline = Duration::from_millis(deadline.into());
+    running
+        .children
+        .dataplane
+        .retire_predecessor(deadline)
+        .await;
 }
 
 /// Gives the data plane the addresses of names when they change, until it has them.
@@ -408,6 +467,25 @@ impl Running {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());
         tasks.push(tokio::spawn(task));
+    }
+
+    fn abort_tasks(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    /// A child has its part; when all have, everything is served.
+    async fn has(&self, kind: Kind) {
+        let wanted = self.force.lock().await.kinds.clone();
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given.contains(&kind) {
+            given.push(kind);
+        }
+        let all = wanted.iter().all(|kind| given.contains(kind));
+        if all && !self.ready.swap(true, Relaxed) {
+            let (path, version) = (self.path.display(), krater_telemetry::version());
+            self.notifier.ready(&format!("{version} serves {path}"));
+        }
     }
 
     /// Starts the children that the file needs and that do not run yet.
@@ -460,7 +538,11 @@ impl Running {
     async fn reload(self: &Arc<Self>) -> Result<(), LoadError> {
         let result = self.try_reload().await;
         match &result {
-            Ok(()) => tracing::info!("file read anew"),
+            Ok(()) => {
+                tracing::info!("file read anew");
+                let (path, version) = (self.path.display(), krater_telemetry::version());
+                self.notifier.status(&format!("{version} serves {path}"));
+            }
             Err(error) => {
                 let force = self.force.lock().await;
                 let file = &force.file;
@@ -469,6 +551,8 @@ impl Running {
 
                 let reason = krater_model::report(error);
                 tracing::error!(reason, "file not read anew; what was in force stays");
+                self.notifier
+                    .status(&format!("file not read anew: {reason}"));
             }
         }
         result
@@ -534,12 +618,13 @@ impl Running {
     /// Ends the children, vrrp first: the VIP goes to the peer while the data plane still serves. What is open then
     /// has until the deadline to end by itself, or until it is asked `again`.
     async fn stop(&self, deadline: Option<Duration>, again: impl Future<Output = ()>) {
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.iter().for_each(JoinHandle::abort);
+        self.abort_tasks();
         let deadline = deadline.unwrap_or_else(|| {
             let configured = self.drain_timeout.load(Relaxed);
             Duration::from_millis(configured.into())
         });
+        self.notifier
+            .stopping(deadline + VRRP_ENDS + DRAIN_SLACK + DATAPLANE_ENDS * 3);
         tokio::pin!(again);
         for (child, patience) in [
             (&self.children.vrrp, VRRP_ENDS),
@@ -564,6 +649,7 @@ impl Running {
                 Err(error) => tracing::error!(child = name, %error, "child not ended"),
             }
         }
+        self.children.dataplane.end_predecessor().await;
     }
 }
 

@@ -56,6 +56,13 @@ pub(crate) enum Command {
     Ctl(CtlArgs),
     /// Process 1 of the amphora image; its kernel starts it.
     Init,
+    /// Write manual pages and shell completions, made of this command line; packages do.
+    #[command(hide = true)]
+    Docs {
+        /// Folder for them.
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 /// A part of an appliance.
@@ -183,6 +190,10 @@ pub(crate) enum CtlCommand {
         #[arg(long)]
         timeout: Option<u64>,
     },
+    /// Put the program that is installed now in the place of the running one: its data plane listens beside the old one
+    /// before that one drains for drain_timeout of the file. Done when the new one serves; a program that does not take
+    /// the file is refused, and nothing changes.
+    Upgrade,
     /// Open the files of access logs anew, after they were moved away (logrotate). Done when it returns.
     ReopenLogs,
     /// Set the log level of the data plane and vrrp (of the agent: PUT /2.0/log-level).

@@ -1,7 +1,7 @@
 //! `amphora ctl`: asks the children over their control sockets.
 #![allow(clippy::print_stdout, reason = "the answer of a command")]
 
-use crate::appliance::{self, NameStatus};
+use crate::appliance::{self, About, NameStatus};
 use crate::cli::{
     CheckResult, CtlArgs, CtlCommand, LogProcess, MemberCommand, MemberSetting, VrrpCommand,
 };
@@ -24,6 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const HANDOVER: Duration = Duration::from_secs(6);
 /// Until vrrp is asked again for events when it did not answer.
 const AWAY: Duration = Duration::from_millis(200);
+/// A new version checks the file, starts a data plane and gives it everything.
+const UPGRADE: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long one question for events waits for an answer.
 const POLL: Duration = Duration::from_secs(20);
 
@@ -159,6 +163,7 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
                 .context("drain")?;
             String::new()
         }
+        CtlCommand::Upgrade => upgrade().await?,
         CtlCommand::ReopenLogs => {
             let socket = Kind::Dataplane.socket();
             control::request(socket, Method::POST, "/reopen-logs", None::<&()>, PATIENCE)
@@ -183,6 +188,41 @@ async fn answer(args: &CtlArgs) -> anyhow::Result<String> {
 /// An appliance without virtual routers starts no vrrp.
 fn lacks_vrrp() -> bool {
     Path::new(appliance::SOCKET).exists() && !Kind::Vrrp.socket().exists()
+}
+
+async fn about() -> anyhow::Result<About> {
+    let about = control::get(Path::new(appliance::SOCKET), "/about", PATIENCE).await;
+    about.context("ask the appliance")
+}
+
+/// Asks for the new version and waits until it serves.
+async fn upgrade() -> anyhow::Result<String> {
+    let before = about().await?;
+    let socket = Path::new(appliance::SOCKET);
+    let asked = control::request(socket, Method::POST, "/upgrade", None::<&()>, UPGRADE).await;
+    match asked {
+        // It may have become the new one while it was answering.
+        Ok(_) | Err(control::ControlError::Protocol(_)) => {}
+        Err(error) => return Err(anyhow::Error::from(error).context("upgrade")),
+    }
+    let serves = async {
+        loop {
+            match about().await {
+                Ok(now) if now.ready && now.instance != before.instance => return now,
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        }
+    };
+    let Ok(now) = tokio::time::timeout(UPGRADE, serves).await else {
+        let seconds = UPGRADE.as_secs();
+        anyhow::bail!(
+            "the new version does not serve after {seconds} s: see the log of the appliance"
+        );
+    };
+    Ok(format!(
+        "{} took the place of {}\n",
+        now.version, before.version
+    ))
 }
 
 async fn dataplane() -> anyhow::Result<DataplaneStatus> {

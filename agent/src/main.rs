@@ -15,6 +15,7 @@ mod clock;
 mod config;
 mod control;
 mod ctl;
+mod docs;
 mod family;
 mod heap;
 mod heartbeat;
@@ -22,6 +23,7 @@ mod init;
 mod ledger;
 mod memory;
 mod metrics;
+mod notify;
 mod second_path;
 mod server;
 mod supervise;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         cli::Command::Check { file, config } => check::run(file.as_deref(), config.as_deref()),
         cli::Command::Ctl(args) => ctl::run(args),
         cli::Command::Init => init::command(),
+        cli::Command::Docs { out } => docs::run(&out),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,12 +1,14 @@
 //! The children: started, adopted, waited for, started again.
 //!
 //! A child runs in a session of its own and outlives the agent. A restarted agent finds it by its control
-//! socket (SO_PEERCRED), pins it with a pidfd and adopts it when it speaks our schema and is of our version.
+//! socket (SO_PEERCRED), pins it with a pidfd and adopts it when it speaks our schema and is of our version. One of
+//! another version is killed, or succeeded ([`succession`]) where the plan says so.
 //! Each child has one task ([`Child::supervise`]); what it finds out is in a `watch` ([`Child::running`]) and
 //! goes out as [`Event`]s.
 
 mod backoff;
 mod spawn;
+mod succession;
 mod watchdog;
 
 use crate::control;
@@ -19,9 +21,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+pub(crate) use succession::{DATAPLANE_ENDS, DRAIN_SLACK, VRRP_ENDS};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
@@ -69,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) workers: u16,
     /// Where the data plane's metrics can be read over TCP.
     pub(crate) metrics: Option<SocketAddr>,
+    /// A child of another version is not killed: its successor takes over from it.
+    pub(crate) succession: bool,
 }
 
 /// A living child.
@@ -97,6 +102,8 @@ pub(crate) struct Child {
     plan: Plan,
     state: watch::Sender<Option<Running>>,
     starts: AtomicU32,
+    /// With [`Plan::succession`]: the data plane of an earlier version, until it has ended.
+    predecessor: Mutex<Option<Running>>,
 }
 
 /// The part of a child's status that adoption looks at.
@@ -113,6 +120,7 @@ impl Child {
             plan,
             state: watch::Sender::new(None),
             starts: AtomicU32::new(0),
+            predecessor: Mutex::default(),
         }
     }
 
@@ -181,6 +189,9 @@ impl Child {
     /// Finds the child that an earlier agent started. One that does not fit is killed, also when it does not
     /// listen any more: a second data plane would get a share of the connections.
     async fn adopt(&self) -> io::Result<Option<Running>> {
+        if self.plan.succession {
+            self.find_predecessor();
+        }
         let found = self.listening().await;
         let (adopted, why) = match found {
             Ok(Some((pid, pidfd))) => self.examine(pid, pidfd).await?,
@@ -220,6 +231,19 @@ impl Child {
             (Err(error), _) => krater_model::report(&error),
             (_, Err(error)) => format!("its progress record: {error}"),
             (Ok(identity), _) if identity.pid != pid => format!("it says it is {}", identity.pid),
+            (Ok(identity), Ok(progress))
+                if self.plan.succession && identity.version != krater_telemetry::version() =>
+            {
+                let why = format!("it runs {}", identity.version);
+                self.succeed(Running {
+                    pid,
+                    pidfd: Arc::new(pidfd),
+                    progress,
+                    adopted: true,
+                })
+                .await?;
+                return Ok((None, why));
+            }
             (Ok(identity), _) if identity.version != krater_telemetry::version() => {
                 format!("it runs {}", identity.version)
             }

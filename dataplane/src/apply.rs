@@ -135,18 +135,21 @@ impl Applier {
         );
     }
 
-    /// Stops listening for good.
-    pub(crate) fn drain(&mut self) {
+    /// Stops listening for good. Returns what lives until workers have taken out of its queues who waits there.
+    pub(crate) fn drain(&mut self) -> Vec<Weak<Bound>> {
         self.draining = true;
         self.shared.set_draining();
         self.shared.set_ready(false);
         let routes = self.shared.routes();
+        let mut queues = Vec::with_capacity(self.bound.len());
         for (address, bound) in self.bound.drain() {
+            queues.push(Arc::downgrade(&bound));
             if let Some(view) = routes.by_address.get(&address) {
                 bound.retire(Arc::clone(view));
             }
         }
         self.plan.send_replace(Plan::default());
+        queues
     }
 
     fn try_apply(&mut self, body: &[u8], start: Instant) -> Result<Outcome, Refused> {

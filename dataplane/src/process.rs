@@ -9,6 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+/// Scrapers that wait to be accepted.
+const METRICS_BACKLOG: i32 = 128;
+
 /// A step of starting that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}")]
@@ -59,9 +62,22 @@ pub(crate) fn bind_metrics(address: SocketAddr) -> Result<TcpListener, StartErro
         let error = io::Error::new(io::ErrorKind::InvalidInput, why);
         return Err(at(what())(error));
     }
-    let listener = TcpListener::bind(address).map_err(at(what()))?;
-    listener.set_nonblocking(true).map_err(at(what()))?;
-    Ok(listener)
+    let open = || {
+        use socket2::{Domain, Protocol, Socket, Type};
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        // As the listeners: a successor serves beside us until we drain.
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(METRICS_BACKLOG)?;
+        Ok::<_, io::Error>(socket.into())
+    };
+    open().map_err(at(what()))
 }
 
 /// Takes over the descriptor that the parent passed for progress records.

@@ -13,6 +13,8 @@
 //! | [`guest`] | the image's kernel and initrd in virtual machines |
 //! | [`database`] | PostgreSQL and MariaDB, each test's own |
 //! | [`keystone`] | a real Keystone, each test's own |
+//! | [`package`] | the Debian package of an amphora |
+//! | [`debian`] | a Debian with systemd in a virtual machine |
 //! | [`machine`] | what virtual machines boot from and run in |
 //! | [`wait`] | waiting for a condition |
 //!
@@ -32,9 +34,11 @@ pub mod api;
 pub mod backend;
 pub mod client;
 pub mod database;
+pub mod debian;
 pub mod guest;
 pub mod keystone;
 pub mod machine;
+pub mod package;
 pub mod place;
 pub mod system;
 pub mod wait;

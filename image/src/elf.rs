@@ -12,7 +12,9 @@ pub enum ElfError {
     #[error("not an ELF file for x86-64, or cut off")]
     Format,
     /// It needs a loader and libraries, which the image does not have.
-    #[error("dynamically linked: the image has no loader; fix: build it with `cargo xtask image`")]
+    #[error(
+        "dynamically linked: the image has no loader, and a package no libraries; fix: build it with `cargo xtask image` or `cargo xtask deb`"
+    )]
     Dynamic,
 }
 

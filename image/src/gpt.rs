@@ -114,7 +114,7 @@ fn protective(sectors: usize, boot_code: &[u8]) -> Vec<u8> {
 }
 
 /// CRC-32 as in Ethernet and zip.
-fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     let mut sum = u32::MAX;
     for byte in bytes {
         sum ^= u32::from(*byte);

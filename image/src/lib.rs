@@ -1,4 +1,5 @@
-//! The bootable amphora image: a kernel and an initrd that holds one static binary as PID 1.
+//! The bootable amphora image: a kernel and an initrd that holds one static binary as PID 1. And the same binary as a
+//! package of Debian.
 //!
 //! | module | what |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | [`fat`], [`gpt`], [`syslinux`] | a disk that BIOS and UEFI boot |
 //! | [`qcow2`] | the disk as Glance takes it |
 //! | [`sbom`] | what is inside |
+//! | [`package`] | a Debian package of the program, for hosts without a cloud |
 //! | [`config_drive`] | what a virtual machine is told, as Nova tells it |
 //!
 //! Everything is written bit for bit the same whatever the clock, the umask and the order of the input.
@@ -29,6 +31,7 @@ pub mod gpt;
 pub mod initrd;
 pub mod lock;
 pub mod modules;
+pub mod package;
 pub mod qcow2;
 pub mod sbom;
 pub mod syslinux;

@@ -28,7 +28,7 @@ pub struct Facts<'a> {
     pub version: &'a str,
     /// `default` or `debug`.
     pub variant: &'a str,
-    /// `uname -r` in the image.
+    /// `uname -r` in the image; nothing where there is no image but the program alone.
     pub kernel: &'a str,
     /// Names of the modules in it.
     pub modules: &'a [String],
@@ -83,22 +83,35 @@ pub fn write(facts: &Facts<'_>) -> Result<String, SbomError> {
         .collect();
     let property =
         |name: &str, value: &str| json!({"name": format!("krater:{name}"), "value": value});
+    let (kind, properties) = match facts.kernel {
+        "" => ("application", Vec::new()),
+        kernel => (
+            "operating-system",
+            vec![
+                property("kernel", kernel),
+                property("modules", &facts.modules.join(" ")),
+            ],
+        ),
+    };
+    let properties: Vec<Value> = [property("variant", facts.variant)]
+        .into_iter()
+        .chain(properties)
+        .chain([property(
+            "crates",
+            "as Cargo.lock names them, those of other platforms too",
+        )])
+        .collect();
     let bom = json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
         "metadata": {
             "component": {
-                "type": "operating-system",
+                "type": kind,
                 "bom-ref": "image",
                 "name": "krater-amphora",
                 "version": facts.version,
-                "properties": [
-                    property("variant", facts.variant),
-                    property("kernel", facts.kernel),
-                    property("modules", &facts.modules.join(" ")),
-                    property("crates", "as Cargo.lock names them, those of other platforms too"),
-                ],
+                "properties": properties,
             },
         },
         "components": components,

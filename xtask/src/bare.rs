@@ -71,7 +71,7 @@ fn debian(base: &Path, system: &Path) -> Done {
 }
 
 /// The archive that the host's apt uses for bookworm.
-fn mirror() -> Result<String, Failure> {
+pub(crate) fn mirror() -> Result<String, Failure> {
     let targets = capture(Command::new("apt-get").args([
         "indextargets",
         "--format",

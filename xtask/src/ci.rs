@@ -1,7 +1,7 @@
 //! What must pass before a merge: `.ci/run` and `cargo xtask ci [nightly]`.
 
 use crate::util::{Done, Failure, cargo, release_dir, run};
-use crate::{bare, build, image, layers, setup, tests, tidy};
+use crate::{bare, build, debian, image, layers, setup, tests, tidy};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,10 @@ pub(crate) fn ci(args: &[String]) -> Done {
         part(&mut parts, "demo", || {
             run(Command::new(release_dir().join("krater"))
                 .args(["demo", "--strict", "--runs", "5"]))
+        });
+        part(&mut parts, "debian", || match (&peers, &image) {
+            (Some(peers), Some(image)) => debian::tests(peers, image),
+            _ => Err("not run: the peers or the image are missing (see above)".into()),
         });
         part(&mut parts, "bare", bare::bare);
         part(&mut parts, "two images", || {

@@ -58,10 +58,37 @@ pub(crate) fn for_tests() -> Result<PathBuf, Failure> {
     Ok(out)
 }
 
+/// `cargo xtask deb`: the package of the static program, in `target/deb` when nobody says otherwise.
+pub(crate) fn deb(args: &[String]) -> Done {
+    build::release()?;
+    let amphora = static_amphora()?;
+    let docs = target_dir().join("deb/docs");
+    // Pages of a command that is gone would be packed.
+    if docs.exists() {
+        std::fs::remove_dir_all(&docs).map_err(at(&docs))?;
+    }
+    run(Command::new(&amphora).args(["docs", "--out"]).arg(&docs))?;
+    let mut command = Command::new(release_dir().join("krater"));
+    command
+        .args(["image", "deb", "--amphora-bin"])
+        .arg(&amphora)
+        .arg("--docs")
+        .arg(&docs);
+    if !args.iter().any(|a| a == "--out" || a.starts_with("--out=")) {
+        command.arg("--out").arg(target_dir().join("deb"));
+    }
+    run(command.args(args))
+}
+
+/// Where the program of images and packages is, once it was built.
+pub(crate) fn static_program() -> PathBuf {
+    target_dir().join("image/amphora")
+}
+
 /// The program of images, as `target/image/amphora`: a build of something else does not replace it.
 fn static_amphora() -> Result<PathBuf, Failure> {
     let built = static_build(&["krater-agent"])?.join("amphora");
-    let to = target_dir().join("image/amphora");
+    let to = static_program();
     std::fs::create_dir_all(target_dir().join("image")).map_err(at(&to))?;
     std::fs::copy(&built, &to).map_err(at(&to))?;
     Ok(to)

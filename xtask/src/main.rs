@@ -9,6 +9,7 @@
 mod bare;
 mod build;
 mod ci;
+mod debian;
 mod image;
 mod layers;
 mod ledger;
@@ -36,6 +37,8 @@ cargo xtask COMMAND
                    times of the API beside its goals, and beside upstream's octavia-api, which is fetched for it, or another
                    API with no-op drivers; with 10,000 load balancers
   bare             the demo on a Debian 12 made with debootstrap that has gcc and nothing else
+  deb [ARGS…]      the Debian package of the static `amphora`: `krater image deb ARGS…`, by default in target/deb
+  deb test         tests of the package under a real systemd, in a Debian that is made for it in target/peers/debian
   dist             static release binaries in target/dist
   image [ARGS…]    static `amphora` and the bootable image around it: `krater image build ARGS…`, by default in
                    target/image/default; --update-lock pins the newest packages, --check-reproducible builds in two clones,
@@ -55,6 +58,8 @@ fn main() -> ExitCode {
         Some("openapi") => build::openapi(rest),
         Some("numbers") => numbers::numbers(rest),
         Some("bare") => bare::bare(),
+        Some("deb") if rest == ["test"] => debian::test(),
+        Some("deb") => image::deb(rest),
         Some("dist") => build::dist(),
         Some("image") => image::image(rest),
         Some("help" | "-h" | "--help") => {

@@ -1,6 +1,6 @@
-//! The appliance's control socket: `POST /reload`, `POST /drain`, `GET /names`.
+//! The appliance's control socket: `POST /reload`, `POST /upgrade`, `POST /drain`, `GET /names`, `GET /about`.
 
-use super::Running;
+use super::{End, Running, upgrade};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -24,7 +24,7 @@ pub(crate) const RELOAD: Duration = Duration::from_secs(40);
 /// A drain's body has less.
 const MAX_BODY: usize = 1_024;
 /// An operator has one connection, or a few.
-const CONNECTIONS: usize = 8;
+pub(super) const CONNECTIONS: usize = 8;
 /// Who says nothing more for so long makes way for others.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -53,7 +53,7 @@ pub(crate) struct Drain {
 }
 
 pub(super) async fn serve(running: Arc<Running>, listener: UnixListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::clone(&running.visitors);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -102,9 +102,13 @@ fn may_use(stream: &UnixStream) -> bool {
 async fn answer(running: &Arc<Running>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, refusal) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/names") => {
-            let names = serde_json::to_vec(&running.names.status());
-            return Response::new(Full::from(names.unwrap_or_default()));
+            return json(&running.names.status());
         }
+        (&Method::GET, "/about") => return json(&running.about()),
+        (&Method::POST, "/upgrade") => match upgrade(running).await {
+            Ok(()) => (StatusCode::NO_CONTENT, None),
+            Err(message) => (StatusCode::BAD_REQUEST, Some(("program", message))),
+        },
         (&Method::POST, "/drain") => match drain(running, request).await {
             Ok(()) => (StatusCode::NO_CONTENT, None),
             Err(message) => (StatusCode::BAD_REQUEST, Some(("deadline_ms", message))),
@@ -130,6 +134,28 @@ async fn answer(running: &Arc<Running>, request: Request<Incoming>) -> Response<
     answer
 }
 
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    Response::new(Full::from(serde_json::to_vec(value).unwrap_or_default()))
+}
+
+/// Makes place for the program that is installed now, when that one takes our file.
+async fn upgrade(running: &Running) -> Result<(), String> {
+    running.successor().await?;
+    // Not in the middle of a reload.
+    let _force = running.force.lock().await;
+    begin(running, End::Upgrade)
+}
+
+fn begin(running: &Running, end: End) -> Result<(), String> {
+    let begun = running.end.try_send(end);
+    begun.map_err(|_| "the end has begun already".to_owned())
+}
+
+/// Waits for those who are in the middle of an answer. Nobody may come in any more.
+pub(super) async fn all_answered(visitors: &Semaphore) {
+    upgrade::all_answered(visitors, u32::try_from(CONNECTIONS).unwrap_or(u32::MAX)).await;
+}
+
 /// Begins the end, as SIGTERM does.
 async fn drain(running: &Running, request: Request<Incoming>) -> Result<(), String> {
     let body = Limited::new(request.into_body(), MAX_BODY).collect();
@@ -140,6 +166,5 @@ async fn drain(running: &Running, request: Request<Incoming>) -> Result<(), Stri
     if let Some(ms) = deadline_ms.filter(|ms| *ms > u64::from(MAX_DRAIN_MS)) {
         return Err(format!("{ms} is out of range: use 0 to {MAX_DRAIN_MS}"));
     }
-    let ending = running.end.try_send(deadline_ms.map(Duration::from_millis));
-    ending.map_err(|_| "the end has begun already".to_owned())
+    begin(running, End::Drain(deadline_ms.map(Duration::from_millis)))
 }

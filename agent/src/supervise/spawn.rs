@@ -84,7 +84,7 @@ pub(super) fn spawn(kind: Kind, plan: &Plan, level: &str) -> io::Result<(u32, Op
 }
 
 /// In the run folder, which is the working folder.
-fn pid_file(kind: Kind) -> PathBuf {
+pub(super) fn pid_file(kind: Kind) -> PathBuf {
     PathBuf::from(format!("{}.pid", kind.name()))
 }
 
@@ -99,7 +99,12 @@ fn record(kind: Kind, pid: u32) -> io::Result<()> {
 
 /// The child that the last agent started; it may be gone.
 pub(super) fn recorded(kind: Kind) -> Option<ProcessId> {
-    let text = fs::read_to_string(pid_file(kind)).ok()?;
+    read(&pid_file(kind))
+}
+
+/// The process that a pid file names; it may be gone.
+pub(super) fn read(path: &Path) -> Option<ProcessId> {
+    let text = fs::read_to_string(path).ok()?;
     let (pid, started) = text.trim_end().split_once(' ')?;
     Some(ProcessId {
         pid: pid.parse().ok()?,

@@ -39,8 +39,13 @@ pub(super) async fn bites(kind: Kind, running: &Running) -> String {
 
 /// The data plane's progress counter.
 fn progress(running: &Running) -> Option<u64> {
+    record(running).map(|progress| progress.ticks)
+}
+
+/// What the data plane wrote last.
+pub(super) fn record(running: &Running) -> Option<Progress> {
     let file = File::from(running.progress.as_ref()?.try_clone().ok()?);
     let mut record = [0; Progress::SIZE];
     file.read_exact_at(&mut record, 0).ok()?;
-    Progress::decode(&record).map(|progress| progress.ticks)
+    Progress::decode(&record)
 }

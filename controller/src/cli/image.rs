@@ -1,4 +1,5 @@
-//! `krater image build|lock`: the bootable image of an amphora, for Glance and for `krater up --compute qemu`.
+//! `krater image build|deb|lock`: the bootable image of an amphora, for Glance and for `krater up --compute qemu`, and the
+//! package for a host without a cloud.
 //!
 //! What an image is made of and how is decided in krater-image; here are files, folders and downloads.
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+mod deb;
 mod fetch;
 
 use fetch::Packages;
@@ -34,6 +36,8 @@ enum Command {
     /// Needs neither root nor mounts. Packages of Debian come through apt-get, in the versions of the committed lock
     /// file; nothing is installed. The same input gives the same files, bit for bit.
     Build(BuildArgs),
+    /// Build the Debian package of an amphora for a host without a cloud. The same input gives the same file, bit for bit.
+    Deb(deb::Args),
     /// Print a lock file with the newest packages that apt knows.
     Lock(LockArgs),
 }
@@ -71,6 +75,7 @@ struct LockArgs {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Build(args) => build(args)?,
+        Command::Deb(args) => deb::run(&args)?,
         Command::Lock(args) => lock(&args)?,
     }
     Ok(ExitCode::SUCCESS)

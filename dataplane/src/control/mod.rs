@@ -9,6 +9,7 @@ use crate::runtime::Shared;
 use crate::worker::{Heart, TICK, Workers};
 use crate::{SetLevel, probe};
 use krater_model::control::Progress;
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -16,7 +17,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::task::LocalSet;
+use tokio::task::{AbortHandle, LocalSet};
 
 /// How often draining looks whether all connections ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -51,6 +52,8 @@ pub(crate) struct Control {
     pub(crate) probes: probe::Prober,
     /// Says that the process shall end.
     pub(crate) exit: Notify,
+    /// Serves metrics over TCP.
+    scraping: RefCell<Option<AbortHandle>>,
 }
 
 /// Serves until the process shall end.
@@ -79,11 +82,13 @@ pub(crate) fn serve(
             own_uid: context.own_uid,
             applier: Arc::new(Mutex::new(applier)),
             exit: Notify::new(),
+            scraping: RefCell::default(),
         });
         tokio::task::spawn_local(server::serve(Rc::clone(&control), listener));
         if let Some(metrics) = metrics {
             let metrics = tokio::net::TcpListener::from_std(metrics)?;
-            tokio::task::spawn_local(scrape::serve(Rc::clone(&control), metrics));
+            let scraping = tokio::task::spawn_local(scrape::serve(Rc::clone(&control), metrics));
+            control.scraping.replace(Some(scraping.abort_handle()));
         }
         let watching = watch(
             Rc::clone(&control),
@@ -113,12 +118,19 @@ pub(crate) fn serve(
 impl Control {
     /// Stops accepting; ends the process when no connection is left, or after `deadline`.
     pub(crate) fn drain(self: &Rc<Self>, deadline: Duration) {
+        // A successor may listen there too: a scrape must not meet now one and now the other.
+        if let Some(scraping) = self.scraping.take() {
+            scraping.abort();
+        }
         let control = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let applier = Arc::clone(&control.applier);
-            let _ended = tokio::task::spawn_blocking(move || lock(&applier).drain()).await;
+            let queues = tokio::task::spawn_blocking(move || lock(&applier).drain()).await;
+            // Those who wait there saw their connection established, and count only when a worker has it.
+            let queues = queues.unwrap_or_default();
+            let queued = || queues.iter().any(|queue| queue.strong_count() > 0);
             let idle = async {
-                while control.connections() > 0 {
+                while queued() || control.connections() > 0 {
                     tokio::time::sleep(DRAIN_POLL).await;
                 }
             };

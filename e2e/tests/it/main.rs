@@ -23,6 +23,7 @@ mod logs;
 mod machines;
 mod metrics;
 mod openstack;
+mod package;
 mod persistence;
 mod security;
 mod story;

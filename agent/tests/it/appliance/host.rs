@@ -115,21 +115,27 @@ impl Host {
 
     /// Runs the appliance; returns when it answers.
     pub(crate) fn run(&mut self, options: &[&str]) {
+        self.run_program(Path::new(env!("CARGO_BIN_EXE_amphora")), options);
+    }
+
+    /// The same with another file of the program.
+    pub(crate) fn run_program(&mut self, program: &Path, options: &[&str]) {
         let config = self.file();
         let mut args: Vec<OsString> = vec!["run".into(), "--config".into(), config.into()];
         args.extend(options.iter().map(OsString::from));
-        self.start(&args);
+        self.start(program, &args);
     }
 
     /// Runs vrrp alone.
     pub(crate) fn run_vrrp(&mut self) {
         let config = self.file();
-        self.start(&["vrrp".into(), "--config".into(), config.into()]);
+        let args = ["vrrp".into(), "--config".into(), config.into()];
+        self.start(Path::new(env!("CARGO_BIN_EXE_amphora")), &args);
     }
 
-    fn start(&mut self, args: &[OsString]) {
+    fn start(&mut self, program: &Path, args: &[OsString]) {
         let child = process::spawn_detached(&Detached {
-            program: Path::new(env!("CARGO_BIN_EXE_amphora")),
+            program,
             args,
             netns: &self.ns,
             stderr: Some(&self.dir.join("stderr")),

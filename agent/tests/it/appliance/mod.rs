@@ -6,3 +6,4 @@ mod hooks;
 mod host;
 mod names;
 mod run;
+mod upgrade;

@@ -35,6 +35,8 @@ use std::time::Duration;
 
 /// A head must be complete after this long when the listener sets no client time-out.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+/// The first request of a connection, which may be on its way, is waited for this long while the process drains.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// After an answer that closes, what the client still sends is read and dropped for this long, so
 /// that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
@@ -164,12 +166,22 @@ impl Session {
             return false;
         };
         self.clock.set(timeout);
+        let mut hurried = false;
         poll_fn(|cx| {
             let worker = &self.worker;
             match self.inbox.poll_fill(cx, &mut self.conn, &worker.buffers) {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(true),
                 Poll::Ready(_) => return Poll::Ready(false),
-                Poll::Pending if worker.shared.is_draining() => return Poll::Ready(false),
+                Poll::Pending if !worker.shared.is_draining() => {}
+                // Between requests clients must expect it (RFC 9112 section 9.5). Before the first one they do not.
+                Poll::Pending if self.served > 0 => return Poll::Ready(false),
+                Poll::Pending if !hurried => {
+                    hurried = true;
+                    self.clock.set(match timeout.is_zero() {
+                        true => FIRST_REQUEST,
+                        false => timeout.min(FIRST_REQUEST),
+                    });
+                }
                 Poll::Pending => {}
             }
             self.clock.poll(&worker.timers, cx).map(|()| false)

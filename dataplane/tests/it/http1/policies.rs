@@ -137,6 +137,26 @@ fn a_drain_ends_idle_connections_and_finishes_requests() {
 }
 
 #[test]
+fn a_drain_waits_for_first_requests() {
+    let member = Member::text("done");
+    let plane = Plane::with(&[member.address]);
+    let (mut used, mut fresh, mut silent) = (plane.client(), plane.client(), plane.client());
+    used.get("/");
+    plane.drain(600_000);
+    assert!(used.rest().is_empty(), "one between requests is closed");
+    // Accepted before, and its request was on its way.
+    fresh.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = fresh.response().unwrap();
+    assert_eq!(
+        (answer.text(), answer.field("connection")),
+        ("done".into(), Some("close"))
+    );
+    // Who never says anything does not hold the end up until the deadline.
+    assert!(silent.rest().is_empty());
+    until("the end", || plane.ended());
+}
+
+#[test]
 fn a_request_in_flight_is_not_disturbed_by_a_change() {
     let (tell, told) = std::sync::mpsc::channel::<()>();
     let told = std::sync::Mutex::new(told);
