@@ -80,14 +80,8 @@ pub(crate) fn ci(args: &[String]) -> Done {
     });
     if nightly {
         part(&mut parts, "simulation", || {
-            let test = [
-                "test",
-                "--release",
-                "-p",
-                "krater-vrrp-proto",
-                "--test",
-                "sim",
-            ];
+            // Routers, groups, and liveness sessions.
+            let test = ["test", "--release", "-p", "krater-vrrp-proto", "--tests"];
             run(cargo().args(test).env("KRATER_SIM_SEEDS", NIGHTLY_SEEDS))
         });
         part(&mut parts, "schemathesis", || {

@@ -97,6 +97,10 @@ fn every_example_has_a_test() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
+        // Scripts around vrrp are run by `hooks`.
+        if name == "vrrp" {
+            continue;
+        }
         let start = format!("(\"{name}\"");
         assert!(own.contains(&start), "no test starts {name}");
         count += 1;
