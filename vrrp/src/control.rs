@@ -310,6 +310,8 @@ impl Context {
                 }
             }
         }
+        // All that was told before the question.
+        self.take_events();
         let mut newest = self.newest.subscribe();
         let wait = Duration::from_millis(wait).min(LONGEST_POLL);
         // Late is as good as nothing: the answer is empty then.
