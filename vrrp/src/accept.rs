@@ -15,10 +15,7 @@ impl Refusals {
     /// Tells the kernel what these routers do not accept, unless it knows.
     pub(crate) fn set<'a>(&mut self, routers: impl Iterator<Item = &'a Router>) -> Result<()> {
         let closed = routers.filter(|router| !router.plain().accept);
-        let mut wanted: Vec<IpAddr> = closed
-            .flat_map(|router| router.belongings().addresses)
-            .map(|net| net.addr())
-            .collect();
+        let mut wanted: Vec<IpAddr> = closed.flat_map(Router::moved).collect();
         wanted.sort_unstable();
         wanted.dedup();
         if wanted != self.addresses {

@@ -76,7 +76,7 @@ fn routers(new: &VrrpConfig) -> Result<Vec<Arc<Router>>, FieldError> {
             let why = format!("{} is there twice on {}", plain.vrid, plain.interface);
             return Err(at(FieldError::new("vrid", why)));
         }
-        for net in router.belongings().addresses {
+        for net in router.moved_nets() {
             if !vips.insert((&plain.interface, net.addr())) {
                 let why = format!("{net} belongs to two virtual routers");
                 return Err(at(FieldError::new("addresses", why)));

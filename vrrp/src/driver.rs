@@ -681,11 +681,9 @@ impl State {
     }
 
     fn shares_addresses(&self, at: usize, other: &Router) -> bool {
-        let theirs = other.belongings().addresses;
         self.instances.get(at).is_some_and(|instance| {
-            let ours = instance.machine.router().belongings().addresses;
-            ours.iter()
-                .any(|a| theirs.iter().any(|b| a.addr() == b.addr()))
+            let mut ours = instance.machine.router().moved();
+            ours.any(|address| other.moves(address))
         })
     }
 

@@ -221,14 +221,7 @@ impl Instance {
             reason: self.machine.reason().to_string(),
             transitions: self.machine.transitions(),
             since_ms: since.micros() / 1_000,
-            addresses: self
-                .machine
-                .router()
-                .belongings()
-                .addresses
-                .iter()
-                .map(ipnet::IpNet::addr)
-                .collect(),
+            addresses: self.machine.router().moved().collect(),
             liveness,
             term: self.term,
         }
@@ -380,7 +373,7 @@ impl Instance {
             true => &frame::virtual_mac(router.vrid(), router.source().is_ipv4()),
             false => mac,
         };
-        for net in plain.addresses.iter().chain(&plain.excluded_addresses) {
+        for net in router.moved_nets() {
             match announcer.announce(*mac, net.addr()) {
                 Ok(()) => drop(self.metrics.announced.inc()),
                 Err(error) => {

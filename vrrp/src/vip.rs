@@ -29,10 +29,10 @@ pub(crate) fn add(netlink: &NetlinkSocket, place: Place, wanted: &Belongings) ->
 /// What the interface needs before it has a router's addresses. Where it is not permitted, things go on without.
 pub(crate) fn prepare(router: &Router) {
     let plain = router.plain();
-    let mut addresses = plain.addresses.iter().chain(&plain.excluded_addresses);
     // One with a network is a *secondary* address beside another of the network, and by default goes when the first one goes:
     // ours with another of ours, or the host's own that was added after ours.
-    let network = addresses.any(|net| matches!(net, IpNet::V4(net) if net.prefix_len() < 32));
+    let network = |net: &IpNet| matches!(net, IpNet::V4(net) if net.prefix_len() < 32);
+    let network = router.moved_nets().any(network);
     // The owner of RFC 9568 speaks from the virtual address itself when it is back, which here is an address of this host:
     // the kernel drops what comes from one.
     let owner = plain.multicast && plain.source.is_ipv4();

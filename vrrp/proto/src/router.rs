@@ -300,11 +300,14 @@ impl Router {
     pub fn announce(&self) -> Announce {
         self.plain.announce
     }
+    /// Addresses that move, with their networks.
+    pub fn moved_nets(&self) -> impl Iterator<Item = &IpNet> {
+        let advertised = self.plain.addresses.iter();
+        advertised.chain(&self.plain.excluded_addresses)
+    }
     /// Addresses that move.
     pub fn moved(&self) -> impl Iterator<Item = IpAddr> {
-        let all = self.plain.addresses.iter();
-        let all = all.chain(&self.plain.excluded_addresses);
-        all.map(IpNet::addr)
+        self.moved_nets().map(IpNet::addr)
     }
     /// Whether `address` is one that moves.
     pub fn moves(&self, address: IpAddr) -> bool {
@@ -313,13 +316,7 @@ impl Router {
     /// Everything that moves with the VIP.
     pub fn belongings(&self) -> Belongings {
         Belongings {
-            addresses: self
-                .plain
-                .addresses
-                .iter()
-                .chain(&self.plain.excluded_addresses)
-                .copied()
-                .collect(),
+            addresses: self.moved_nets().copied().collect(),
             routes: self.plain.routes.clone(),
             rules: self.plain.rules.clone(),
         }
