@@ -309,11 +309,10 @@ impl State {
                     Ok(heard) => {
                         accepted += 1;
                         instance.heard(now, heard);
-                        if heard.priority == 0 {
-                            let sessions = &self.sessions;
-                            instance.resigned(now, heard.source, |router, peer| {
-                                Some(sessions.report_of(router, peer)?.best)
-                            });
+                        let router = instance.machine.router();
+                        if heard.priority == 0 && self.sessions.succeeds(router, heard.source) {
+                            let event = Event::NextBest(heard.source);
+                            instance.machine.handle(now, event);
                         }
                         if instance.perform(&self.driver, port).is_err() {
                             self.resync.get_or_insert(now + RESYNC_AFTER);

@@ -16,7 +16,7 @@ use krater_vrrp_proto::{
     Router, Span, Time, frame,
 };
 use std::cell::Cell;
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use tracing::{debug, info, warn};
 
@@ -117,19 +117,6 @@ impl Instance {
             self.willed = None;
         }
         self.machine.handle(now, Event::Heard(heard));
-    }
-
-    /// A peer resigned. `best` answers the highest priority at a peer of a router that lives.
-    pub(crate) fn resigned(
-        &mut self,
-        now: Time,
-        peer: IpAddr,
-        best: impl Fn(&Router, IpAddr) -> Option<u8>,
-    ) {
-        let router = self.machine.router();
-        if router.succeeds(peer, |other| best(router, other)) {
-            self.machine.handle(now, Event::NextBest(peer));
-        }
     }
 
     /// Performs the machine's outputs in order. An error means that the kernel refused a change, which

@@ -242,8 +242,11 @@ impl Sessions {
             kept.is_some()
         });
         for (interface, source, settings, peers) in wanted {
-            let known = |end: &End| end.interface == interface && end.source == source;
-            let at = self.ends.iter().position(known).unwrap_or_else(|| {
+            let known = self
+                .ends
+                .iter()
+                .position(|end| end.is_at(interface, source));
+            let at = known.unwrap_or_else(|| {
                 self.ends.push(End {
                     interface: interface.to_owned(),
                     source,
@@ -330,31 +333,35 @@ impl Sessions {
     /// A neighbour sent here what was for addresses of a peer's routers.
     pub(crate) fn stray(&mut self, interface: &str, source: IpAddr) {
         let ends = self.ends.iter_mut();
-        for end in ends.filter(|end| end.interface == interface && end.source == source) {
+        for end in ends.filter(|end| end.is_at(interface, source)) {
             end.strays = end.strays.wrapping_add(1);
         }
     }
 
     /// What a router's peer tells, while both hear each other where the routers are.
     pub(crate) fn report_of(&self, router: &Router, peer: IpAddr) -> Option<Report> {
-        let plain = router.plain();
-        plain.liveness.as_ref()?;
-        let ours = |end: &&End| end.interface == plain.interface && end.source == plain.source;
-        let mut mets = self.ends.iter().filter(ours).flat_map(|end| &end.peers);
-        let met = mets.find(|met| met.address == peer)?;
+        let met = self.mets(router).find(|met| met.address == peer)?;
         let alive = met.peer.state(LivenessPath::Vip) == Some(PathState::Alive);
         met.peer.reported().filter(|_| alive)
     }
 
+    /// Whether a router is the best of those that may take over from the peer that resigned.
+    pub(crate) fn succeeds(&self, router: &Router, resigned: IpAddr) -> bool {
+        router.succeeds(resigned, |peer| Some(self.report_of(router, peer)?.best))
+    }
+
+    /// Who is met where a router is, if it asks for that.
+    fn mets(&self, router: &Router) -> impl Iterator<Item = &Met> {
+        let asked = router.plain().liveness.is_some();
+        let (interface, source) = (&router.plain().interface, router.source());
+        let ours = move |end: &&End| asked && end.is_at(interface, source);
+        self.ends.iter().filter(ours).flat_map(|end| &end.peers)
+    }
+
     /// What is known of a router's peers.
     pub(crate) fn of(&self, router: &Router) -> Vec<PeerLiveness> {
-        let plain = router.plain();
-        if plain.liveness.is_none() {
-            return Vec::new();
-        }
-        let ours = |end: &&End| end.interface == plain.interface && end.source == plain.source;
-        let mets = self.ends.iter().filter(ours).flat_map(|end| &end.peers);
-        let mets = mets.filter(|met| plain.peers.contains(&met.address));
+        let mets = self.mets(router);
+        let mets = mets.filter(|met| router.peers().contains(&met.address));
         let known = mets.map(|met| PeerLiveness {
             peer: met.address,
             vip: met
@@ -482,6 +489,10 @@ impl Local<'_> {
 }
 
 impl End {
+    fn is_at(&self, interface: &str, source: IpAddr) -> bool {
+        self.interface == interface && self.source == source
+    }
+
     /// The peers, and what they need.
     fn split<'a>(
         &'a mut self,

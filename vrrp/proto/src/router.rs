@@ -270,9 +270,9 @@ impl Router {
     /// routers at a peer that is heard to live; who is not heard may be anybody.
     pub fn succeeds(&self, resigned: IpAddr, best: impl Fn(IpAddr) -> Option<u8>) -> bool {
         let own = self.plain.priority.value();
-        let others = self.plain.peers.iter().filter(|peer| **peer != resigned);
+        let mut others = self.plain.peers.iter().filter(|peer| **peer != resigned);
         !self.plain.multicast
-            && others.into_iter().all(|peer| {
+            && others.all(|peer| {
                 let worse = |theirs| theirs < own || (theirs == own && *peer < self.plain.source);
                 best(*peer).is_some_and(worse)
             })
