@@ -384,7 +384,7 @@ impl Instance {
         }
         driver.moved.set(true);
         match new {
-            RouterState::Active => drop(self.new_term(driver)),
+            RouterState::Active => self.new_term(driver),
             _ => {
                 self.term = None;
                 self.metrics.term.set(0);
@@ -414,7 +414,7 @@ impl Instance {
     }
 
     /// What this Active does from now on is later than all that was done before.
-    fn new_term(&mut self, driver: &Driver) -> u64 {
+    fn new_term(&mut self, driver: &Driver) {
         let mut terms = driver.terms.get();
         let term = terms.next(crate::clock::unix_ms());
         driver.terms.set(terms);
@@ -422,7 +422,6 @@ impl Instance {
         self.metrics
             .term
             .set(i64::try_from(term).unwrap_or(i64::MAX));
-        term
     }
 
     fn notice(&mut self, driver: &Driver, notice: Notice) {

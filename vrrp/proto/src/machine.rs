@@ -694,13 +694,7 @@ impl Machine {
             heard: heard.received,
             deadline: heard.received + self.active_down(learned),
             active: Some(heard.source),
-            resigned: None,
-            dead: None,
-            cut: None,
-            relistens: 0,
-            differs: false,
-            ready: false,
-            preempt_at: None,
+            ..self.listening(now)
         };
         self.enter(now, RouterState::Active, Phase::Backup(backup), reason);
     }

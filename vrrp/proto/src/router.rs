@@ -127,7 +127,7 @@ impl Router {
         poor: bool,
     ) -> Priority {
         if poor && self.tracks_members() {
-            return Priority::new(1).unwrap_or(self.plain.priority);
+            return Priority::MIN;
         }
         let own = i64::from(self.plain.priority.value());
         let counts = |weight: i16, good: bool| {
