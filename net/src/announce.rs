@@ -9,7 +9,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERNET: usize = 14;
 /// Smallest Ethernet frame without its checksum; shorter ones are padded by us, not by chance.
 const MIN_FRAME: usize = 60;
@@ -32,7 +33,7 @@ pub fn gratuitous_arp(mac: MacAddr, address: Ipv4Addr) -> [u8; MIN_FRAME] {
     let mut frame = [0; MIN_FRAME];
     ethernet(&mut frame, MacAddr::BROADCAST, mac, ETHERTYPE_ARP);
     frame[14..16].copy_from_slice(&1_u16.to_be_bytes()); // hardware: Ethernet
-    frame[16..18].copy_from_slice(&0x0800_u16.to_be_bytes()); // protocol: IPv4
+    frame[16..18].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes()); // the protocol
     frame[18] = 6;
     frame[19] = 4;
     frame[20..22].copy_from_slice(&1_u16.to_be_bytes()); // request

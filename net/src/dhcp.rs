@@ -1,14 +1,13 @@
 //! Sockets of a DHCPv4 client on one NIC: a packet socket, which works before there is an address, and a UDP
 //! socket for what goes to a server directly.
 
+use crate::announce::ETHERTYPE_IPV4;
 use crate::sys;
 use krater_model::guest::dhcp::packet::{CLIENT_PORT, SERVER_PORT};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
-
-const ETH_P_IP: u16 = 0x0800;
 
 /// Takes IPv4 packets to UDP port 68 and no others: without it every packet of the NIC would wake us.
 const FILTER: [(u16, u8, u8, u32); 9] = [
@@ -46,7 +45,7 @@ impl DhcpSockets {
         let packets = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         let filter = FILTER.map(|(code, yes, no, k)| SockFilter::new(code, yes, no, k));
         packets.attach_filter(&filter)?;
-        packets.bind(&sys::link_address(index, ETH_P_IP, None)?)?;
+        packets.bind(&sys::link_address(index, ETHERTYPE_IPV4, None)?)?;
         packets.set_nonblocking(true)?;
         Ok(Self {
             packets,
@@ -57,7 +56,7 @@ impl DhcpSockets {
 
     /// Sends an IPv4 packet to everybody on the link.
     pub fn broadcast(&self, packet: &[u8]) -> io::Result<()> {
-        let everybody = sys::link_address(self.index, ETH_P_IP, Some([0xff; 6]))?;
+        let everybody = sys::link_address(self.index, ETHERTYPE_IPV4, Some([0xff; 6]))?;
         self.packets.send_to(packet, &everybody).map(drop)
     }
 

@@ -3,14 +3,13 @@
 //! A socket of one family on one interface, with a filter in the kernel: only packets to these addresses, in frames to
 //! this host alone, are copied to it. Bridges flood frames to others too; those prove nothing and do not pass.
 
+use crate::announce::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::sys;
 use socket2::{Domain, SockFilter, Socket, Type};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// What the kernel makes of a filter counts against `net.core.optmem_max`, 20 KiB where nobody changed it: some 32 bytes for an
 /// address of IPv4, and 112 for one of IPv6.
 const MOST_V4: usize = 500;
@@ -54,6 +53,11 @@ impl StrayWatch {
         this.socket
             .bind(&sys::link_address(index, ethertype, None)?)?;
         Ok(this)
+    }
+
+    /// Whose packets it looks at.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// For these addresses from now on.

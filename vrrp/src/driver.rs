@@ -923,7 +923,7 @@ fn wait(timer: &TimerFd, state: &State) -> Result<(), VrrpError> {
     }
     if state.strays.poll_timeout().is_none() {
         let open = state.ports.values().filter_map(|port| port.open.as_ref());
-        let watches = open.flat_map(|open| open.strays.iter().map(|(_, watch)| watch.as_fd()));
+        let watches = open.flat_map(|open| &open.strays).map(AsFd::as_fd);
         fds.extend(watches.map(readable));
     }
     match poll(&mut fds, PollTimeout::NONE) {

@@ -34,7 +34,7 @@ pub(crate) struct Open {
     pub(crate) adverts: AdvertSocket,
     pub(crate) announcer: Announcer,
     /// What neighbours send here by mistake, for each family that there is an address of to watch for.
-    pub(crate) strays: Vec<(Family, StrayWatch)>,
+    pub(crate) strays: Vec<StrayWatch>,
 }
 
 impl Port {
@@ -94,14 +94,14 @@ impl Port {
     pub(crate) fn watch_strays(&mut self, addresses: &[IpAddr]) {
         let Some(open) = &mut self.open else { return };
         for family in [Family::V4, Family::V6] {
-            let known = open.strays.iter().find(|(of, _)| *of == family);
+            let known = open.strays.iter().find(|watch| watch.family() == family);
             let any = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
             // One that is there is not closed: that waits for the kernel, while with nothing to look for it costs nothing.
             let watched = match known {
-                Some((_, watch)) => watch.watch(addresses),
+                Some(watch) => watch.watch(addresses),
                 None if !addresses.iter().any(any) => Ok(()),
                 None => StrayWatch::open(open.index, family, addresses)
-                    .map(|watch| open.strays.push((family, watch))),
+                    .map(|watch| open.strays.push(watch)),
             };
             if let Err(error) = watched {
                 debug!(interface = self.key.interface, %error, "strays are not watched for");
@@ -112,7 +112,7 @@ impl Port {
     /// Where a stray went, if there was one.
     pub(crate) fn take_stray(&mut self) -> Option<IpAddr> {
         let open = self.open.as_mut()?;
-        open.strays.iter_mut().find_map(|(_, watch)| watch.take())
+        open.strays.iter_mut().find_map(StrayWatch::take)
     }
 
     /// Whether adverts can be exchanged.
