@@ -21,7 +21,7 @@ use crate::liveness::Sessions;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::port::{Port, PortKey};
-use crate::socket::ReceiveBuffer;
+use crate::socket::{PACKETS_PER_ROUND, ReceiveBuffer};
 use crate::track::Track;
 use crate::vip;
 use crate::vmac;
@@ -50,9 +50,6 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-/// Packets read from one socket in one round. Timers are served between rounds whatever arrives; 255
-/// routers of 2 peers send 510 in an interval.
-const PACKETS_PER_ROUND: usize = 1_024;
 /// After an address event or a refused change, the kernel is compared with what we want this much
 /// later: our own changes cause events too, in bursts.
 const RESYNC_AFTER: Span = Span::from_millis(100);

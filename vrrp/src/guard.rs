@@ -17,7 +17,7 @@
 //! peers they return with the successor's start, and with peers the other side has them by then.
 
 use crate::error::{VrrpError, during};
-use crate::socket::{AdvertSocket, ReceiveBuffer};
+use crate::socket::{AdvertSocket, PACKETS_PER_ROUND, ReceiveBuffer};
 use crate::{clock, sys, vip};
 use krater_model::state::VirtualRouter;
 use krater_net::sync::NetlinkSocket;
@@ -344,28 +344,31 @@ struct Awaited<'a> {
 /// Waits for successors.
 fn succeed(mut awaited: Vec<Awaited<'_>>) {
     let mut buffer = ReceiveBuffer::new();
-    while let Some(until) = awaited.iter().map(|one| one.until).max() {
+    loop {
         let now = clock::now();
-        if now >= until {
-            return;
-        }
+        awaited.retain(|one| now < one.until);
         for one in &mut awaited {
-            while let Ok(Some(datagram)) = one.socket.receive(&mut buffer) {
+            // No more: a flood must not keep what we are here to remove.
+            for _ in 0..PACKETS_PER_ROUND {
+                let Ok(Some(datagram)) = one.socket.receive(&mut buffer) else {
+                    break;
+                };
                 let heard = receive::check(one.router, &datagram, now);
                 if heard.is_ok_and(|heard| heard.priority > 0) {
                     one.until = one.until.min(now + machine::LINGER);
                 }
             }
         }
-        awaited.retain(|one| now < one.until);
-        let next = awaited.iter().map(|one| one.until).min().unwrap_or(now);
+        let Some(next) = awaited.iter().map(|one| one.until).min() else {
+            return;
+        };
         let descriptors = awaited.iter().flat_map(|one| one.socket.descriptors());
         let mut fds: Vec<PollFd<'_>> = descriptors
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
         let patience = Duration::from(next - now) + Duration::from_millis(1);
         let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-        if !fds.is_empty() && poll(&mut fds, patience).is_err_and(|e| e != nix::Error::EINTR) {
+        if poll(&mut fds, patience).is_err_and(|e| e != nix::Error::EINTR) {
             return;
         }
     }

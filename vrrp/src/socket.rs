@@ -16,6 +16,9 @@ use tracing::debug;
 const TOS: u32 = 0xc0;
 /// TTL and hop limit of adverts (RFC 9568 section 5.1).
 const HOPS: u32 = 255;
+/// Packets read from one socket in one round. Timers are served between rounds whatever arrives; 255
+/// routers of 2 peers send 510 in an interval.
+pub(crate) const PACKETS_PER_ROUND: usize = 1_024;
 /// Bytes that packets may wait in; a short one counts as 768, so that more than a round's 1,024 have room
 /// (the kernel's usual 208 KB hold 277, fewer than 255 routers of 2 peers send at once).
 const QUEUE: usize = 1024 * 1024;
