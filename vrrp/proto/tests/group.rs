@@ -10,10 +10,13 @@
     reason = "a test; clippy sees only the functions marked as such"
 )]
 
+mod random;
+
 use krater_model::control::RouterState;
 use krater_vrrp_proto::group::{self, Verdict};
 use krater_vrrp_proto::output::{Fault, Faults};
 use krater_vrrp_proto::{ChecksumForm, Event, Heard, Machine, Output, Router, Span, Time};
+use random::Random;
 use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,20 +36,6 @@ enum Bug {
     KeepsTheRest,
     /// A fault is its router's alone.
     LonelyFault,
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        usize::try_from(z % bound as u64).unwrap()
-    }
 }
 
 struct Host {
@@ -85,8 +74,8 @@ fn router(network: usize, host: usize, preempt: bool) -> Arc<Router> {
 impl World {
     fn new(seed: u64, bug: Bug) -> Self {
         let mut random = Random(seed);
-        let networks = 2 + random.below(2);
-        let preempt = random.below(3) == 0;
+        let networks = 2 + random.index(2);
+        let preempt = random.index(3) == 0;
         let now = Time::from_micros(1_000_000);
         let hosts = [0, 1].map(|host| Host {
             machines: (0..networks)
@@ -254,9 +243,9 @@ impl World {
 
     fn round(&mut self) -> Checked {
         let networks = self.connected.len();
-        for _ in 0..1 + self.random.below(4) {
-            let (host, network) = (self.random.below(2), self.random.below(networks));
-            match self.random.below(6) {
+        for _ in 0..1 + self.random.index(4) {
+            let (host, network) = (self.random.index(2), self.random.index(networks));
+            match self.random.index(6) {
                 0 | 1 => {
                     self.connected[network] = !self.connected[network];
                     self.note(format!("network {network}: {}", self.connected[network]));
@@ -281,7 +270,7 @@ impl World {
                     }
                 }
             }
-            let pause = self.random.below(9) as u64;
+            let pause = self.random.index(9) as u64;
             self.run(pause);
         }
         self.connected.fill(true);
@@ -295,7 +284,7 @@ impl World {
             return self.fail("a change without a cause");
         }
         // All networks but one are cut: the Active is still heard.
-        let heard = self.random.below(networks);
+        let heard = self.random.index(networks);
         for network in 0..networks {
             self.connected[network] = network == heard;
         }

@@ -22,6 +22,8 @@
     reason = "a test; clippy sees only the functions marked as such"
 )]
 
+mod random;
+
 use krater_model::control::{LivenessPath, PathState, RouterState};
 use krater_model::secret::Secret;
 use krater_model::wire::liveness::Heartbeat;
@@ -29,6 +31,7 @@ use krater_vrrp_proto::liveness::{Change, News, Peer, Session, Verdict};
 use krater_vrrp_proto::{
     ChecksumForm, Datagram, Event, Machine, Output, Reason, Router, Span, Time, receive,
 };
+use random::{Random, variable};
 use serde_json::json;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -100,19 +103,6 @@ impl Kind {
     const SECOND: Self = Self::Beat(LivenessPath::Second);
 }
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound.max(1)
-    }
-}
-
 #[derive(Clone)]
 struct Packet {
     at: Time,
@@ -181,9 +171,9 @@ type Checked = Result<(), String>;
 impl World {
     fn new(seed: u64, bug: Bug, second: bool, speaks: impl Fn(usize) -> bool) -> Self {
         let mut random = Random(seed);
-        let count = 2 + usize::try_from(random.below(2)).unwrap();
-        let interval = [50, 100, 100, 1_000][usize::try_from(random.below(4)).unwrap()];
-        let beat = [10, 20, 30, 30, 50][usize::try_from(random.below(5)).unwrap()];
+        let count = 2 + random.index(2);
+        let interval = random.pick(&[50, 100, 100, 1_000]);
+        let beat = random.pick(&[10, 20, 30, 30, 50]);
         let now = Time::from_micros(1_000_000);
         let hosts = (0..count).map(|host| {
             let others = || (0..count).filter(|other| *other != host);
@@ -807,10 +797,6 @@ fn unmoved(world: &World) -> Checked {
         ([0], 1) => Ok(()),
         _ => world.fail("a living Active was displaced"),
     }
-}
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]

@@ -13,28 +13,18 @@
     reason = "a test; clippy sees only the functions marked as such"
 )]
 
+mod random;
+
 use krater_model::Centiseconds;
 use krater_model::control::RouterState;
 use krater_vrrp_proto::{ChecksumForm, Event, Heard, Machine, Output, Reason, Router, Time};
+use random::Random;
 use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 const SEEDS: u64 = 500;
 const EVENTS: u32 = 200;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// Section 6.1, in microseconds.
 #[derive(Debug, Clone, Copy)]
@@ -157,15 +147,12 @@ fn outputs(machine: &mut Machine) -> (Vec<u64>, Option<IpAddr>) {
 
 fn compare(seed: u64, wrong: bool) -> Result<(), String> {
     let mut random = Random(seed);
-    fn pick(random: &mut Random, of: &[u64]) -> u64 {
-        of[usize::try_from(random.below(of.len() as u64)).unwrap()]
-    }
-    let centiseconds = pick(&mut random, &[1, 10, 100]);
+    let centiseconds = random.pick(&[1, 10, 100]);
     let address: IpAddr = "192.0.2.5".parse().unwrap();
     let own = Configured {
-        priority: pick(&mut random, &[1, 90, 100, 254, 255]),
+        priority: random.pick(&[1, 90, 100, 254, 255]),
         interval: centiseconds * 10_000,
-        preempt: pick(&mut random, &[0, 1]) == 1,
+        preempt: random.pick(&[false, true]),
         address,
     };
     // An owner preempts always.
@@ -202,9 +189,9 @@ fn compare(seed: u64, wrong: bool) -> Result<(), String> {
             Event::Timeout
         } else {
             now += pause;
-            let host = pick(&mut random, &[2, 6, 7, 8]);
-            let source: IpAddr = [192, 0, 2, u8::try_from(host).unwrap()].into();
-            let mut priority = pick(&mut random, &[0, 1, 89, 90, 91, 100, 254, 255]);
+            let host = random.pick(&[2_u8, 6, 7, 8]);
+            let source: IpAddr = [192, 0, 2, host].into();
+            let mut priority = random.pick(&[0, 1, 89, 90, 91, 100, 254, 255]);
             let backup = matches!(table, Table::Backup { .. });
             if priority == 0 && backup && followed.is_some_and(|active| active != source) {
                 priority = 1;
@@ -212,7 +199,7 @@ fn compare(seed: u64, wrong: bool) -> Result<(), String> {
             if straggler.is_some_and(|(who, until)| who == source && now < until) && priority > 0 {
                 continue;
             }
-            let interval = pick(&mut random, &[1, 10, 100, 4_095]);
+            let interval = random.pick(&[1, 10, 100, 4_095]);
             let advert = (source, priority, interval * 10_000);
             let follows = backup && (!own.preempt || priority >= own.priority);
             let before = table.state();

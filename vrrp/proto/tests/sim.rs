@@ -25,6 +25,7 @@
     reason = "a test; clippy sees only the functions marked as such"
 )]
 
+mod random;
 #[path = "sim/stalls.rs"]
 mod stalls;
 
@@ -33,6 +34,7 @@ use krater_vrrp_proto::output::{Fault, Faults};
 use krater_vrrp_proto::{
     ChecksumForm, Datagram, Event, Heard, Machine, Output, Reason, Router, Span, Time, receive,
 };
+use random::{Random, variable};
 use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -94,28 +96,6 @@ impl Bug {
     ];
 }
 
-/// SplitMix64: small, seeded, good enough.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
-    }
-}
-
 struct Packet {
     at: Time,
     from: usize,
@@ -171,7 +151,7 @@ fn address(host: usize) -> IpAddr {
 impl World {
     fn new(seed: u64, bug: Bug) -> Self {
         let mut random = Random(seed);
-        let count = 2 + usize::try_from(random.below(3)).unwrap();
+        let count = 2 + random.index(3);
         let v2 = random.percent(20);
         let centiseconds = if v2 {
             100
@@ -421,7 +401,7 @@ impl World {
                 &mut bytes,
             );
             if self.random.percent(self.corrupt) {
-                let at = usize::try_from(self.random.below(bytes.len() as u64)).unwrap();
+                let at = self.random.index(bytes.len());
                 bytes[at] ^= 1 << self.random.below(8);
             }
             let copies = 1 + u64::from(self.random.percent(self.duplicates));
@@ -592,7 +572,7 @@ impl World {
 
     fn chaos(&mut self) -> Checked {
         for _ in 0..self.random.below(12) {
-            let host = usize::try_from(self.random.below(self.hosts.len() as u64)).unwrap();
+            let host = self.random.index(self.hosts.len());
             match self.random.below(13) {
                 0 => self.loss = self.random.pick(&[0, 5, 30, 100]),
                 1 => self.delay = self.interval.times(self.random.below(4)),
@@ -715,6 +695,10 @@ impl World {
         }
     }
 
+    fn takeovers(&self) -> u64 {
+        self.hosts.iter().map(|host| host.takeovers).sum()
+    }
+
     /// A calm in which the network is split: each part has its owner, as if there were no other. When it heals, one is left as soon
     /// as the others were heard, and nobody becomes Active by it.
     fn split_and_heal(&mut self) -> Checked {
@@ -736,8 +720,7 @@ impl World {
                 ));
             }
         }
-        let takeovers = |world: &Self| world.hosts.iter().map(|host| host.takeovers).sum::<u64>();
-        let before = takeovers(self);
+        let before = self.takeovers();
         self.group.fill(0);
         self.note("heal");
         let delay = self.delay + Span::from_micros(50);
@@ -748,7 +731,7 @@ impl World {
             return self.fail("two owners for longer than an interval after the heal");
         }
         self.run_until(self.intervals(12))?;
-        if takeovers(self) != before {
+        if self.takeovers() != before {
             return self.fail("a heal made somebody Active");
         }
         self.sole_owner().map(drop)
@@ -846,10 +829,6 @@ fn simulate(seed: u64, bug: Bug) -> Checked {
     world.hand_over_without_a_gap()?;
     world.owner_stalls()?;
     world.announcements_are_bounded()
-}
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]

@@ -41,8 +41,7 @@ fn hiccups(seed: u64, low: u64, high: u64) -> Checked {
         }
         let pause = high * 1_000 + world.interval.micros() + world.random.below(30_000);
         world.run_until(world.now + Span::from_micros(pause))?;
-        let changes: u64 = world.hosts.iter().map(|host| host.takeovers).sum();
-        if world.sole_owner()? != Some(owner) || changes != 1 {
+        if world.sole_owner()? != Some(owner) || world.takeovers() != 1 {
             return world.fail("a hiccup moved the addresses");
         }
     }
@@ -82,51 +81,50 @@ fn hiccups_of_a_loaded_machine_are_no_stalls() {
 }
 
 /// A virtual machine that is suspended for an hour, or a process that is stopped and whose queue fills meanwhile.
+fn hour(seed: u64) -> Checked {
+    let mut world = World::new(seed, Bug::None);
+    // A wire of an hour of 10 ms is long.
+    if world.interval < Span::from_millis(100) {
+        return Ok(());
+    }
+    for host in 0..world.hosts.len() {
+        world.start(host)?;
+    }
+    world.run_until(world.intervals(14))?;
+    let Some(owner) = world.sole_owner()? else {
+        return world.fail("nobody began");
+    };
+    let count = world.hosts.len();
+    let host = match world.random.percent(50) {
+        true => owner,
+        false => world.random.index(count),
+    };
+    let before = world.takeovers();
+    world.hosts[host].stalled_until = world.now + Span::from_millis(3_600_000);
+    world.hosts[host].paused = world.random.percent(50);
+    world.hosts[host].blind_until = world.now + Span::from_millis(3_700_000);
+    world.run_until(world.now + Span::from_millis(3_600_000))?;
+    world.run_until(world.intervals(14))?;
+    world.sole_owner()?;
+    let most = if host != owner {
+        0
+    } else if world.preempts() {
+        2
+    } else {
+        1
+    };
+    let changes = world.takeovers() - before;
+    // Equal ones may take over at the same moment, and one of them gives way at once.
+    if changes > most + (count as u64).saturating_sub(2) {
+        return world.fail(&format!("{changes} takeovers"));
+    }
+    Ok(())
+}
+
 #[test]
 fn an_hour_of_standing_still_costs_one_change() {
     for seed in 0..SEEDS / 10 {
-        let mut world = World::new(seed, Bug::None);
-        // A wire of an hour of 10 ms is long.
-        if world.interval < Span::from_millis(100) {
-            continue;
-        }
-        let checked = (|| {
-            for host in 0..world.hosts.len() {
-                world.start(host)?;
-            }
-            world.run_until(world.intervals(14))?;
-            let Some(owner) = world.sole_owner()? else {
-                return world.fail("nobody began");
-            };
-            let count = world.hosts.len() as u64;
-            let host = match world.random.percent(50) {
-                true => owner,
-                false => usize::try_from(world.random.below(count)).unwrap(),
-            };
-            let takeovers =
-                |world: &World| world.hosts.iter().map(|host| host.takeovers).sum::<u64>();
-            let before = takeovers(&world);
-            world.hosts[host].stalled_until = world.now + Span::from_millis(3_600_000);
-            world.hosts[host].paused = world.random.percent(50);
-            world.hosts[host].blind_until = world.now + Span::from_millis(3_700_000);
-            world.run_until(world.now + Span::from_millis(3_600_000))?;
-            world.run_until(world.intervals(14))?;
-            world.sole_owner()?;
-            let most = if host != owner {
-                0
-            } else if world.preempts() {
-                2
-            } else {
-                1
-            };
-            let changes = takeovers(&world) - before;
-            // Equal ones may take over at the same moment, and one of them gives way at once.
-            if changes > most + count.saturating_sub(2) {
-                return world.fail(&format!("{changes} takeovers"));
-            }
-            Ok(())
-        })();
-        if let Err(why) = checked {
+        if let Err(why) = hour(seed) {
             panic!("seed {seed}: {why}");
         }
     }
