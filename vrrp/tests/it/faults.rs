@@ -129,10 +129,7 @@ fn hostile_frames() {
     ] {
         send_frame(&lab.a.track, frame, descriptors);
     }
-    let before = lab.b.metric("krater_vrrp_adverts_received_total");
-    wait_until("ten adverts", || {
-        lab.b.metric("krater_vrrp_adverts_received_total") > before + 10.0
-    });
+    lab.b.grows("krater_vrrp_adverts_received_total", 10.0);
     assert_eq!(lab.a.status().routers[0].state, Active);
     assert_eq!(lab.owners(), ["a"]);
 }

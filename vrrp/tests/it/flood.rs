@@ -52,19 +52,20 @@ fn checked(bytes: &mut [u8]) {
     bytes[6..8].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Datagrams with their IP headers (the kernel fills length, identification and checksum in), each with
-/// the reason for which it must be dropped.
+/// A datagram with its IP header; the kernel fills length, identification and checksum in.
+fn datagram(source: Ipv4Addr, to: Ipv4Addr, ttl: u8, message: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x45, 0xc0, 0, 0, 0, 0, 0, 0, ttl, 112, 0, 0];
+    bytes.extend(source.octets());
+    bytes.extend(to.octets());
+    bytes.extend(message);
+    bytes
+}
+
+/// Datagrams, each with the reason for which it must be dropped.
 fn hostile(to: Ipv4Addr) -> Vec<(&'static str, Vec<u8>)> {
     let peer = if to == A { B } else { A };
-    let datagram = |source: Ipv4Addr, ttl: u8, message: Vec<u8>| {
-        let mut bytes = vec![0x45, 0xc0, 0, 0, 0, 0, 0, 0, ttl, 112, 0, 0];
-        bytes.extend(source.octets());
-        bytes.extend(to.octets());
-        bytes.extend(message);
-        bytes
-    };
     let from = |source: Ipv4Addr, priority, change: &dyn Fn(&mut Vec<u8>)| {
-        datagram(source, 255, message(source, to, priority, change))
+        datagram(source, to, 255, &message(source, to, priority, change))
     };
     vec![
         ("short", from(STRANGER, 254, &|b| b.truncate(5))),
@@ -77,7 +78,7 @@ fn hostile(to: Ipv4Addr) -> Vec<(&'static str, Vec<u8>)> {
         ("checksum", from(peer, 0, &|b| b[7] ^= 1)),
         (
             "hop-limit",
-            datagram(peer, 64, message(peer, to, 254, |_| ())),
+            datagram(peer, to, 64, &message(peer, to, 254, |_| ())),
         ),
         (
             "empty",
@@ -244,10 +245,7 @@ fn overflow() {
     wait_until("the loss to be counted", || {
         lab.b.metric("krater_vrrp_queue_overflows_total") > 0.0
     });
-    let heard = lab.b.metric("krater_vrrp_adverts_received_total");
-    wait_until("adverts to be heard", || {
-        lab.b.metric("krater_vrrp_adverts_received_total") > heard + 5.0
-    });
+    lab.b.grows("krater_vrrp_adverts_received_total", 5.0);
     assert_eq!(lab.b.status().routers[0].state, Backup);
     assert_eq!(lab.b.status().routers[0].transitions, 0);
     assert_eq!(lab.owners(), ["a"]);
@@ -258,10 +256,7 @@ fn overflow() {
 fn rival() {
     let lab = configured("flood-rival");
     let socket = stranger(&lab);
-    let mut datagram = vec![0x45, 0xc0, 0, 0, 0, 0, 0, 0, 255, 112, 0, 0];
-    datagram.extend(B.octets());
-    datagram.extend(A.octets());
-    datagram.extend(message(B, A, 1, |_| ()));
+    let datagram = datagram(B, A, 255, &message(B, A, 1, |_| ()));
     let sent = || lab.a.metric("krater_vrrp_adverts_sent_total");
     let rivals = || lab.a.metric("krater_vrrp_rival_adverts_total");
     let (before, ticks_before) = (sent(), ticks(&lab.a));

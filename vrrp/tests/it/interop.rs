@@ -394,9 +394,7 @@ fn owner() {
     };
     accept("0");
     lab.connect(2, true);
-    let sent = || lab.a.metric("krater_vrrp_adverts_sent_total");
-    let before = sent();
-    wait_until("twenty adverts", || sent() > before + 20.0);
+    lab.a.grows("krater_vrrp_adverts_sent_total", 20.0);
     assert_eq!(lab.a.status().routers[0].state, Active);
     accept("1");
     let reason = lab.a.state_becomes(Backup);

@@ -549,6 +549,14 @@ impl Node {
         value.unwrap_or(0.0)
     }
 
+    /// Waits until a sample is greater than now by more than this.
+    pub(crate) fn grows(&self, name: &str, more: f64) {
+        let before = self.metric(name);
+        wait_until(&format!("{name} to grow by more than {more}"), || {
+            self.metric(name) > before + more
+        });
+    }
+
     /// The guard's process id.
     pub(crate) fn guard(&self) -> u32 {
         let children = format!("/proc/{0}/task/{0}/children", self.pid());

@@ -171,9 +171,7 @@ fn both_alive(lab: &Lab) {
 
 /// So many heartbeats later.
 fn later(node: &Node) {
-    let served = || node.metric("krater_vrrp_timer_lateness_seconds_count");
-    let before = served();
-    wait_until("heartbeats", || served() > before + LONG);
+    node.grows("krater_vrrp_timer_lateness_seconds_count", LONG);
 }
 
 fn told(node: &Node, what: &str, which: impl Fn(&VrrpEventKind) -> bool) {
@@ -332,7 +330,7 @@ fn liveness(node: &Node) -> f64 {
     node.metric("krater_vrrp_peer_liveness{")
 }
 
-fn alive(lab: &Lab) {
+pub(crate) fn alive(lab: &Lab) {
     wait_until("both to hear each other", || {
         [&lab.a, &lab.b].iter().all(|node| liveness(node) > 1.5)
     });
@@ -384,9 +382,8 @@ fn another_key() {
     assert!(liveness(&lab.b) < 0.5);
     die(&mut lab);
     // b goes on sending for much longer than a session would have waited.
-    let served = || lab.b.metric("krater_vrrp_timer_lateness_seconds_count");
-    let before = served();
-    wait_until("forty heartbeats", || served() > before + 40.0);
+    lab.b
+        .grows("krater_vrrp_timer_lateness_seconds_count", 40.0);
     lab.b.state_becomes(Backup);
     assert_eq!(lab.b.status().routers[0].transitions, 0);
     let said = |event: &VrrpEvent| matches!(event.kind, VrrpEventKind::PeerDead { .. });

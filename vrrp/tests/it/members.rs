@@ -3,6 +3,7 @@
 use crate::Test;
 use crate::dataplane::Dataplane;
 use crate::lab::{Lab, Node, wait_until};
+use crate::liveness::alive;
 use krater_model::Millis;
 use krater_model::control::RouterState::{Active, Backup};
 use serde_json::{Value, json};
@@ -33,10 +34,7 @@ fn pair(name: &str, tracks: bool) -> Lab {
     lab.a.state_becomes(Active);
     lab.b.apply(&config(&lab, 1, 2, tracks));
     lab.b.state_becomes(Backup);
-    wait_until("both to hear each other", || {
-        let alive = |node: &Node| node.metric("krater_vrrp_peer_liveness{") > 1.5;
-        alive(&lab.a) && alive(&lab.b)
-    });
+    alive(&lab);
     lab
 }
 
@@ -46,9 +44,7 @@ fn member(node: &Node, up: bool) {
 
 /// Thirty adverts are a long time.
 fn later(from: &Node) {
-    let sent = || from.metric("krater_vrrp_adverts_sent_total");
-    let before = sent();
-    wait_until("thirty adverts", || sent() > before + 30.0);
+    from.grows("krater_vrrp_adverts_sent_total", 30.0);
 }
 
 fn richer() {

@@ -2,6 +2,7 @@
 
 use crate::Test;
 use crate::lab::{Lab, Node, wait_for, wait_until};
+use crate::liveness::alive;
 use krater_model::MacAddr;
 use krater_model::control::RouterState::{Active, Backup};
 use krater_model::control::{VrrpEventKind, VrrpEvents};
@@ -45,18 +46,13 @@ fn pair(name: &str, v6: bool, session: bool) -> Lab {
     lab.b.state_becomes(Backup);
     hear(&lab.b, 3.0);
     if session {
-        wait_until("both to hear each other", || {
-            let alive = |node: &Node| node.metric("krater_vrrp_peer_liveness{") > 1.5;
-            alive(&lab.a) && alive(&lab.b)
-        });
+        alive(&lab);
     }
     lab
 }
 
 fn hear(node: &Node, more: f64) {
-    let heard = || node.metric("krater_vrrp_adverts_received_total");
-    let before = heard();
-    wait_until("adverts", || heard() > before + more);
+    node.grows("krater_vrrp_adverts_received_total", more);
 }
 
 fn announced(node: &Node) -> f64 {

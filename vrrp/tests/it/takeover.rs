@@ -84,10 +84,7 @@ fn killed_active_is_replaced(name: &str, v6: bool) {
     lab.a.start();
     lab.a.apply(&lab.config(1, 1, 100));
     lab.a.state_becomes(Backup);
-    let before = lab.a.metric("krater_vrrp_adverts_received_total");
-    wait_until("twenty adverts", || {
-        lab.a.metric("krater_vrrp_adverts_received_total") > before + 20.0
-    });
+    lab.a.grows("krater_vrrp_adverts_received_total", 20.0);
     assert_eq!(lab.owners(), ["b"]);
     assert_eq!(lab.b.status().routers[0].transitions, 1);
 }

@@ -37,6 +37,18 @@ fn config(lab: &Lab, generation: u64, host: u8, virtual_mac: bool) -> Value {
     config
 }
 
+/// Speaks to the group from a virtual MAC address.
+fn group_config(lab: &Lab, host: u8, v6: bool) -> Value {
+    let mut config = config(lab, 1, host, true);
+    let router = &mut config["routers"][0];
+    router["multicast"] = json!(true);
+    router["peers"] = json!([]);
+    if v6 {
+        router["source"] = json!(format!("fe80::{host}"));
+    }
+    config
+}
+
 /// a is Active, b follows.
 fn pair(name: &str, v6: bool, virtual_mac: bool) -> Lab {
     let mut lab = Lab::new(name, v6);
@@ -130,15 +142,9 @@ fn group(name: &str, v6: bool) {
     let mut lab = Lab::new(name, v6);
     let capture = Capture::start(&lab);
     let config = |lab: &Lab, host: u8| {
-        let mut config = config(lab, 1, host, true);
-        let router = &mut config["routers"][0];
-        router["multicast"] = json!(true);
-        router["peers"] = json!([]);
+        let mut config = group_config(lab, host, v6);
         // The judge's.
-        router["checksum"] = json!("pseudo_header");
-        if v6 {
-            router["source"] = json!(format!("fe80::{host}"));
-        }
+        config["routers"][0]["checksum"] = json!("pseudo_header");
         config
     };
     lab.a.start();
@@ -219,13 +225,9 @@ fn killed() {
 fn long() {
     let mut lab = Lab::new("vmac-long", true);
     let config = |lab: &Lab, host: u8| {
-        let mut config = config(lab, 1, host, true);
-        let router = &mut config["routers"][0];
-        router["multicast"] = json!(true);
-        router["peers"] = json!([]);
-        router["source"] = json!(format!("fe80::{host}"));
+        let mut config = group_config(lab, host, true);
         let all = (0x100..0x164).map(|n| format!("2001:db8::{n:x}/128"));
-        router["addresses"] = json!(all.collect::<Vec<String>>());
+        config["routers"][0]["addresses"] = json!(all.collect::<Vec<String>>());
         config
     };
     lab.a.start();
