@@ -1,19 +1,13 @@
 //! What an operator of keepalived had as scripts: `agent/examples/vrrp`, run by the real `sh`.
 
 use super::host::{Host, until};
+use super::run::VRRP;
 use krater_net::process::{self, Detached, ProcessId};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-const FILE: &str = r#"
-[[vrrp]]
-vrid = 7
-interface = "eth0"
-priority = 100
-advert_interval = 10
-source = "192.0.2.2"
-addresses = ["192.0.2.10/24"]
-track_dataplane = false
+/// Of the router.
+const TRACKS: &str = r#"track_dataplane = false
 track_checks = [{ name = "database", rise = 2, fall = 2, fresh = 2000 }]
 "#;
 
@@ -78,7 +72,7 @@ fn terms(lines: &[String]) -> Vec<u64> {
 fn checks_and_notifications_are_programs_of_the_operator() {
     let mut host = Host::new();
     host.add_address("eth0", "192.0.2.2/24");
-    host.write(FILE);
+    host.write(&format!("{VRRP}{TRACKS}"));
     host.run_vrrp();
     let (reason, _) = becomes(&host, "fault");
     assert!(reason.contains("a tracked check is down"), "{reason}");

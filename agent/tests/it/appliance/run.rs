@@ -298,7 +298,7 @@ fn an_operators_word_survives_a_reload() {
     });
 }
 
-const VRRP: &str = r#"
+pub(super) const VRRP: &str = r#"
 [[vrrp]]
 vrid = 7
 interface = "eth0"
