@@ -3,9 +3,8 @@
 
 use crate::Test;
 use crate::capture::Capture;
-use crate::lab::{Lab, wait_until};
+use crate::lab::{Lab, add_address, wait_until};
 use krater_model::control::RouterState::{Active, Backup};
-use krater_net::link::Address;
 use krater_net::sync::NetlinkSocket;
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::{Value, json};
@@ -87,13 +86,7 @@ fn closed(name: &str, v6: bool) {
     let netlink = NetlinkSocket::open_in(&lab.b.ns).unwrap();
     let link = netlink.link_by_name("eth1").unwrap().unwrap().index;
     let net = format!("{}/{}", lab.vip(), if v6 { 128 } else { 32 });
-    let address = Address {
-        link,
-        net: net.parse().unwrap(),
-        protocol: 0,
-        no_prefix_route: false,
-    };
-    netlink.add_address(&address).unwrap();
+    add_address(&netlink, link, &net);
     lab.answered_by("b");
 
     // Who asked for the link-layer address was told, by each of them.

@@ -1,9 +1,9 @@
 //! Sync groups: two networks, a virtual router on each, which move as one.
 
 use crate::Test;
-use crate::lab::{Lab, Node, wait_for, wait_until};
+use crate::lab::{Lab, Node, add_address, wait_for, wait_until};
 use krater_model::control::RouterState::{self, Active, Backup, Fault};
-use krater_net::link::{Address, LinkChange, VethSpec};
+use krater_net::link::{LinkChange, VethSpec};
 use krater_net::sync::NetlinkSocket;
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
@@ -34,13 +34,7 @@ fn second_network(lab: &Lab) {
         switch.create_veth(&port).unwrap();
         let netlink = NetlinkSocket::open_in(&node.ns).unwrap();
         let link = netlink.link_by_name("eth2").unwrap().unwrap().index;
-        let address = Address {
-            link,
-            net: format!("198.51.100.{host}/24").parse().unwrap(),
-            protocol: 0,
-            no_prefix_route: false,
-        };
-        netlink.add_address(&address).unwrap();
+        add_address(&netlink, link, &format!("198.51.100.{host}/24"));
         netlink.set_up(link, true).unwrap();
         wait_until("a carrier", || {
             netlink.link_by_name("eth2").unwrap().unwrap().carrier

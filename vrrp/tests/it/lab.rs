@@ -111,13 +111,7 @@ impl Lab {
                 format!("2001:db8::{host}/64"),
                 format!("fe80::{host}/64"),
             ] {
-                let address = Address {
-                    link: index,
-                    net: net.parse().unwrap(),
-                    protocol: 0,
-                    no_prefix_route: false,
-                };
-                netlink.add_address(&address).unwrap();
+                add_address(&netlink, index, &net);
             }
             netlink.set_up(index, true).unwrap();
             wait_until("a carrier", || {
@@ -569,6 +563,17 @@ impl Node {
                 .ok()
         })
     }
+}
+
+/// An address of the host's own.
+pub(crate) fn add_address(netlink: &NetlinkSocket, link: u32, net: &str) {
+    let address = Address {
+        link,
+        net: net.parse().unwrap(),
+        protocol: 0,
+        no_prefix_route: false,
+    };
+    netlink.add_address(&address).unwrap();
 }
 
 fn echo_socket(ns: &NetNs, any: IpAddr) -> UdpSocket {

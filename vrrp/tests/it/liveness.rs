@@ -3,13 +3,13 @@
 
 use crate::Test;
 use crate::dataplane::send_frame;
-use crate::lab::{Lab, Node, wait_for, wait_until};
+use crate::lab::{Lab, Node, add_address, wait_for, wait_until};
 use krater_model::control::RouterState::{Active, Backup};
 use krater_model::control::{
     LivenessPath, PathState, PeerLiveness, VrrpEvent, VrrpEventKind, VrrpEvents,
 };
 use krater_model::wire::liveness::PORT;
-use krater_net::link::{Address, VethSpec};
+use krater_net::link::VethSpec;
 use krater_net::netns::NetNs;
 use krater_net::sync::NetlinkSocket;
 use nix::sys::signal::Signal::{SIGKILL, SIGSTOP, SIGTERM};
@@ -118,13 +118,7 @@ impl Second {
         for (host, ns) in (1..).zip(&hosts) {
             let netlink = NetlinkSocket::open_in(ns).unwrap();
             let link = netlink.link_by_name("eth0").unwrap().unwrap().index;
-            let address = Address {
-                link,
-                net: format!("{}/24", Self::address(host)).parse().unwrap(),
-                protocol: 0,
-                no_prefix_route: false,
-            };
-            netlink.add_address(&address).unwrap();
+            add_address(&netlink, link, &format!("{}/24", Self::address(host)));
             netlink.set_up(link, true).unwrap();
         }
         Self { hosts }

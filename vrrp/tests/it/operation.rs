@@ -1,7 +1,7 @@
 //! Control socket, configuration changes, identity, what follows the VIP, hostile packets.
 
 use crate::Test;
-use crate::lab::{Lab, wait_for, wait_until};
+use crate::lab::{Lab, add_address, wait_for, wait_until};
 use krater_model::control::Refusal;
 use krater_model::control::RouterState::{Active, Backup};
 use krater_net::PROTO_VRRP;
@@ -323,13 +323,7 @@ fn one_network() {
     // The host's own comes last, as one that a DHCP client renews.
     let netlink = NetlinkSocket::open_in(&lab.a.ns).unwrap();
     let link = netlink.link_by_name("eth1").unwrap().unwrap().index;
-    let address = krater_net::link::Address {
-        link,
-        net: "198.51.100.1/24".parse().unwrap(),
-        protocol: 0,
-        no_prefix_route: false,
-    };
-    netlink.add_address(&address).unwrap();
+    add_address(&netlink, link, "198.51.100.1/24");
     lab.a.apply(&one);
     assert!(lab.a.holds(vips[1]) && !lab.a.holds(vips[0]));
     assert!(lab.a.end(SIGTERM));
