@@ -115,12 +115,15 @@ impl State {
                 let Some(address) = port.take_stray() else {
                     break;
                 };
-                self.strays.found(now);
                 let stray = (port.key.interface.clone(), address);
                 if !found.contains(&stray) {
                     found.push(stray);
                 }
             }
+        }
+        // Once for each look: how many wait says only how often they were sent.
+        if !found.is_empty() {
+            self.strays.found(now);
         }
         let mut told: Vec<(&str, IpAddr)> = Vec::new();
         for (interface, address) in &found {

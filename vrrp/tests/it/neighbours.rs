@@ -118,6 +118,12 @@ fn stale(name: &str, v6: bool) {
         hear(&lab.b, 0.5);
     }
     assert!(announced(&lab.a) < before + 4.5);
+    // Many that wait make the next rest no longer: two more looks come within seconds.
+    let seen = strays(&lab.b);
+    wait_until("the next looks", || {
+        send(&lab, lab.b.mac(), lab.vip());
+        strays(&lab.b) > seen + 1.5
+    });
     // The other way round, after a handover.
     assert_eq!(lab.a.request("POST", "/handover", "{\"hold\":0}").0, 200);
     lab.b.state_becomes(Active);
