@@ -205,16 +205,8 @@ impl Clock {
 
     /// Ready when the deadline is over. Until then a drain wakes the task, too.
     pub(crate) fn poll(&mut self, timers: &Timers, cx: &mut Context<'_>) -> Poll<()> {
-        self.note(timers);
-        if let Some(deadline) = self.deadline {
-            // The clock is read when the sweep has found it over, which takes the deadline away.
-            let mut timers = timers.0.borrow_mut();
-            let timer = timers.get_mut(self.key.index());
-            let is_swept = timer.is_none_or(|timer| timer.deadline.is_none());
-            return match is_swept && is_over(deadline, now()) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            };
+        if self.note(timers) {
+            return Poll::Ready(());
         }
         let Some(short) = &mut self.short else {
             return Poll::Pending;
@@ -229,17 +221,17 @@ impl Clock {
         }
     }
 
-    /// Puts the deadline where the sweep sees it.
-    fn note(&self, timers: &Timers) {
+    /// Puts a long deadline where the sweep sees it. True: it is over.
+    fn note(&self, timers: &Timers) -> bool {
         let mut timers = timers.0.borrow_mut();
-        match timers.get_mut(self.key.index()) {
-            Some(timer) if timer.deadline.is_none() && self.deadline.is_some() => {
-                // Swept, or set anew: what is over stays as the sweep left it.
-                timer.deadline = self.deadline.filter(|at| !is_over(*at, now()));
-            }
-            Some(timer) => timer.deadline = self.deadline,
-            None => {}
+        let timer = timers.get_mut(self.key.index());
+        // The clock is read when the sweep has found it over, which takes the deadline away, and when it is new there.
+        let is_there = timer.as_ref().is_some_and(|t| t.deadline.is_some());
+        let over = !is_there && self.deadline.is_some_and(|at| is_over(at, now()));
+        if let Some(timer) = timer {
+            timer.deadline = self.deadline.filter(|_| !over);
         }
+        over
     }
 }
 
