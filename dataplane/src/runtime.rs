@@ -54,7 +54,7 @@ pub struct Shared {
     pub usage: Usage,
     /// Logs of requests and connections.
     pub access_logs: Arc<AccessLogs>,
-    /// Times that connections of some listener were told to end.
+    /// Times that connections were told to end: those of some listener, or all, for a drain.
     closings: AtomicU32,
 }
 
@@ -250,16 +250,21 @@ impl Shared {
 
     pub(crate) fn set_draining(&self) {
         self.draining.store(true, Relaxed);
+        self.tell_closing();
     }
 
     /// Ends all connections of a listener: with their worker's next tick.
     pub(crate) fn close_connections(&self, listener: &ListenerRuntime) {
         listener.closings.fetch_add(1, Relaxed);
-        // Who sees this one sees the one before.
+        self.tell_closing();
+    }
+
+    /// Has the workers wake their connections. Who sees this sees what was written before, which says who shall end.
+    fn tell_closing(&self) {
         self.closings.fetch_add(1, AcqRel);
     }
 
-    /// Times that connections of some listener were told to end.
+    /// Times that connections were told to end.
     pub(crate) fn closings(&self) -> u32 {
         self.closings.load(Acquire)
     }

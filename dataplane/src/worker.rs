@@ -65,9 +65,7 @@ pub struct WorkerShared {
     load: Cell<(u32, u64)>,
     /// What was added to the process's sums so far.
     published: Cell<Figures>,
-    /// Connections were woken for the drain.
-    drain_told: Cell<bool>,
-    /// [`Shared::closings`] for which they were woken.
+    /// [`Shared::closings`] for which connections were woken.
     closings_told: Cell<u32>,
 }
 
@@ -92,7 +90,6 @@ impl WorkerShared {
             ticks: Cell::default(),
             load: Cell::new((u32::MAX, 0)),
             published: Cell::default(),
-            drain_told: Cell::default(),
             closings_told: Cell::default(),
         }
     }
@@ -115,10 +112,8 @@ impl WorkerShared {
             reused: self.members.reused(),
         });
         let closings = self.shared.closings();
-        // Once: who waits later sees the drain at its first look, and it has no way back.
-        if self.closings_told.replace(closings) != closings
-            || self.shared.is_draining() && !self.drain_told.replace(true)
-        {
+        // Once: who waits later sees a drain at its first look, and it has no way back.
+        if self.closings_told.replace(closings) != closings {
             self.timers.wake_all();
         }
     }
