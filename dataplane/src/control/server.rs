@@ -3,7 +3,6 @@
 use super::{Control, lock, status};
 use crate::apply::CLOSE_GRACE;
 use crate::metrics;
-use crate::runtime::PoolView;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -208,12 +207,8 @@ fn given<'de, D: serde::Deserializer<'de>>(
 fn set_member(control: &Control, id: &str, set: SetMember) -> Answer {
     let routes = control.shared.routes();
     let all = || {
-        let of_pool = |pool: &'_ Arc<PoolView>| {
-            let pool = Arc::clone(pool);
-            let members = pool.members.clone().into_iter();
-            members.map(move |member| (Arc::clone(&pool), member))
-        };
-        routes.pools.values().flat_map(of_pool)
+        let pools = routes.pools.values();
+        pools.flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
     };
     let by_id = all().find(|(_, member)| member.conf.id.to_string() == id);
     let by_name = || all().filter(|(_, member)| member.conf.label == id);
