@@ -103,7 +103,8 @@ impl AsRawFd for WorkerSocket {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<Socket> {
+/// A TCP socket that does not block, for an address on which others may listen beside us: other workers, a successor.
+pub(crate) fn shared_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -112,6 +113,11 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = shared_socket(address)?;
     // A Backup listens before it owns the VIP.
     match address {
         SocketAddr::V4(_) => socket.set_freebind_v4(true)?,

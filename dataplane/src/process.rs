@@ -2,6 +2,7 @@
 
 mod sys;
 
+use crate::listen;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{OwnedFd, RawFd};
@@ -63,16 +64,8 @@ pub(crate) fn bind_metrics(address: SocketAddr) -> Result<TcpListener, StartErro
         return Err(at(what())(error));
     }
     let open = || {
-        use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_nonblocking(true)?;
-        socket.set_reuse_address(true)?;
         // As the listeners: a successor serves beside us until we drain.
-        socket.set_reuse_port(true)?;
+        let socket = listen::shared_socket(address)?;
         socket.bind(&address.into())?;
         socket.listen(METRICS_BACKLOG)?;
         Ok::<_, io::Error>(socket.into())
