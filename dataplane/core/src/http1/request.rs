@@ -266,12 +266,8 @@ impl RequestHead {
             return Err(Fault::Target);
         }
         // The usual port of the scheme may be named or not (RFC 9110 section 4.2.3).
-        let named = |host: &'_ [u8]| host.strip_suffix(usual_port).unwrap_or(host).len();
         if let Some(host) = self.host.map(|host| host.of_buffer(buffer))
-            && !host
-                .get(..named(host))
-                .zip(authority.get(..named(authority)))
-                .is_some_and(|(host, authority)| host.eq_ignore_ascii_case(authority))
+            && !without(usual_port, host).eq_ignore_ascii_case(without(usual_port, authority))
         {
             return Err(Fault::HostMismatch);
         }
@@ -336,6 +332,11 @@ pub(super) fn only<'a>(fields: &[Field], name: &[u8], buffer: &'a [u8]) -> Optio
 fn valid_key(key: &[u8]) -> bool {
     let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
     key.len() == 24 && key.ends_with(b"==") && key.iter().take(22).all(digit)
+}
+
+/// `host` without this port, if it names it.
+fn without<'a>(port: &[u8], host: &'a [u8]) -> &'a [u8] {
+    host.strip_suffix(port).unwrap_or(host)
 }
 
 /// `uri-host [":" port]` (RFC 9110 section 7.2). Empty is valid (RFC 9112 section 3.2).
