@@ -376,16 +376,16 @@ fn compare_runs_both_in_turn_and_refuses_what_is_no_program() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/a"));
 }
 
-/// What the goals' table says is what the kept run that it names measured.
-#[test]
-fn goals_stand_beside_what_was_measured() {
+/// What stands in a document of the project after `<!-- MARK: FILE -->` is what `quote` prints of that kept run.
+fn stands_as_measured(document: &str, mark: &str, options: &[&str]) -> Option<String> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let text = std::fs::read_to_string(root.join("perf/README.md")).unwrap();
-    let (_, rest) = text.split_once("<!-- goals: ").unwrap();
+    let text = std::fs::read_to_string(root.join(document)).unwrap();
+    let (_, rest) = text.split_once(&format!("<!-- {mark}: "))?;
     let (file, rest) = rest.split_once(" -->\n").unwrap();
-    let (shown, _) = rest.split_once("<!-- goals: end -->").unwrap();
+    let (shown, _) = rest.split_once(&format!("<!-- {mark}: end -->")).unwrap();
     let output = Command::new(PERF)
-        .args(["quote", "--goals"])
+        .arg("quote")
+        .args(options)
         .arg(root.join(file))
         .output()
         .unwrap();
@@ -393,38 +393,31 @@ fn goals_stand_beside_what_was_measured() {
     let measured = String::from_utf8(output.stdout).unwrap();
     assert_eq!(
         shown, measured,
-        "write what `krater-perf quote --goals {file}` prints"
+        "write what `krater-perf quote {options:?} {file}` prints"
     );
+    Some(measured)
+}
+
+/// What the goals' table says is what the kept run that it names measured.
+#[test]
+fn goals_stand_beside_what_was_measured() {
+    let measured = stands_as_measured("perf/README.md", "goals", &["--goals"]).unwrap();
     assert!(measured.contains("**missed**"), "{measured}");
 }
 
 /// The README may quote no figure but those of a kept run, and all of that run.
 #[test]
 fn the_readme_quotes_what_was_measured() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let results = std::fs::read_dir(root.join("perf/results")).into_iter();
-    let kept: Vec<PathBuf> = results
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "json"))
-        .collect();
-    let Some((_, rest)) = readme.split_once("<!-- measured: ") else {
+    let Some(measured) = stands_as_measured("README.md", "measured", &[]) else {
+        let results = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("results");
+        let kept: Vec<PathBuf> = std::fs::read_dir(results)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "json"))
+            .collect();
         assert!(kept.is_empty(), "{kept:?} is not quoted");
         return;
     };
-    let (file, rest) = rest.split_once(" -->\n").unwrap();
-    let (quoted, _) = rest.split_once("<!-- measured: end -->").unwrap();
-    let output = Command::new(PERF)
-        .arg("quote")
-        .arg(root.join(file))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{file}");
-    let measured = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(
-        quoted, measured,
-        "write what `krater-perf quote {file}` prints"
-    );
     assert!(measured.contains("| http-1k |"), "{measured}");
 }
