@@ -26,8 +26,7 @@ impl Calls {
 
     /// The same for the one call that watches and forgets sockets, `epoll_ctl(2)`.
     pub(crate) fn attach_to_polling(tracepoint: u64, pids: &[u32]) -> anyhow::Result<Self> {
-        let only = CString::new(format!("id == {}", libc::SYS_epoll_ctl))?;
-        Self::attach_to(tracepoint, pids, Some(&only))
+        Self::attach_to(tracepoint, pids, Some(&polling()?))
     }
 
     fn attach_to(tracepoint: u64, pids: &[u32], only: Option<&CStr>) -> anyhow::Result<Self> {
@@ -91,6 +90,11 @@ pub(crate) fn tracepoint() -> anyhow::Result<u64> {
         .map_err(|_| anyhow::anyhow!("the thread that mounts tracefs ended"))?
 }
 
+/// What lets `epoll_ctl(2)` alone be counted.
+fn polling() -> anyhow::Result<CString> {
+    Ok(CString::new(format!("id == {}", libc::SYS_epoll_ctl))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,8 +138,7 @@ mod tests {
         let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
         // This thread alone: others of this process come and go with their tests.
         let own = sys::count_tracepoint(number, nix::unistd::gettid().as_raw()).unwrap();
-        let only = CString::new(format!("id == {}", libc::SYS_epoll_ctl)).unwrap();
-        sys::count_only(&own, &only).unwrap();
+        sys::count_only(&own, &polling().unwrap()).unwrap();
         let mut polling = Calls(vec![own.into()]);
         let before = polling.count().unwrap();
         for _ in 0..10 {
