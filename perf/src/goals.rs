@@ -2,6 +2,8 @@
 
 use crate::bench::report::{Cell, Report, Row};
 use crate::bench::stats::{self, Spread};
+use crate::bench::table;
+use crate::quote;
 use std::fmt::Write as _;
 
 /// Something to be reached against the better HAProxy: the floor to pass, and the aim.
@@ -61,6 +63,7 @@ const GROWTH: f64 = 0.05;
 /// Milliseconds until a snapshot of a thousand pools of ten members is in force.
 const APPLIED: f64 = 100.0;
 const OURS: &str = "krater";
+const NOT_MEASURED: &str = "not measured";
 
 /// Markdown: each goal, what was measured, and by how much it is missed.
 pub(crate) fn markdown(report: &Report) -> String {
@@ -72,7 +75,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     for goal in GOALS {
         let measured = row(goal.workload).and_then(|row| measured(row, goal.of));
         let (figures, verdict) = match measured {
-            None => ("–".into(), "not measured".into()),
+            None => (table::none(), NOT_MEASURED.into()),
             Some((spread, void)) => (shown(spread), verdict(goal, spread, void)),
         };
         let Goal {
@@ -90,11 +93,11 @@ pub(crate) fn markdown(report: &Report) -> String {
     for name in CHANGES {
         let cells = row(name).and_then(|row| row.cells.get(OURS));
         let cells = cells.map_or(&[][..], Vec::as_slice);
-        let changes: Vec<_> = cells.iter().filter_map(|c| c.change.as_ref()).collect();
-        let failed: u64 = changes.iter().map(|change| change.failed).sum();
-        let all = failed + changes.iter().map(|change| change.answered).sum::<u64>();
+        let changes = cells.iter().filter_map(|cell| cell.change.as_ref());
+        let failed: u64 = changes.map(|change| change.failed).sum();
+        let all = quote::answers(cells);
         let (figures, verdict) = match (all, failed) {
-            (0, _) => ("–".into(), "not measured"),
+            (0, _) => (table::none(), NOT_MEASURED),
             (_, 0) => (format!("0 of {all}"), "reached"),
             _ => (format!("{failed} of {all}"), "**missed**"),
         };
@@ -102,29 +105,16 @@ pub(crate) fn markdown(report: &Report) -> String {
             out,
             "| requests that fail in 100 changes | {name} | 0 | 0 | {figures} | {verdict} |"
         );
-        let growth: Option<Vec<f64>> = cells.iter().map(growth).collect();
-        let spread = growth.as_deref().and_then(Spread::of);
-        let (figures, verdict) = match spread {
-            None => ("–".into(), "not measured"),
-            Some(spread) if spread.median <= GROWTH => (shown(spread), "reached"),
-            Some(spread) => (
-                shown(spread),
-                "**missed**, with 100 WebSockets and from the first request on",
-            ),
-        };
+        let missed = "**missed**, with 100 WebSockets and from the first request on";
+        let (figures, verdict) = judged(table::over_pairs(cells, &growth), GROWTH, missed);
         let _infallible = writeln!(
             out,
             "| RSS growth in 100 changes | {name} | {GROWTH:.2} | {GROWTH:.2} | {figures} | {verdict} |"
         );
     }
     let cells = row("pools-1000").and_then(|row| row.cells.get(OURS));
-    let applied: Option<Vec<f64>> =
-        cells.and_then(|c| c.iter().map(|cell| cell.apply_ms).collect());
-    let (figures, verdict) = match applied.as_deref().and_then(Spread::of) {
-        None => ("–".into(), "not measured"),
-        Some(spread) if spread.median <= APPLIED => (shown(spread), "reached"),
-        Some(spread) => (shown(spread), "**missed**"),
-    };
+    let applied = cells.and_then(|cells| table::over_pairs(cells, &|cell| cell.apply_ms));
+    let (figures, verdict) = judged(applied, APPLIED, "**missed**");
     let _infallible = writeln!(
         out,
         "| milliseconds until a snapshot of 1,000 pools × 10 members is in force | pools-1000 | {APPLIED} | {APPLIED} | {figures} | {verdict} |"
@@ -135,7 +125,7 @@ pub(crate) fn markdown(report: &Report) -> String {
 /// The ratio to the better HAProxy, and whether it is void.
 fn measured(row: &Row, of: Of) -> Option<(Spread, bool)> {
     if of == Of::Figure {
-        let haproxy = row.ratios.iter().find(|r| r.peer.starts_with("haproxy"))?;
+        let haproxy = row.haproxy()?;
         return Some((haproxy.counts, haproxy.verdict == "void"));
     }
     let users =
@@ -158,6 +148,15 @@ fn verdict(goal: &Goal, spread: Spread, void: bool) -> String {
         ratio if ratio <= goal.aim => "aim reached".into(),
         ratio if ratio <= goal.floor => "floor reached".into(),
         _ => format!("**missed** by {over:.0} %"),
+    }
+}
+
+/// What was measured beside a limit of its own, and what is said of it.
+fn judged(spread: Option<Spread>, limit: f64, missed: &'static str) -> (String, &'static str) {
+    match spread {
+        None => (table::none(), NOT_MEASURED),
+        Some(spread) if spread.median <= limit => (shown(spread), "reached"),
+        Some(spread) => (shown(spread), missed),
     }
 }
 

@@ -43,7 +43,7 @@ fn markdown(name: &str, report: &Report) -> String {
          |---|---|---:|---:|---|---:|---|\n",
     );
     for row in &report.rows {
-        let haproxy = row.ratios.iter().find(|r| r.peer.starts_with("haproxy"));
+        let haproxy = row.haproxy();
         let nginx = row.ratios.iter().find(|r| r.peer == "nginx");
         let Some(ours) = haproxy.or(nginx) else {
             continue; // nothing of ours to show
@@ -92,7 +92,8 @@ fn about_changes(row: &Row) -> bool {
     cells.any(|cell| cell.change.is_some())
 }
 
-fn answers(cells: &[Cell]) -> u64 {
+/// Requests under changes, whatever became of them.
+pub(crate) fn answers(cells: &[Cell]) -> u64 {
     let changes = cells.iter().filter_map(|cell| cell.change.as_ref());
     changes.map(|change| change.answered + change.failed).sum()
 }

@@ -105,6 +105,11 @@ const CONTROL: f64 = 1.2;
 const AGREE: f64 = 0.10;
 
 impl Row {
+    /// The ratio to the better HAProxy, which [`Self::judge`] puts before the other one.
+    pub(crate) fn haproxy(&self) -> Option<&Ratio> {
+        self.ratios.iter().find(|r| r.peer.starts_with("haproxy"))
+    }
+
     /// Works out Krater's ratios against the peers that have a process.
     pub(crate) fn judge(&mut self, ours: &str) {
         let figures = |cells: &[Cell], core: bool| -> Option<Vec<f64>> {

@@ -269,7 +269,7 @@ impl Changed {
 }
 
 /// The spread over all pairs; none when one has no such figure.
-fn over_pairs(cells: &[Cell], of: &dyn Fn(&Cell) -> Option<f64>) -> Option<Spread> {
+pub(crate) fn over_pairs(cells: &[Cell], of: &dyn Fn(&Cell) -> Option<f64>) -> Option<Spread> {
     let values: Option<Vec<f64>> = cells.iter().map(of).collect();
     Spread::of(&values?)
 }
@@ -279,7 +279,7 @@ fn shown(spread: Option<Spread>, how: impl Fn(Spread) -> String) -> String {
 }
 
 /// In place of a figure.
-fn none() -> String {
+pub(crate) fn none() -> String {
     "–".to_owned()
 }
 
