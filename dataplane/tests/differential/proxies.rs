@@ -5,7 +5,7 @@ use crate::member::Member;
 use krater_model::Millis;
 use krater_model::state::{InsertHeader, ListenerProtocol};
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 
 /// A listener and the member behind it. One case at a time.
 #[derive(Debug)]
@@ -60,8 +60,7 @@ impl HaProxy {
         );
         let lanes: Vec<Lane> = (0..lanes)
             .map(|n| {
-                let free = TcpListener::bind((kit::vip(), 0)).unwrap();
-                let address = free.local_addr().unwrap();
+                let address = kit::free();
                 let member = Member::start();
                 write!(
                     text,
@@ -77,18 +76,8 @@ impl HaProxy {
             })
             .collect();
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("haproxy.cfg");
-        std::fs::write(&file, text).unwrap();
-        let arguments = [
-            "-db".into(),
-            "-q".into(),
-            "-f".into(),
-            file.into_os_string(),
-        ];
-        let process = kit::Peer::start("usr/sbin/haproxy", &arguments);
-        for lane in &lanes {
-            kit::until("HAProxy", || TcpStream::connect(lane.address).ok());
-        }
+        let addresses: Vec<_> = lanes.iter().map(|lane| lane.address).collect();
+        let process = kit::Peer::haproxy(folder.path(), &text, &addresses);
         Self {
             lanes,
             _process: process,

@@ -6,7 +6,7 @@ use crate::process::Process;
 use krater_model::state::ListenerProtocol::{Http, Tcp};
 use krater_model::state::*;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -430,10 +430,6 @@ impl HaProxy {
         let socket = folder.path().join("log");
         let lines = UnixDatagram::bind(&socket).unwrap();
         lines.set_read_timeout(Some(PATIENCE)).unwrap();
-        let free = || {
-            let listener = TcpListener::bind((vip(), 0)).unwrap();
-            listener.local_addr().unwrap()
-        };
         let (http, tcp) = (free(), free());
         let text = format!(
             "global\n log {} len 16384 format raw local0\n\
@@ -445,18 +441,7 @@ impl HaProxy {
              backend echo\n mode tcp\n server s1 {echo}\n",
             socket.display()
         );
-        let file = folder.path().join("haproxy.cfg");
-        std::fs::write(&file, text).unwrap();
-        let arguments = [
-            "-db".into(),
-            "-q".into(),
-            "-f".into(),
-            file.into_os_string(),
-        ];
-        let process = Peer::start("usr/sbin/haproxy", &arguments);
-        for address in [http, tcp] {
-            until("HAProxy", || TcpStream::connect(address).ok());
-        }
+        let process = Peer::haproxy(folder.path(), &text, &[http, tcp]);
         Self {
             http,
             tcp,

@@ -399,6 +399,12 @@ pub(crate) fn peer(program: &str) -> Command {
     Command::new(file)
 }
 
+/// An address of its own for a peer, with a port that nobody uses now.
+pub(crate) fn free() -> SocketAddr {
+    let free = TcpListener::bind((vip(), 0)).unwrap();
+    free.local_addr().unwrap()
+}
+
 /// A peer that runs until it is dropped. The shell that started it ends it when its input closes, so
 /// that nothing is left when the test is killed.
 #[derive(Debug)]
@@ -423,6 +429,23 @@ impl Peer {
         let mut child = shell.spawn().unwrap();
         let input = child.stdin.take();
         Self { child, input }
+    }
+
+    /// HAProxy with this configuration, which is written into the folder; it listens at the addresses.
+    pub(crate) fn haproxy(folder: &Path, text: &str, addresses: &[SocketAddr]) -> Self {
+        let file = folder.join("haproxy.cfg");
+        std::fs::write(&file, text).unwrap();
+        let arguments = [
+            "-db".into(),
+            "-q".into(),
+            "-f".into(),
+            file.into_os_string(),
+        ];
+        let haproxy = Self::start("usr/sbin/haproxy", &arguments);
+        for address in addresses {
+            until("HAProxy", || TcpStream::connect(address).ok());
+        }
+        haproxy
     }
 }
 

@@ -7,11 +7,11 @@ use crate::tls::{Ca, bundle, client_config, key_der, mirror, tls};
 use krater_model::state::L7Compare::{self, Contains, EndsWith, EqualTo, Regex, StartsWith};
 use krater_model::state::*;
 use krater_model::*;
-use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, DnType, KeyPair, SerialNumber, date_time_ymd};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,33 +19,9 @@ const DEFAULTS: &str = "global\n maxconn 2000\n\
     defaults\n mode http\n retries 3\n option redispatch\n option http-keep-alive\n\
     timeout client 50000\n timeout connect 5000\n timeout server 50000\n";
 
-/// HAProxy with sections of the test's, until it is dropped.
-struct HaProxy {
-    _process: Peer,
-}
-
-impl HaProxy {
-    fn start(folder: &Path, sections: &str, addresses: &[SocketAddr]) -> Self {
-        let file = folder.join("haproxy.cfg");
-        std::fs::write(&file, format!("{DEFAULTS}{sections}")).unwrap();
-        let arguments = [
-            "-db".into(),
-            "-q".into(),
-            "-f".into(),
-            file.into_os_string(),
-        ];
-        let process = Peer::start("usr/sbin/haproxy", &arguments);
-        for address in addresses {
-            until("HAProxy", || TcpStream::connect(address).ok());
-        }
-        Self { _process: process }
-    }
-}
-
-/// An address for HAProxy.
-fn free() -> SocketAddr {
-    let free = TcpListener::bind((vip(), 0)).unwrap();
-    free.local_addr().unwrap()
+/// HAProxy with sections of the test's.
+fn haproxy(folder: &Path, sections: &str, addresses: &[SocketAddr]) -> Peer {
+    Peer::haproxy(folder, &format!("{DEFAULTS}{sections}"), addresses)
 }
 
 /// What comes until the connection ends.
@@ -265,7 +241,7 @@ fn rules_take_the_same_requests() {
     writeln!(sections, "backend b\n server s {member}").unwrap();
     dataplane.apply(lbs);
     let theirs: Vec<_> = places.iter().map(|(_, theirs)| *theirs).collect();
-    let _haproxy = HaProxy::start(folder.path(), &sections, &theirs);
+    let _haproxy = haproxy(folder.path(), &sections, &theirs);
     let (mut questions, mut names) = (Vec::new(), Vec::new());
     for ((kind, key, compare, value), (ours, theirs)) in RULES.iter().zip(&places) {
         for (target, fields, host) in REQUESTS {
@@ -346,7 +322,7 @@ fn redirects_lead_to_the_same_place() {
     }
     dataplane.apply(lbs);
     let theirs: Vec<_> = places.iter().map(|(_, theirs)| *theirs).collect();
-    let _haproxy = HaProxy::start(folder.path(), &sections, &theirs);
+    let _haproxy = haproxy(folder.path(), &sections, &theirs);
     let mut questions = Vec::new();
     for (ours, theirs) in &places {
         for request in [
@@ -374,12 +350,10 @@ fn redirects_lead_to_the_same_place() {
         assert!(ours.1.is_some(), "{request}: {ours:?}");
     }
     // A path that looks like a host is none, which HAProxy does not care for.
-    let [ours, _] = [places[2].0, places[2].1].map(|at| {
-        ask(
-            at,
-            "GET //evil.example/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        )
-    });
+    let ours = ask(
+        places[2].0,
+        "GET //evil.example/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
     assert_eq!(place(&ours).1.as_deref(), Some("/evil.example/"));
 }
 
@@ -489,7 +463,7 @@ fn terminated(
 }
 
 /// Puts all of them into Krater and HAProxy.
-fn serve(dataplane: &Dataplane, folder: &Path, all: &[Terminated]) -> HaProxy {
+fn serve(dataplane: &Dataplane, folder: &Path, all: &[Terminated]) -> Peer {
     let mut snapshot = dataplane.snapshot(all.iter().map(|one| one.setup.lb.clone()).collect());
     let certificates = all.iter().flat_map(|one| one.certificates.clone());
     let mut seen = BTreeSet::new();
@@ -500,7 +474,7 @@ fn serve(dataplane: &Dataplane, folder: &Path, all: &[Terminated]) -> HaProxy {
     assert_eq!(status, 200, "{body}");
     let sections: String = all.iter().map(|one| one.sections.as_str()).collect();
     let theirs: Vec<_> = all.iter().map(|one| one.theirs).collect();
-    HaProxy::start(folder, &sections, &theirs)
+    haproxy(folder, &sections, &theirs)
 }
 
 /// One request over TLS, or why there is no answer.
@@ -614,30 +588,12 @@ fn members_learn_the_same_of_client_certificates() {
 
 #[test]
 fn revocation_lists_keep_the_same_clients_out() {
-    use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
     let (dataplane, folder) = (Dataplane::start(1), tempfile::tempdir().unwrap());
     let (ca, clients) = (Ca::new(), Ca::new());
     let server = ca.issue("d.example").2;
-    let list = |signer: &Ca, until: i32| {
-        let revoked = RevokedCertParams {
-            serial_number: SerialNumber::from(7_u64),
-            revocation_time: date_time_ymd(2020, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(until, 1, 1),
-            crl_number: SerialNumber::from(1_u64),
-            issuing_distribution_point: None,
-            revoked_certs: vec![revoked],
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.signed_by(&signer.0).unwrap().pem().unwrap()
-    };
     let lists = [
-        ("good", list(&clients, 2049)),
-        ("out of date", list(&clients, 2021)),
+        ("good", clients.revoking(7, 2020, 2049)),
+        ("out of date", clients.revoking(7, 2020, 2021)),
     ];
     let all: Vec<Terminated> = lists
         .iter()

@@ -4,7 +4,10 @@ use crate::kit::*;
 use krater_model::control::ListenerState;
 use krater_model::state::*;
 use krater_model::*;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use std::io::{Read, Write};
@@ -32,6 +35,26 @@ impl Ca {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         roots
+    }
+
+    /// A list in PEM of the certificate with this serial number, which was revoked when the year `from` began. It is
+    /// good from then until the year `until` begins.
+    pub(crate) fn revoking(&self, serial: u64, from: i32, until: i32) -> String {
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(from, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(from, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 }
 
@@ -466,10 +489,6 @@ fn rules_look_at_the_clients_certificate() {
 
 #[test]
 fn revoked_client_certificates() {
-    use rcgen::{
-        CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber,
-        date_time_ymd,
-    };
     let dataplane = Dataplane::start(1);
     let (ca, clients) = (Ca::new(), Ca::new());
     let issue = |serial: u64| {
@@ -482,21 +501,7 @@ fn revoked_client_certificates() {
             Some((certificate.der().clone(), key_der(&key))),
         ))
     };
-    let revoked = RevokedCertParams {
-        serial_number: SerialNumber::from(7_u64),
-        revocation_time: date_time_ymd(2026, 1, 1),
-        reason_code: None,
-        invalidity_date: None,
-    };
-    let crl = CertificateRevocationListParams {
-        this_update: date_time_ymd(2026, 1, 1),
-        next_update: date_time_ymd(2096, 1, 1),
-        crl_number: SerialNumber::from(1_u64),
-        issuing_distribution_point: None,
-        revoked_certs: vec![revoked],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let crl = bundle(&crl.signed_by(&clients.0).unwrap().pem().unwrap());
+    let crl = bundle(&clients.revoking(7, 2026, 2096));
     let (server, client_ca) = (bundle(&ca.issue("d.example").2), bundle(&clients.0.pem()));
     let mut setup = terminated(&server);
     let tls = setup.listener().tls.as_mut().unwrap();
@@ -708,8 +713,8 @@ fn members_learn_of_the_clients_certificate() {
     ] {
         params.distinguished_name.push(kind, value);
     }
-    params.not_before = rcgen::date_time_ymd(2025, 1, 2);
-    params.not_after = rcgen::date_time_ymd(2049, 3, 4);
+    params.not_before = date_time_ymd(2025, 1, 2);
+    params.not_after = date_time_ymd(2049, 3, 4);
     let shown = params.signed_by(&key, &clients.0).unwrap();
     let sha1 = {
         use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
