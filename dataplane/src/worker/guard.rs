@@ -75,8 +75,10 @@ impl Guard {
 
     /// Runs a connection to its end: its own, that of its listener, or a panic, which ends nothing else.
     pub(super) fn around<F: Future<Output = ()>>(self, connection: F) -> impl Future<Output = ()> {
-        let guard = self;
-        Guarded { connection, guard }
+        Guarded {
+            connection,
+            guard: self,
+        }
     }
 }
 

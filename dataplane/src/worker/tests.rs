@@ -54,6 +54,13 @@ fn snapshot_of(listener: &str, pool_protocol: &str) -> (Vec<u8>, SocketAddr) {
     )
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 fn shared() -> Arc<Shared> {
     Arc::new(Shared::new(PipePool::new(4)))
 }
@@ -64,10 +71,7 @@ fn a_panic_ends_its_connection_and_gives_everything_back() {
     let (text, address) = snapshot();
     let mut applier = Applier::new(Arc::clone(&shared), watch::Sender::default(), 1);
     applier.apply(&text).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     LocalSet::new().block_on(&runtime, async {
         let worker = Rc::new(WorkerShared::new(Arc::clone(&shared), 0));
         let view = shared.listener_at(address).unwrap();
@@ -131,10 +135,7 @@ fn a_listener_that_closes_ends_its_connections_and_no_others() {
     let shared = shared();
     let ids = [ListenerId::random(), ListenerId::random()];
     let listeners = ids.map(|id| Arc::new(ListenerRuntime::new(id)));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     LocalSet::new().block_on(&runtime, async {
         let worker = Rc::new(WorkerShared::new(Arc::clone(&shared), 0));
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
@@ -186,10 +187,7 @@ impl Taker for Size {
 /// Small futures are what makes idle connections cheap.
 #[test]
 fn the_futures_of_a_connection_stay_small() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let _context = runtime.enter();
     let size = |listener, pool| {
         let shared = shared();
