@@ -91,7 +91,7 @@ where
     let (wanted, order) = wanted(attributes, request)?;
     let mut select = E::find().filter(scope.clone()).filter(wanted);
     if let Some(marker) = &request.marker {
-        let row = marker_row::<E>(db, marker, seen(attributes, request, scope.clone())).await?;
+        let row = marker_row::<E>(db, marker, seen(request, scope)).await?;
         let row = row.ok_or_else(|| ListError::Marker(marker.clone()))?;
         select = select.filter(beyond(&order, &row, request.reverse));
     }
@@ -199,70 +199,64 @@ fn key(column: &'static str, kind: Kind) -> SimpleExpr {
 
 /// Null sorts as the type's smallest value.
 fn never_null(column: &'static str, kind: Kind) -> SimpleExpr {
-    let smallest: Value = match kind {
-        // What is inside another column, and null, is never sorted by.
-        Kind::Text | Kind::Inside(_) | Kind::Null => "".into(),
-        Kind::Int | Kind::Time | Kind::NumberInside(_) => 0_i64.into(),
-        Kind::Bool | Kind::FlagInside(_) => false.into(),
-    };
+    let smallest = cell(kind, None);
     Func::coalesce([Expr::col(Alias::new(column)).into(), Expr::value(smallest)]).into()
 }
 
-fn beyond(order: &[Key], row: &serde_json::Value, reverse: bool) -> Cond {
-    let value = |column: &str, kind: Kind| -> Value {
-        let cell = row.get(column);
-        match kind {
-            Kind::Text | Kind::Inside(_) | Kind::Null => {
-                cell.and_then(|v| v.as_str()).unwrap_or_default().into()
-            }
-            Kind::Int | Kind::Time | Kind::NumberInside(_) => {
-                cell.and_then(|v| v.as_i64()).unwrap_or_default().into()
-            }
-            Kind::Bool | Kind::FlagInside(_) => {
-                cell.and_then(|v| v.as_bool()).unwrap_or_default().into()
-            }
+/// What a row has in a column; the type's smallest value for null.
+fn cell(kind: Kind, found: Option<&serde_json::Value>) -> Value {
+    match kind {
+        // What is inside another column, and null, is never sorted by.
+        Kind::Text | Kind::Inside(_) | Kind::Null => {
+            found.and_then(|v| v.as_str()).unwrap_or_default().into()
         }
-    };
+        Kind::Int | Kind::Time | Kind::NumberInside(_) => {
+            found.and_then(|v| v.as_i64()).unwrap_or_default().into()
+        }
+        Kind::Bool | Kind::FlagInside(_) => {
+            found.and_then(|v| v.as_bool()).unwrap_or_default().into()
+        }
+    }
+}
+
+fn beyond(order: &[Key], row: &serde_json::Value, reverse: bool) -> Cond {
     // The first key of what is further is not before the marker's. That says no more than the rest does, but an index can start
     // there, where it cannot with alternatives.
     let mut further = Cond::all();
-    if let Some((column, kind, descending)) = order.first() {
-        let (first, bound) = (Expr::expr(key(column, *kind)), value(column, *kind));
-        further = further.add(if *descending == reverse {
-            first.gte(bound)
-        } else {
-            first.lte(bound)
-        });
-    }
     let mut any = Cond::any();
-    for (i, (column, kind, descending)) in order.iter().enumerate() {
-        let mut all = Cond::all();
-        for (column, kind, _) in order.iter().take(i) {
-            let equal = Expr::expr(key(column, *kind)).eq(value(column, *kind));
-            all = all.add(equal);
-        }
-        let column_value = value(column, *kind);
-        let cell = Expr::expr(key(column, *kind));
-        let beyond = if *descending == reverse {
-            cell.gt(column_value)
+    // The keys before this one.
+    let mut equal = Cond::all();
+    for (column, kind, descending) in order {
+        let key = Expr::expr(key(column, *kind));
+        let bound = cell(*kind, row.get(column));
+        let (beyond, not_before) = if *descending == reverse {
+            (
+                key.clone().gt(bound.clone()),
+                key.clone().gte(bound.clone()),
+            )
         } else {
-            cell.lt(column_value)
+            (
+                key.clone().lt(bound.clone()),
+                key.clone().lte(bound.clone()),
+            )
         };
-        any = any.add(all.add(beyond));
+        if equal.is_empty() {
+            further = further.add(not_before);
+        }
+        any = any.add(equal.clone().add(beyond));
+        equal = equal.add(key.eq(bound));
     }
     further.add(any)
 }
 
 /// Among which rows a marker may be: what the list is cut to. Other filters may be other ones than those of the page before.
-fn seen(attributes: &[Attribute], request: &PageRequest, scope: Condition) -> Condition {
-    let projects = request
+fn seen(request: &PageRequest, scope: Condition) -> Condition {
+    let of_project = request
         .filters
         .iter()
         .filter(|(name, _)| name == "project_id");
-    let known = attributes.iter().find(|(api, ..)| *api == "project_id");
-    projects.fold(scope, |scope, (_, project)| match known {
-        Some((_, column, _)) => scope.add(Expr::col(Alias::new(*column)).eq(project)),
-        None => scope,
+    of_project.fold(scope, |scope, (name, project)| {
+        scope.add(Expr::col(Alias::new(name)).eq(project))
     })
 }
 
