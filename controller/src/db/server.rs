@@ -247,49 +247,38 @@ fn check_tls(postgres: bool, parameters: &[(&str, &str)]) -> Result<(), String> 
             .map(|(_, value)| *value)
             .filter(|value| !value.is_empty())
     };
-    let [mode, ca, cert, key, place] = if postgres {
-        ["sslmode", "sslrootcert", "sslcert", "sslkey", "host"]
+    let [mode, ca, cert, key] = if postgres {
+        ["sslmode", "sslrootcert", "sslcert", "sslkey"]
     } else {
-        ["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "socket"]
+        ["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key"]
     };
     // Words of the mode: no TLS, perhaps, not verified, verified.
-    let (modes, verified): (&[&str], &[&str]) = if postgres {
-        (
-            &["disable", "prefer", "require", "verify-full"],
-            &["verify-full"],
-        )
+    let modes = if postgres {
+        ["disable", "prefer", "require", "verify-full"]
     } else {
-        let modes = &["DISABLED", "PREFERRED", "REQUIRED", "VERIFY_IDENTITY"];
-        (modes, &["VERIFY_IDENTITY"])
+        ["DISABLED", "PREFERRED", "REQUIRED", "VERIFY_IDENTITY"]
     };
-    let wanted = value(mode);
-    let is_one = |of: &[&str]| {
-        wanted.is_some_and(|wanted| of.iter().any(|m| m.eq_ignore_ascii_case(wanted)))
-    };
-    if wanted.is_some() && !is_one(modes) {
-        return Err(format!(
-            "{mode}: not supported yet; use {}",
-            modes.join(", ")
-        ));
+    let [_, _, unverified, verified] = modes;
+    let is = |word: &str| value(mode).is_some_and(|wanted| wanted.eq_ignore_ascii_case(word));
+    if value(mode).is_some() && !modes.into_iter().any(is) {
+        let modes = modes.join(", ");
+        return Err(format!("{mode}: not supported yet; use {modes}"));
     }
-    let verified_words = verified.join(", ");
-    if value(ca).is_some() && !is_one(verified) {
-        return Err(format!(
-            "{ca} has an effect only with {mode}={verified_words}"
-        ));
+    if value(ca).is_some() && !is(verified) {
+        return Err(format!("{ca} has an effect only with {mode}={verified}"));
     }
-    let sure = is_one(modes.get(2..).unwrap_or_default());
+    let sure = is(unverified) || is(verified);
     for (one, other) in [(cert, key), (key, cert)] {
         if value(one).is_some() && value(other).is_none() {
             return Err(format!("{one} needs {other}"));
         }
         if value(one).is_some() && !sure {
-            let words = modes.get(2..).unwrap_or_default().join(" or ");
+            let words = format!("{unverified} or {verified}");
             return Err(format!("{one} has an effect only with {mode}={words}"));
         }
     }
-    let socket = value(place).is_some_and(|place| !postgres || place.starts_with(['/', '%']));
-    if postgres && socket && sure {
+    let on_socket = |place: &str| place.starts_with(['/', '%']);
+    if postgres && sure && value("host").is_some_and(on_socket) {
         return Err(format!(
             "{mode}: PostgreSQL has no TLS on a Unix socket; name its host instead"
         ));
