@@ -74,12 +74,8 @@ async fn connection<I>(
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = asked_to(&mut stop) => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
+        ended = connection.as_mut() => ended,
+        () = asked_to(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
