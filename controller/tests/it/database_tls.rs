@@ -1,13 +1,12 @@
 //! TLS to database servers: real ones, which take no TCP connection without it and ask for a certificate themselves.
 
 use crate::common::Api;
+use crate::servers::on_the_side;
+use crate::tls::Ca;
 use krater_controller::config::Topology;
 use krater_controller::db::Db;
 use krater_e2e::database::{DATABASE, Durability, Engine, PASSWORD, Server, Tls, own_address};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use rcgen::{DnType, ExtendedKeyUsagePurpose};
 use sea_orm::{ConnectionTrait as _, Statement};
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -16,37 +15,15 @@ use std::process::Command;
 
 const LBS: &str = "/v2/lbaas/loadbalancers";
 
-struct Ca {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Ca {
-    fn new(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            pem,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    /// Certificate and key of a server or client.
-    fn issue(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+/// Certificate and key of a server or client.
+fn issue(ca: &Ca, name: &str) -> (String, String) {
+    ca.issue(name, |params| {
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let made = params.signed_by(&key, &self.issuer).unwrap();
-        (made.pem(), key.serialize_pem())
-    }
+    })
 }
 
 /// Names of the parameters, and words of the mode: none, not verified, verified.
@@ -78,7 +55,7 @@ const fn words(engine: Engine) -> Words {
 }
 
 fn shown(ca: &Ca, name: &str, address: Ipv4Addr, clients: &Ca) -> Tls {
-    let (certificate, key) = ca.issue(name);
+    let (certificate, key) = issue(ca, name);
     Tls {
         address,
         certificate,
@@ -129,7 +106,7 @@ async fn is_verified(engine: Engine) {
         std::fs::write(path.join(name), text).unwrap();
         path.join(name).display().to_string()
     };
-    let (certificate, key) = clients.issue("krater");
+    let (certificate, key) = issue(&clients, "krater");
     let (ca, other) = (file("ca.pem", &ours.pem), file("other.pem", &theirs.pem));
     let w = words(engine);
     let own = format!(
@@ -188,14 +165,12 @@ async fn is_verified(engine: Engine) {
         (shown(&ours, "db.example", address, &clients), 503),
         (good, 200),
     ] {
-        server = tokio::task::spawn_blocking(move || {
+        server = on_the_side(server, move |server| {
             server.kill();
             server.show(tls);
             server.up();
-            server
         })
-        .await
-        .unwrap();
+        .await;
         let answer = api.get(LBS).await;
         assert_eq!(answer.status, status, "{}", answer.text);
     }

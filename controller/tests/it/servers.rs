@@ -24,7 +24,10 @@ async fn api(server: &Server) -> Api {
 }
 
 /// Runs what waits for processes where it holds up no task.
-async fn on_the_side(mut server: Server, work: fn(&mut Server)) -> Server {
+pub(crate) async fn on_the_side(
+    mut server: Server,
+    work: impl FnOnce(&mut Server) + Send + 'static,
+) -> Server {
     let done = tokio::task::spawn_blocking(move || {
         work(&mut server);
         server

@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 
 const NOBODY: &str = "http://api:9876/v1/secrets/0f8fad5b-d9cb-469f-a165-70867728950e";
 
-struct Ca {
-    pem: String,
+pub(crate) struct Ca {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "ca");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Self {
             pem: params.self_signed(&key).unwrap().pem(),
@@ -30,7 +30,11 @@ impl Ca {
     }
 
     /// Certificate and key.
-    fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+    pub(crate) fn issue(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut params);
@@ -64,7 +68,7 @@ impl Rig {
         Self {
             api,
             lb,
-            ca: Ca::new(),
+            ca: Ca::new("ca"),
         }
     }
 
@@ -194,7 +198,7 @@ async fn references_that_cannot_serve_are_refused_with_upstreams_texts() {
     let no_name = rig.store(&format!("{no_name}{key}")).await;
     let junk = rig.store("junk").await;
     let ca = rig.store(&rig.ca.pem).await;
-    let foreign_crl = rig.store(&Ca::new().crl()).await;
+    let foreign_crl = rig.store(&Ca::new("ca").crl()).await;
     let with = |name: &str, value: &str| json!({"default_tls_container_ref": cert, name: value});
     let refused = async |more: Value, said: &str| {
         let text = rig.refused(more.clone()).await;
