@@ -465,13 +465,7 @@ fn below_pool(
                 .for_each(|monitor| monitor.state = state),
         }
     });
-    Some(Step {
-        method,
-        path,
-        body,
-        expected: expected.unwrap_or_else(|| good(status)),
-        then,
-    })
+    step(method, path, body, expected, status, then)
 }
 
 /// Policies and rules.
@@ -503,14 +497,8 @@ fn below_listener(
                 rules: Vec::new(),
             });
         });
-        let expected = expected.unwrap_or_else(|| good(201));
-        return Some(Step {
-            method: "POST",
-            path: "/v2/lbaas/l7policies".to_owned(),
-            body: Some(new),
-            expected,
-            then,
-        });
+        let path = "/v2/lbaas/l7policies".to_owned();
+        return step("POST", path, Some(new), expected, 201, then);
     }
     let (owner, policy) = (&mut listener.own, pick(&mut listener.policies, c)?);
     let rules = format!("/v2/lbaas/l7policies/{}/rules", policy.own.id);
@@ -562,13 +550,7 @@ fn below_listener(
             _ => {}
         }
     });
-    Some(Step {
-        method,
-        path,
-        body,
-        expected: expected.unwrap_or_else(|| good(status)),
-        then,
-    })
+    step(method, path, body, expected, status, then)
 }
 
 impl Model<'_> {
