@@ -126,6 +126,19 @@ pub fn get_host(place: &Place, to: SocketAddr, path: &str, host: &str) -> io::Re
     Connection::open(place, to)?.request(&head("GET", path, host, "connection: close\r\n"), b"")
 }
 
+/// Whether nothing came, and the connection is open.
+///
+/// # Panics
+/// When it is no socket any more.
+pub fn is_silent(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a socket");
+    let silent = stream
+        .peek(&mut [0])
+        .is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).expect("a socket");
+    silent
+}
+
 /// Who answers `count` requests; what is not a 200 is counted under its status or error.
 pub fn spread(place: &Place, to: SocketAddr, path: &str, count: usize) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();

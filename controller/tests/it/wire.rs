@@ -2,6 +2,7 @@
 
 use crate::process::Controller;
 use krater_controller::http::serve::CONNECTIONS;
+use krater_e2e::client::is_silent;
 use krater_e2e::wait;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -33,16 +34,6 @@ fn send(controller: &Controller, bytes: &[u8]) -> String {
 fn status(answer: &str) -> u16 {
     let number = answer.split(' ').nth(1).and_then(|text| text.parse().ok());
     number.unwrap_or(0)
-}
-
-/// Whether it is open and says nothing.
-fn is_silent(stream: &TcpStream) -> bool {
-    stream.set_nonblocking(true).unwrap();
-    let silent = stream
-        .peek(&mut [0])
-        .is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
-    stream.set_nonblocking(false).unwrap();
-    silent
 }
 
 fn patient(milliseconds: u32) -> (tempfile::TempDir, Controller) {

@@ -4,7 +4,7 @@
 use super::{Changes, Seen};
 use crate::story::{MEMBERS, Story};
 use krater_e2e::api::text;
-use krater_e2e::client::{self, Answer, Connection};
+use krater_e2e::client::{self, Answer, Connection, is_silent};
 use krater_e2e::place::Place;
 use krater_e2e::system::alone;
 use krater_e2e::wait;
@@ -86,16 +86,6 @@ impl Bench<'_> {
             .expect("a request");
         stream
     }
-}
-
-/// Nothing came, and it is open.
-fn is_silent(stream: &TcpStream) -> bool {
-    stream.set_nonblocking(true).expect("a socket");
-    let silent = stream
-        .peek(&mut [0])
-        .is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
-    stream.set_nonblocking(false).expect("a socket");
-    silent
 }
 
 /// Waits for the first bytes; none: it was closed.
