@@ -2,11 +2,11 @@
 //! folder of its own. Its process ends with its [`Keystone`], and with the thread of the test that started it.
 
 use crate::api::{Answer, Api, text};
-use crate::{peers, root, wait};
+use crate::{python, root, wait};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// Its user `admin` and all users that tests make have it.
@@ -54,27 +54,17 @@ impl Keystone {
     /// When it does not get ready.
     pub fn up(&mut self, expiration: u32) {
         self.down();
-        let venv = peers().join("venv-keystone/bin/python");
-        assert!(
-            venv.exists(),
-            "no {}: run `cargo xtask setup`",
-            venv.display()
-        );
-        let libraries = peers().join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_file())
             .expect("log");
         let _ = std::fs::remove_file(self.folder.path().join("port"));
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(venv)
+        let mut child = python("venv-keystone")
             .arg(root().join("e2e/peers/serve_keystone.py"))
             .arg(self.folder.path())
             .arg(self.api.address.port().to_string())
             .arg(expiration.to_string())
-            .env("LD_LIBRARY_PATH", libraries)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log"))
             .stderr(log)

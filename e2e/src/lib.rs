@@ -44,6 +44,7 @@ pub mod system;
 pub mod wait;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 /// Folder of the product's binaries: `KRATER_BIN_DIR` (set by `cargo xtask test`), else the folder that
 /// this test program was built into, for `cargo test -p krater-e2e` after `cargo build`.
@@ -89,6 +90,30 @@ pub fn peers() -> PathBuf {
             .map_or_else(|| PathBuf::from("/"), std::path::Path::to_path_buf)
             .join("peers")
     })
+}
+
+/// Libraries that the programs of [`peers`] brought, for `LD_LIBRARY_PATH`.
+///
+/// # Panics
+/// As [`peers`].
+pub fn libraries() -> PathBuf {
+    peers().join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH))
+}
+
+/// Python with what is in a virtual environment of [`peers`]. It dies with the thread that starts it.
+///
+/// # Panics
+/// When it is not there.
+pub fn python(venv: &str) -> Command {
+    let program = peers().join(venv).join("bin/python");
+    let present = program.exists();
+    assert!(present, "no {}: run `cargo xtask setup`", program.display());
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .env("LD_LIBRARY_PATH", libraries());
+    command
 }
 
 /// The checkout.

@@ -3,9 +3,8 @@
 //! its client what it can do, and fails when there is no case for something.
 
 use crate::process::Controller;
-use krater_e2e::peers;
+use krater_e2e::python;
 use std::path::Path;
-use std::process::Command;
 
 /// Whether the program found nothing, and what it said.
 fn run(
@@ -15,18 +14,11 @@ fn run(
     more: &[&str],
     folder: &Path,
 ) -> (bool, String) {
-    let python = peers().join(venv).join("bin/python");
-    let present = python.exists();
-    assert!(present, "no {}: run `cargo xtask setup`", python.display());
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    let libraries = peers().join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-    let output = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(python)
+    let output = python(venv)
         .arg(programs.join(program))
         .arg(format!("http://{}", controller.api.address))
         .args(more)
-        .env("LD_LIBRARY_PATH", libraries)
         // No caches beside the sources.
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("HOME", folder)

@@ -1,7 +1,7 @@
 //! HTTPS of the API.
 
 use crate::process::Controller;
-use krater_e2e::peers;
+use krater_e2e::{libraries, peers};
 use serde_json::Value;
 use std::net::TcpStream;
 use std::path::Path;
@@ -28,11 +28,10 @@ fn curl(arguments: &[&str]) -> Output {
     } else {
         "/usr/bin/curl".into()
     };
-    let libraries = peers().join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     Command::new(program)
         .args(["--silent", "--show-error", "--max-time", "30"])
         .args(arguments)
-        .env("LD_LIBRARY_PATH", libraries)
+        .env("LD_LIBRARY_PATH", libraries())
         .output()
         .unwrap()
 }

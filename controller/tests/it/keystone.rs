@@ -6,7 +6,7 @@ use krater_controller::auth::Auth;
 use krater_controller::auth::keystone::Keystone as Driver;
 use krater_controller::config::Config;
 use krater_e2e::keystone::{Keystone, PASSWORD};
-use krater_e2e::{peers, wait};
+use krater_e2e::{libraries, peers, wait};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -171,11 +171,10 @@ fn the_client_finds_it_by_the_catalog(keystone: &Keystone, controller: &Controll
     keystone.service("load-balancer", &here);
     keystone.service("network", &format!("{here}/network"));
     let openstack = |arguments: &[&str]| {
-        let libraries = peers().join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
         let output = Command::new(peers().join("venv-cli/bin/openstack"))
             .args(arguments)
             .args(["-f", "json"])
-            .env("LD_LIBRARY_PATH", libraries)
+            .env("LD_LIBRARY_PATH", libraries())
             .envs([
                 ("OS_AUTH_URL", keystone.url().as_str()),
                 ("OS_IDENTITY_API_VERSION", "3"),

@@ -2,7 +2,7 @@
 //! or contradict the document.
 
 use crate::process::Controller;
-use krater_e2e::peers;
+use krater_e2e::{libraries, peers};
 use std::path::Path;
 use std::process::Command;
 
@@ -12,7 +12,6 @@ const EXAMPLES: &str = "KRATER_SCHEMATHESIS_EXAMPLES";
 /// Whether it found nothing, and what it said.
 fn run(document: &Path, controller: &Controller, examples: &str, more: &[&str]) -> (bool, String) {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis.toml");
-    let libraries = peers().join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     let output = Command::new(peers().join("venv-schemathesis/bin/schemathesis"))
         .arg("--config-file")
         .arg(config)
@@ -27,7 +26,7 @@ fn run(document: &Path, controller: &Controller, examples: &str, more: &[&str]) 
             "--continue-on-failure",
         ])
         .args(more)
-        .env("LD_LIBRARY_PATH", libraries)
+        .env("LD_LIBRARY_PATH", libraries())
         // It leaves folders where it runs.
         .current_dir(controller.state_dir())
         .output()

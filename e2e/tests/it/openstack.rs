@@ -51,7 +51,7 @@ pub(crate) fn environment() -> Vec<(&'static str, OsString)> {
     ];
     let host = ["/usr/bin".into(), "/bin".into()];
     let path = std::env::join_paths(front.into_iter().chain(host)).expect("PATH");
-    let libraries = peers.join(format!("tree/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+    let libraries = krater_e2e::libraries();
     let mut all = vec![("PATH", path)];
     // A fetched openssl looks for its files where an installed one has them.
     for (name, file) in [
