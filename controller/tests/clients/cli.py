@@ -20,6 +20,8 @@ import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 
+from kit import environment
+
 warnings.filterwarnings("ignore")
 
 GROUP = "openstack.load_balancer.v2"
@@ -51,12 +53,7 @@ class Client:
     """The shell, and what it has been asked so far."""
 
     def __init__(self, endpoint):
-        os.environ.update(
-            OS_AUTH_TYPE="none",
-            OS_ENDPOINT=endpoint,
-            OS_LOAD_BALANCER_ENDPOINT_OVERRIDE=endpoint,
-            OS_NETWORK_ENDPOINT_OVERRIDE=f"{endpoint}/network",
-        )
+        os.environ.update(environment(endpoint))
         real = time.sleep
         time.sleep = lambda seconds: real(min(seconds, 0.02))
         from openstackclient import shell

@@ -875,17 +875,20 @@ RULES = [
 ]
 
 
+def matching(kind, compare, value, key):
+    options = [
+        Opt(f"--type {kind}", type=kind),
+        Opt(f"--compare-type {compare}", compare_type=compare),
+        Opt(f"--value '{value}'", value=value),
+    ]
+    return options + [Opt(f"--key {key}", key=key)] if key else options
+
+
 def rules(client, policy):
     at = [policy["id"]]
     made = []
     for kind, compare, value, key in RULES:
-        options = [
-            Opt(f"--type {kind}", type=kind),
-            Opt(f"--compare-type {compare}", compare_type=compare),
-            Opt(f"--value '{value}'", value=value),
-        ]
-        if key:
-            options.append(Opt(f"--key {key}", key=key))
+        options = matching(kind, compare, value, key)
         if kind == "PATH":
             options += [Opt("--invert", invert=True), Opt("--enable", admin_state_up=True), Opt("--tag red --tag blue", tags=tags("red", "blue")), WAIT]
         if kind == "HEADER":
@@ -902,15 +905,8 @@ def rules(client, policy):
     client.listed("l7rule", cases, at=[policy["name"]])
     rule = [policy["id"], one]
     for kind, compare, value, key in RULES:
-        options = [
-            Opt(f"--type {kind}", type=kind),
-            Opt(f"--compare-type {compare}", compare_type=compare),
-            Opt(f"--value '{value}'", value=value),
-        ]
-        if key:
-            options.append(Opt(f"--key {key}", key=key))
         if not key and not kind.startswith("SSL"):
-            client.change("set", "l7rule", rule, *options)
+            client.change("set", "l7rule", rule, *matching(kind, compare, value, key))
     change = [
         Opt("--type HEADER", type="HEADER"),
         Opt("--compare-type CONTAINS", compare_type="CONTAINS"),

@@ -14,28 +14,11 @@ import pkgutil
 import subprocess
 import sys
 
-import openstack
-
+from kit import check, connect, environment, faults
 from material import Material
 
 endpoint, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-faults = []
-
-
-def check(what, found, wanted):
-    if found != wanted:
-        faults.append(what)
-        print(f"FAULT {what}: {found!r}, not {wanted!r}", file=sys.stderr)
-
-
-cloud = openstack.connect(
-    auth_type="none",
-    endpoint=endpoint,
-    load_balancer_endpoint_override=endpoint,
-    network_endpoint_override=f"{endpoint}/network",
-    load_envvars=False,
-    load_yaml_config=False,
-)
+cloud = connect(endpoint)
 lb = cloud.load_balancer
 secrets = Material(endpoint)
 used = set()
@@ -54,22 +37,19 @@ def play(name, tasks, expected, fails=False):
     book = folder / f"{name}.json"
     book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": steps}]))
     program = pathlib.Path(sys.executable).parent / "ansible-playbook"
-    environment = dict(
+    variables = dict(
         os.environ,
+        **environment(endpoint),
         HOME=str(folder),
         ANSIBLE_LOCALHOST_WARNING="False",
         ANSIBLE_INVENTORY_UNPARSED_WARNING="False",
         ANSIBLE_PYTHON_INTERPRETER=sys.executable,
         ANSIBLE_PIPELINING="True",
         LC_ALL="C.UTF-8",
-        OS_AUTH_TYPE="none",
-        OS_ENDPOINT=endpoint,
-        OS_LOAD_BALANCER_ENDPOINT_OVERRIDE=endpoint,
-        OS_NETWORK_ENDPOINT_OVERRIDE=f"{endpoint}/network",
         PYTHONPATH=str(pathlib.Path(__file__).parent / "clock"),
     )
     command = [sys.executable, str(program), "-i", "localhost,", "-c", "local", str(book)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         check(name, done.stdout[-3000:] + done.stderr[-2000:], "success")
         return [{}] * len(tasks)

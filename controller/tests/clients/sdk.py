@@ -11,8 +11,9 @@ import warnings
 
 warnings.filterwarnings("ignore")
 
-import openstack
 from openstack import exceptions, proxy
+
+from kit import check, connect, faults
 
 PROJECT = "11111111-2222-4333-8444-555555555555"
 # Upstream's API does not know these names, which the SDK declares nevertheless.
@@ -36,15 +37,6 @@ def calls(real):
     every = {name for name in dir(real) if not name.startswith("_") and callable(getattr(real, name))}
     common = {name for name in dir(proxy.Proxy) if name not in vars(type(real))}
     return every - common
-
-
-def check(what, found, wanted):
-    if found != wanted:
-        faults.append(f"{what}: {found!r}, not {wanted!r}")
-        print(f"FAULT {faults[-1]}", file=sys.stderr)
-
-
-faults = []
 
 
 def refused(what, status, text, call):
@@ -289,14 +281,7 @@ def run(lb):
 
 
 endpoint = sys.argv[1]
-cloud = openstack.connect(
-    auth_type="none",
-    endpoint=endpoint,
-    load_balancer_endpoint_override=endpoint,
-    network_endpoint_override=f"{endpoint}/network",
-    load_envvars=False,
-    load_yaml_config=False,
-)
+cloud = connect(endpoint)
 SUBNET = next(subnet.id for subnet in cloud.network.subnets(name="noop-subnet"))
 recorder = Recorder(cloud.load_balancer)
 if sys.argv[2:] == ["--control"]:
