@@ -290,9 +290,8 @@ fn timed(
     Ok((answer, start.elapsed()))
 }
 
-fn lists(client: &mut Client, limit: u16) -> Result<Times, Failure> {
-    let path = format!("{BALANCERS}?limit={limit}");
-    let times = (0..LISTS).map(|_| timed(client, "GET", &path, "", 200).map(|done| done.1));
+fn lists(client: &mut Client, path: &str) -> Result<Times, Failure> {
+    let times = (0..LISTS).map(|_| timed(client, "GET", path, "", 200).map(|done| done.1));
     Ok(Times::of(times.collect::<Result<_, _>>()?))
 }
 
@@ -320,12 +319,13 @@ fn measure(address: SocketAddr) -> Result<Numbers, Failure> {
         Ok(())
     };
     until(&mut client, SHORT)?;
-    let short = lists(&mut client, SHORT)?;
+    let page = format!("{BALANCERS}?limit={SHORT}");
+    let short = lists(&mut client, &page)?;
     let readers = together(address, READERS, u64::MAX, |client, _| {
-        client.must("GET", &format!("{BALANCERS}?limit={SHORT}"), "", 200)
+        client.must("GET", &page, "", 200)
     });
     until(&mut client, OBJECTS)?;
-    let long = lists(&mut client, OBJECTS)?;
+    let long = lists(&mut client, &format!("{BALANCERS}?limit={OBJECTS}"))?;
     let load = together(address, CLIENTS, WRITES, |client, turn| {
         if turn.is_multiple_of(WRITES) {
             client.must("POST", BALANCERS, &body, 201)
@@ -469,9 +469,7 @@ fn many(program: &Path) -> Result<String, Failure> {
             format!("{BALANCERS}?name=nosuch"),
         ),
     ] {
-        let times =
-            (0..LISTS).map(|_| timed(&mut client, "GET", &path, "", 200).map(|done| done.1));
-        let times = Times::of(times.collect::<Result<_, _>>()?);
+        let times = lists(&mut client, &path)?;
         let (median, worst) = (times.rank(50), times.rank(99));
         let goal = beside(median, Some(30.0));
         let _ = writeln!(text, "{name:<48} {median:>9.1} {goal:>14}   p99 {worst:.1}");
