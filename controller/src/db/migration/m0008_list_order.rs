@@ -37,6 +37,8 @@ impl MigrationTrait for Migration {
             index(manager, table, &["created_at", "id"]).await?;
             if owned {
                 index(manager, table, &["project_id", "created_at", "id"]).await?;
+                // The new one begins with what this one has, which each write had to keep up too.
+                drop_index(manager, table, &format!("i_{table}_project_id")).await?;
             }
         }
         Ok(())
@@ -54,4 +56,13 @@ async fn index(manager: &SchemaManager<'_>, table: &str, columns: &[&str]) -> Re
         index.col(Alias::new(*column));
     }
     manager.create_index(index).await
+}
+
+async fn drop_index(manager: &SchemaManager<'_>, table: &str, name: &str) -> Result<(), DbErr> {
+    if !manager.has_index(table, name).await? {
+        return Ok(());
+    }
+    let mut index = Index::drop();
+    index.name(name).table(Alias::new(table));
+    manager.drop_index(index).await
 }
