@@ -454,6 +454,8 @@ impl Server {
         vec![
             "--no-defaults".to_owned(),
             format!("--datadir={}", data.display()),
+            // A server that starts removes every `#sql*` of its folder of temporary files: it must not be another's.
+            format!("--tmpdir={}", self.folder.display()),
             format!("--lc-messages-dir={}", share.display()),
             "--innodb-log-file-size=16M".to_owned(),
         ]
